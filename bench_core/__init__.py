@@ -1,0 +1,95 @@
+"""ExitBench: dynamic-exit methods for spiking neural networks, compared on the same traces.
+
+The public names. They are imported when first used, so that ``exitbench --help`` answers at once.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+__version__ = "0.1.0"
+
+hookimpl = pluggy.HookimplMarker("exitbench")
+"""Marks a function of a plugin as the implementation of the hook of its name (see ``bench_core.hookspecs``)."""
+
+if TYPE_CHECKING:
+    from bench_core.conversion import Converter as Converter
+    from bench_core.conversion import replace_activations as replace_activations
+    from bench_core.costs import CostModel as CostModel
+    from bench_core.costs import OperationCounts as OperationCounts
+    from bench_core.costs import Operations as Operations
+    from bench_core.costs import Overhead as Overhead
+    from bench_core.data import Dataset as Dataset
+    from bench_core.data import ImageSplit as ImageSplit
+    from bench_core.errors import ExitBenchError as ExitBenchError
+    from bench_core.execution import run_suite as run_suite
+    from bench_core.exits import Calibration as Calibration
+    from bench_core.exits import Evidence as Evidence
+    from bench_core.exits import ExitPolicy as ExitPolicy
+    from bench_core.exits import ExitStrategy as ExitStrategy
+    from bench_core.exits import ListedPolicies as ListedPolicies
+    from bench_core.exits import Requirement as Requirement
+    from bench_core.errors import UsageError as UsageError
+    from bench_core.exits import PolicyFamily as PolicyFamily
+    from bench_core.exits import ScoreStrategy as ScoreStrategy
+    from bench_core.exits import State as State
+    from bench_core.knobs import Knob as Knob
+    from bench_core.plugin_manager import load_registry as load_registry
+    from bench_core.replay import replay as replay
+    from bench_core.snn import AnalogNetwork as AnalogNetwork
+    from bench_core.snn import SpikingNetwork as SpikingNetwork
+    from bench_core.snn import SpikingNeuron as SpikingNeuron
+    from bench_core.snn import if_neuron as if_neuron
+    from bench_core.snn import lif_neuron as lif_neuron
+    from bench_core.snn.models import Model as Model
+    from bench_core.suite import load_suite as load_suite
+    from bench_core.trace import Trace as Trace
+    from bench_core.trace import load_trace as load_trace
+    from bench_core.trace import save_trace as save_trace
+    from bench_core.training import Regularizer as Regularizer
+
+_HOMES = {
+    "AnalogNetwork": "snn",
+    "Calibration": "exits",
+    "Converter": "conversion",
+    "CostModel": "costs",
+    "Dataset": "data",
+    "Evidence": "exits",
+    "ExitBenchError": "errors",
+    "ExitPolicy": "exits",
+    "ExitStrategy": "exits",
+    "ImageSplit": "data",
+    "Knob": "knobs",
+    "ListedPolicies": "exits",
+    "Model": "snn.models",
+    "OperationCounts": "costs",
+    "Operations": "costs",
+    "Overhead": "costs",
+    "Regularizer": "training",
+    "Requirement": "exits",
+    "ScoreStrategy": "exits",
+    "State": "exits",
+    "PolicyFamily": "exits",
+    "UsageError": "errors",
+    "SpikingNetwork": "snn",
+    "SpikingNeuron": "snn",
+    "Trace": "trace",
+    "if_neuron": "snn",
+    "lif_neuron": "snn",
+    "load_registry": "plugin_manager",
+    "load_suite": "suite",
+    "load_trace": "trace",
+    "replace_activations": "conversion",
+    "replay": "replay",
+    "run_suite": "execution",
+    "save_trace": "trace",
+}
+
+__all__ = ["__version__", "hookimpl", *_HOMES]  # noqa: PLE0604  # strings, all of them
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bench_core' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"bench_core.{_HOMES[name]}"), name)

@@ -1,0 +1,42 @@
+"""What a converter is to this project: an activation to train an ANN with, and the step from ANN to spiking network."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from bench_core.knobs import Configurable
+from bench_core.snn.network import AnalogNetwork, SpikingNetwork
+from bench_core.snn.neurons import SpikingNeuron
+
+__all__ = ["Converter", "replace_activations"]
+
+
+class Converter(Configurable, ABC):
+    """Base of every converter that ``bench_converters`` returns.
+
+    Attributes:
+        warmup_steps: timesteps that the converted network spends before its first output; they are charged.
+    """
+
+    warmup_steps: ClassVar[int] = 0
+
+    @abstractmethod
+    def activation(self) -> nn.Module:
+        """A fresh activation for one layer of the ANN."""
+
+    @abstractmethod
+    def convert(self, ann: AnalogNetwork, inputs: torch.Tensor) -> SpikingNetwork:
+        """The spiking network of a trained ANN.
+
+        Args:
+            ann: a trained twin built with ``activation``; its layers may be taken over.
+            inputs: encoded training or calibration inputs [B, C, H, W] for methods that look at activations.
+        """
+
+
+def replace_activations(ann: AnalogNetwork, neurons: dict[int, SpikingNeuron], *, constant_input: bool) -> SpikingNetwork:
+    """The spiking network that has a neuron in the place (index among ``ann.layers``) of each activation."""
+    layers = [neurons.get(index, layer) for index, layer in enumerate(ann.layers)]
+    return SpikingNetwork(layers, constant_input=constant_input)

@@ -1,0 +1,59 @@
+"""Operation counts: what a network and a controller did, per sample, up to the exit."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Array", "OperationCounts", "Operations", "Overhead"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Operations of a controller. Counts may be fractions where an average is all that can be said.
+
+    Attributes:
+        macs: multiply-accumulates (a policy network's).
+        additions, multiplications, comparisons: on scalars; a division counts as a multiplication.
+        exponentials, logarithms: evaluations of exp and log.
+    """
+
+    macs: float = 0.0
+    additions: float = 0.0
+    multiplications: float = 0.0
+    comparisons: float = 0.0
+    exponentials: float = 0.0
+    logarithms: float = 0.0
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """What a policy costs beside the network: once per sample, and for each decision asked of it."""
+
+    once: Operations = Operations()
+    per_decision: Operations = Operations()
+
+
+@dataclass(frozen=True)
+class OperationCounts:
+    """What each of N samples spent until it stopped. A count that was not recorded is None.
+
+    Attributes:
+        timesteps: t-hat, int64 [N].
+        macs: multiply-accumulates of the network, those spent once included, int64 [N].
+        acs: accumulates, one per spike and synapse it meets, int64 [N].
+        neuron_updates: membrane updates, int64 [N].
+        spikes: spikes emitted, int64 [N].
+        decisions: how often the controller was asked, int64 [N].
+        overhead: what the controller spends; None where the policy doesn't declare it.
+    """
+
+    timesteps: Array
+    macs: Array | None
+    acs: Array | None
+    neuron_updates: Array | None
+    spikes: Array | None
+    decisions: Array
+    overhead: Overhead | None

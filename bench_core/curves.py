@@ -1,0 +1,97 @@
+"""A family on a trace: average exit timestep and accuracy of each of its policies."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from bench_core.costs.operations import Array
+from bench_core.exits import ListedPolicies, PolicyFamily, ScoreFamily
+from bench_core.knobs import KnobValue
+from bench_core.replay import InputFrames, Outcome, replay, score_table
+from bench_core.sweep import SortedScores, distinct_thresholds, exit_timesteps_at, sort_scores
+from bench_core.trace import Trace
+
+__all__ = ["FamilyOnTrace", "candidates", "thin"]
+
+
+@dataclass
+class FamilyOnTrace:
+    """What the policies of a fitted family do on one trace. Replays and score tables are made once and kept."""
+
+    family: PolicyFamily
+    trace: Trace
+    inputs: InputFrames | None = None
+
+    def values(self) -> list[KnobValue]:
+        """Every knob value that makes a difference on this trace, exact for score strategies."""
+        if isinstance(self.family, ScoreFamily):
+            strategy = self.family.strategy
+            knob = strategy.family_knob
+            low = np.nextafter(knob.low, np.inf) if knob.open_low else knob.low
+            high = np.nextafter(knob.high, -np.inf) if knob.open_high else knob.high
+            return [float(v) for v in np.clip(strategy.knob_of(distinct_thresholds(self._sorted)), low, high)]
+        assert isinstance(self.family, ListedPolicies)
+        return list(self.family.values)
+
+    def curve(self, values: Sequence[KnobValue]) -> tuple[Array, Array]:
+        """Summed exit timesteps and number of right samples for each knob value, int64 [P] each."""
+        if isinstance(self.family, ScoreFamily):
+            return self._sorted.curve(self.family.strategy.threshold_of(np.array(values, dtype=np.float64)))
+        outcomes = [self.outcome(value) for value in values]
+        sums = np.array([int(outcome.exit_timesteps.sum()) for outcome in outcomes])
+        correct = np.array([int((outcome.predictions == self.trace.labels).sum()) for outcome in outcomes])
+        return sums, correct
+
+    def outcome(self, value: KnobValue) -> Outcome:
+        """Where the policy of one knob value stops each sample."""
+        if value not in self._outcomes:
+            if isinstance(self.family, ScoreFamily):
+                threshold = float(self.family.strategy.threshold_of(np.array([value], dtype=np.float64))[0])
+                self._outcomes[value] = _outcome(self.trace, exit_timesteps_at(self._table, threshold))
+            else:
+                self._outcomes[value] = replay(self.family.policy(value), self.trace, self.inputs)
+        return self._outcomes[value]
+
+    @cached_property
+    def _outcomes(self) -> dict[KnobValue, Outcome]:
+        return {}
+
+    @cached_property
+    def _table(self) -> torch.Tensor:
+        assert isinstance(self.family, ScoreFamily)
+        return score_table(self.family.strategy, self.trace, self.inputs)
+
+    @cached_property
+    def _sorted(self) -> SortedScores:
+        return sort_scores(self._table, self.trace)
+
+
+def _outcome(trace: Trace, exits: torch.Tensor) -> Outcome:
+    predictions = trace.predictions.gather(1, exits[:, None] - 1).flatten()
+    return Outcome(exits, predictions, exits == trace.timesteps)
+
+
+def candidates(family: FamilyOnTrace, limit: int = 1000) -> list[KnobValue]:
+    """At most ``limit`` knob values, ordered by average exit timestep on the family's trace and evenly spread over it.
+
+    Every strategy gets the same number of chances, however many thresholds it could tell apart.
+    """
+    values = family.values()
+    sums, _ = family.curve(values)
+    order = np.argsort(sums, kind="stable")
+    return [values[i] for i in order[thin(sums[order], limit)]]
+
+
+def thin(ascending: Array, limit: int) -> Array:
+    """Indices of at most ``limit`` entries of an ascending array, one per value, spread evenly between its ends."""
+    _, first = np.unique(ascending, return_index=True)
+    if len(first) <= limit:
+        return first
+    kept = ascending[first]
+    targets = np.linspace(kept[0], kept[-1], limit)
+    right = np.clip(np.searchsorted(kept, targets), 1, len(kept) - 1)
+    nearest = np.where(targets - kept[right - 1] <= kept[right] - targets, right - 1, right)
+    return first[np.unique(nearest)]

@@ -1,0 +1,99 @@
+"""What a data set is to this project: named splits of raw samples, and how raw samples become network input."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+
+from bench_core.digests import tensors_digest
+
+__all__ = ["SPLITS", "Dataset", "ImageSplit"]
+
+SPLITS = ("train", "calibration", "test")
+
+
+@dataclass(frozen=True)
+class ImageSplit:
+    """The samples of one split.
+
+    Attributes:
+        name: ``train``, ``calibration`` or ``test``.
+        images: uint8 [N, C, H, W].
+        labels: int64 [N], class index.
+        sample_ids: int64 [N], index in the data set's own order, unique.
+    """
+
+    name: str
+    images: torch.Tensor = field(repr=False)
+    labels: torch.Tensor = field(repr=False)
+    sample_ids: torch.Tensor = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over images, labels and ids."""
+        return tensors_digest({"images": self.images, "labels": self.labels, "sample_ids": self.sample_ids})
+
+
+class Dataset(ABC):
+    """Base of every data set that ``bench_datasets`` returns.
+
+    Attributes:
+        name: as written in suites.
+        classes: number of classes K.
+        input_shape: (C, H, W) of one frame of network input.
+        constant_input: True when every timestep sees the same frame (direct coding), so that the network's first
+            layer is evaluated once; False when each timestep brings its own frame (events).
+        simulated: True when the events were computed from images and never recorded by a sensor.
+        licence, reference: of the data.
+    """
+
+    name: ClassVar[str]
+    classes: ClassVar[int]
+    input_shape: ClassVar[tuple[int, int, int]]
+    constant_input: ClassVar[bool]
+    simulated: ClassVar[bool] = False
+    licence: ClassVar[str]
+    reference: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What the data are, as JSON: file digests, the cut of the splits, parameters of a simulation. Part of every
+        artifact's key, so it must change whenever a sample would."""
+
+    @abstractmethod
+    def split(self, name: str) -> ImageSplit:
+        """The split called ``name``. Raises DataError when its files are missing or altered."""
+
+    @abstractmethod
+    def encode(self, images: torch.Tensor, timesteps: int, frames: int | None = None) -> torch.Tensor:
+        """Raw samples to network input.
+
+        Args:
+            images: uint8 [B, C, H, W], as in a split.
+            timesteps: T.
+            frames: how many of the T frames are wanted, from the first; default all. Constant input has one anyway.
+
+        Returns:
+            float32 [B, C, H, W] where the input is constant, else [frames, B, C, H, W].
+        """
+
+    def frames(self, split: ImageSplit, timesteps: int) -> Callable[[torch.Tensor, int], torch.Tensor]:
+        """Network input by position in a split: (positions [B], frames F) to float32 [B, F, C, H, W]."""
+
+        def read(positions: torch.Tensor, frames: int) -> torch.Tensor:
+            encoded = self.encode(split.images[positions], timesteps, frames)
+            return encoded.unsqueeze(1) if self.constant_input else encoded.transpose(0, 1)
+
+        return read
+
+    def milliseconds_per_step(self, timesteps: int) -> float | None:
+        """How long a timestep lasts in the recording, or None where time is not real (constant input)."""
+        del timesteps
+        return None

@@ -1,0 +1,103 @@
+"""Simulated saccades: events computed from images as if a sensor moved over them.
+
+N-MNIST and CIFAR10-DVS were recorded by moving an event camera in front of a screen. This module computes what an ideal
+sensor would see: each pixel keeps a reference level of log intensity and emits an event of the matching polarity
+whenever the level under it has moved by the contrast threshold. Nothing here was recorded; data made by it is
+called *simulated* everywhere.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+
+from bench_core.data.base import Dataset, ImageSplit
+from bench_core.data.fashion_mnist import FashionMNIST
+
+__all__ = ["FashionSaccades", "saccade_frames", "saccade_path"]
+
+CONTRAST_THRESHOLD = 0.2
+INTENSITY_OFFSET = 0.1
+AMPLITUDE = 4.0  # pixels
+SUBSTEPS = 4  # sensor positions per timestep
+DURATION_MS = 300.0  # three saccades of 100 ms, as in N-MNIST (Orchard et al., Front. Neurosci. 9:437, 2015)
+_CORNERS = ((-1.0, -1.0), (1.0, 0.0), (-1.0, 1.0), (-1.0, -1.0))
+
+
+def saccade_path(timesteps: int) -> torch.Tensor:
+    """Sensor positions in pixels, float64 [timesteps * SUBSTEPS + 1, 2]: a closed triangle at constant pace per side."""
+    moments = torch.linspace(0.0, 3.0, timesteps * SUBSTEPS + 1, dtype=torch.float64)
+    side = moments.floor().clamp(max=2.0)
+    corners = torch.tensor(_CORNERS, dtype=torch.float64) * AMPLITUDE
+    start, end = corners[side.long()], corners[side.long() + 1]
+    return start + (moments - side).unsqueeze(1) * (end - start)
+
+
+def saccade_frames(images: torch.Tensor, timesteps: int, frames: int | None = None) -> torch.Tensor:
+    """Event counts per timestep, polarity and pixel.
+
+    Args:
+        images: uint8 [B, 1, H, W].
+        timesteps: T, into which the closed path is divided evenly.
+        frames: how many of them are wanted, from the first; default all.
+
+    Returns:
+        float32 [frames, B, 2, H, W] of whole numbers; channel 0 counts brightening, channel 1 darkening.
+    """
+    batch, _, height, width = images.shape
+    margin = int(AMPLITUDE) + 1
+    padded = F.pad(images.squeeze(1).float() / 255.0, [margin] * 4)
+
+    def log_intensity(position: torch.Tensor) -> torch.Tensor:
+        row, column = (position + margin).tolist()
+        top, left = int(row), int(column)
+        down, right = row - top, column - left
+        rows = padded[:, top : top + height + 1, left : left + width + 1]
+        rows = torch.lerp(rows[:, :-1], rows[:, 1:], down) if down else rows[:, :-1]
+        level = torch.lerp(rows[:, :, :-1], rows[:, :, 1:], right) if right else rows[:, :, :-1]
+        return torch.log(level + INTENSITY_OFFSET)
+
+    wanted = timesteps if frames is None else frames
+    path = saccade_path(timesteps)[: wanted * SUBSTEPS + 1]
+    reference = log_intensity(path[0])
+    counts = torch.zeros(wanted, batch, 2, height, width)
+    for moment, position in enumerate(path[1:]):
+        events = torch.trunc((log_intensity(position) - reference) / CONTRAST_THRESHOLD)
+        reference = reference + events * CONTRAST_THRESHOLD
+        frame = counts[moment // SUBSTEPS]
+        frame[:, 0] += events.clamp(min=0.0)
+        frame[:, 1] -= events.clamp(max=0.0)
+    return counts
+
+
+class FashionSaccades(Dataset):
+    """Simulated saccades over Fashion-MNIST: two polarities, event counts per timestep. Not a recording."""
+
+    name: ClassVar[str] = "fashion-mnist-simulated-saccades"
+    classes: ClassVar[int] = FashionMNIST.classes
+    input_shape: ClassVar[tuple[int, int, int]] = (2, 28, 28)
+    constant_input: ClassVar[bool] = False
+    simulated: ClassVar[bool] = True
+    licence: ClassVar[str] = "MIT"
+    reference: ClassVar[str] = f"simulated by exitbench from {FashionMNIST.reference}"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "images": FashionMNIST().identity,
+            "contrast_threshold": CONTRAST_THRESHOLD,
+            "intensity_offset": INTENSITY_OFFSET,
+            "amplitude": AMPLITUDE,
+            "substeps": SUBSTEPS,
+            "corners": _CORNERS,
+        }
+
+    def split(self, name: str) -> ImageSplit:
+        return FashionMNIST().split(name)
+
+    def encode(self, images: torch.Tensor, timesteps: int, frames: int | None = None) -> torch.Tensor:
+        return saccade_frames(images, timesteps, frames)
+
+    def milliseconds_per_step(self, timesteps: int) -> float:
+        return DURATION_MS / timesteps

@@ -1,0 +1,54 @@
+"""Digests: what an artifact is made of, as one hexadecimal word.
+
+A digest covers declared content only (canonical JSON, tensor bytes, file bytes), never a ``repr``, so that it is the
+same in every process, on every machine and in every Python version.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["canonical_json", "file_digest", "json_digest", "tensor_digest", "tensors_digest"]
+
+_BLOCK = 1 << 20
+
+
+def canonical_json(value: Any) -> str:
+    """``value`` as JSON with sorted keys and no spaces. Raises TypeError for anything JSON can't hold, NaN included."""
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise TypeError(f"not canonical: {error}") from error
+
+
+def json_digest(value: Any) -> str:
+    """sha256 of the canonical JSON of ``value``, 64 hexadecimal digits."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def tensor_digest(tensor: torch.Tensor) -> str:
+    """sha256 over dtype, shape and contiguous little-endian bytes of a tensor."""
+    flat = tensor.detach().cpu().contiguous()
+    digest = hashlib.sha256(canonical_json({"dtype": str(flat.dtype), "shape": list(flat.shape)}).encode())
+    raw: np.ndarray[Any, Any] = flat.reshape(-1).view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8)
+    digest.update(raw.data)
+    return digest.hexdigest()
+
+
+def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """sha256 over a named set of tensors, whatever their order."""
+    return json_digest({name: tensor_digest(tensor) for name, tensor in tensors.items()})

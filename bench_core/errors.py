@@ -1,0 +1,36 @@
+"""The errors a user can cause, each one line that names the thing, the place and the remedy."""
+
+__all__ = ["DataError", "ExitBenchError", "PluginError", "StoreError", "SuiteError", "TraceError", "UsageError"]
+
+
+class ExitBenchError(Exception):
+    """Base of every error that the command line prints as one line, without a traceback (exit code 2)."""
+
+
+class UsageError(ExitBenchError):
+    """A flag, name or knob that can't be: unknown, out of range, or at odds with another."""
+
+
+class SuiteError(ExitBenchError):
+    """A suite file that can't be read or doesn't hold together."""
+
+
+class TraceError(ExitBenchError):
+    """A trace file that can't be read, or whose tensors disagree."""
+
+
+class DataError(ExitBenchError):
+    """A data set that is missing, truncated or altered."""
+
+
+class StoreError(ExitBenchError):
+    """An artifact that can't be written or, where rebuilding is not allowed, can't be trusted."""
+
+
+class PluginError(ExitBenchError):
+    """A plugin that fails to load, returns something else than its hook promises, or takes a taken name."""
+
+    def __init__(self, plugin: str, message: str) -> None:
+        super().__init__(f"plugin {plugin}: {message}")
+        self.plugin = plugin
+        self.message = message

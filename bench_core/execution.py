@@ -1,0 +1,298 @@
+"""The main job: every stage of a suite in order, in this process, and the files of the board."""
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench_core.digests import json_digest
+from bench_core.errors import ExitBenchError, UsageError
+from bench_core.exits import ExitPolicy, ExitStrategy, Requirement, State
+from bench_core.hashing import hash_order
+from bench_core.live import measure_latency, run_live
+from bench_core.plugin_manager import Registry
+from bench_core.progress import note, progress
+from bench_core.provenance import environment, manifest
+from bench_core.results import Board, read_measurements, write_board
+from bench_core.rows import Entry, WorkloadScores, curve_table, row_table, workload_table
+from bench_core.scoring import Contest, Recorded, halve, score_strategy
+from bench_core.selection import OperatingPoint
+from bench_core.snn import SpikingNetwork
+from bench_core.stages import Workload, recorded_trace, recording_key, spiking_network, trained_weights
+from bench_core.store import Artifact, Store, default_root
+from bench_core.suite import EVERY_STRATEGY, Suite
+from bench_core.trace import Trace, save_trace
+
+__all__ = ["Competitor", "competitors", "policy_artifacts", "run_suite", "score_workload"]
+
+LATENCY_SALT = 0x4C415445  # which test samples are timed
+
+
+@dataclass(frozen=True)
+class Competitor:
+    """A strategy with its knobs set, and the label it goes by on the board."""
+
+    label: str
+    strategy: ExitStrategy
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """A workload with its network and traces."""
+
+    workload: Workload
+    weights: Artifact
+    network: SpikingNetwork
+    calibration: Trace
+    test: Trace
+
+
+def run_suite(
+    suite: Suite,
+    *,
+    registry: Registry,
+    output: Path,
+    store: Store | None = None,
+    refit: bool = False,
+    remeasure: bool = False,
+    export_traces: bool = False,
+    command: str = "exitbench run",
+) -> Board:
+    """Run a suite and write its board: whatever is missing is trained, converted, recorded; then replay and reports.
+
+    Args:
+        suite: what to run.
+        registry: the loaded plugins.
+        output: folder of the results; made if need be.
+        store: where artifacts are kept; default the user's.
+        refit: train policy networks again instead of taking them from the store or the package.
+        remeasure: measure wall clock again instead of keeping what stands in ``output``.
+        export_traces: copy the traces to ``output/traces``.
+        command: as recorded in the manifest.
+
+    Returns:
+        The board. Failures are rows with a status; ``Board.failures`` counts them.
+
+    Raises:
+        UsageError: before anything is computed, for a name, knob or operating point that can't be.
+    """
+    store = store or Store(default_root())
+    points = [OperatingPoint.parse(text) for text in suite.operating_points]
+    cost_models = [registry.find("cost_models", name) for name in suite.cost_models]
+    entrants = competitors(suite, registry)
+    workloads = [Workload.resolve(spec, registry) for spec in suite.workloads]
+
+    recorded: dict[str, _Recorded | str] = {}
+    for workload in workloads:
+        recorded[workload.spec.name] = _guarded(f"workload {workload.spec.name}", _record, workload, store)
+
+    scores, facts = [], {}
+    for workload in workloads:
+        name = workload.spec.name
+        ready = recorded[name]
+        if isinstance(ready, str):
+            scores.append(WorkloadScores(name, [Entry(e.label, e.strategy.family_knob.name, None, ready) for e in entrants]))
+            continue
+        facts[name] = _facts(ready)
+        contest = _contest(ready, store, refit=refit)
+        scores.append(score_workload(name, entrants, points, contest, _digests(ready)))
+
+    note("intervals and ranks …")
+    rows = row_table(suite.name, scores, points, cost_models, resamples=suite.resamples, seed=suite.seed)
+    board = Board(
+        rows=rows,
+        workloads=workload_table(scores),
+        curves=curve_table(scores),
+        measurements=None if remeasure else read_measurements(output),
+        manifest=manifest(suite, registry, facts, command),
+    )
+    for result in scores:
+        ready = recorded[result.name]
+        if not isinstance(ready, str):
+            _measure(board, suite, ready, result)
+            if export_traces:
+                for trace in (ready.calibration, ready.test):
+                    save_trace(trace, output / "traces" / f"{result.name}-{trace.header['split']}.safetensors")
+    write_board(board, output)
+    return board
+
+
+def competitors(suite: Suite, registry: Registry) -> list[Competitor]:
+    """The strategies of a suite in order, ``*`` replaced by every registered one. Raises UsageError."""
+    found: dict[str, Competitor] = {}
+    for spec in suite.strategies:
+        names = list(registry.strategies) if spec.name == EVERY_STRATEGY else [spec.name]
+        for name in names:
+            strategy = registry.find("strategies", name).with_parameters(spec.parameters)
+            if strategy.family_knob.name in spec.parameters:
+                raise UsageError(f"{name}: {strategy.family_knob.name} is chosen by the operating points, not by the suite")
+            label = _label(strategy)
+            found.setdefault(label, Competitor(label, strategy))
+    return list(found.values())
+
+
+def _label(strategy: ExitStrategy) -> str:
+    """The name, with knobs that differ from their defaults in brackets."""
+    changed = [f"{k.name}={strategy.parameters[k.name]}" for k in strategy.knobs if strategy.parameters[k.name] != k.default]
+    return f"{strategy.name}[{','.join(changed)}]" if changed else strategy.name
+
+
+def _guarded(what: str, stage: Callable[..., Any], *arguments: Any) -> Any:
+    """The stage's result, or in words why it has none: a failure is a row, never the end of the run."""
+    try:
+        return stage(*arguments)
+    except ExitBenchError as error:
+        note(f"{what}: failed: {error}")
+        return f"failed: {error}"
+    except Exception as error:  # plugins may raise anything
+        note(f"{what}: failed\n{traceback.format_exc()}")
+        return f"failed: {type(error).__name__}: {error}"
+
+
+def _record(workload: Workload, store: Store) -> _Recorded:
+    weights = trained_weights(workload, store)
+    network = spiking_network(workload, weights)
+    calibration, test = (
+        recorded_trace(workload, weights, split, store, network=network) for split in ("calibration", "test")
+    )
+    return _Recorded(workload, weights, network, calibration, test)
+
+
+def _contest(ready: _Recorded, store: Store, *, refit: bool) -> Contest:
+    workload = ready.workload
+    dataset, timesteps = workload.dataset, workload.spec.timesteps
+    calibration, test = (
+        Recorded(trace, dataset.frames(dataset.split(trace.header["split"]), timesteps))
+        for trace in (ready.calibration, ready.test)
+    )
+    fit, select = halve(calibration)
+    key = recording_key(workload, ready.weights, "calibration")
+    return Contest(fit, select, test, policy_artifacts(store, {"trace": key, "half": "fit"}, refit=refit))
+
+
+def policy_artifacts(
+    store: Store, calibration: Mapping[str, Any], *, refit: bool = False
+) -> Callable[[Mapping[str, Any], Callable[[], State]], State]:
+    """What ``Calibration.artifact`` calls: policies from the store (or the package's zoo), else built and kept.
+
+    Args:
+        calibration: JSON-able identity of the calibration data.
+    """
+
+    def artifact(made_from: Mapping[str, Any], build: Callable[[], State]) -> State:
+        key = json_digest({"stage": "fit", "calibration": dict(calibration), "made_from": dict(made_from)})
+        found = None if refit else store.get("policies", key)
+        return (found or store.put("policies", key, build(), {"made_from": dict(made_from)})).tensors
+
+    return artifact
+
+
+def score_workload(
+    name: str,
+    entrants: Sequence[Competitor],
+    points: Sequence[OperatingPoint],
+    contest: Contest,
+    digests: Mapping[str, str],
+    remark: str = "",
+) -> WorkloadScores:
+    """Every competitor on one contest; one that fails gets a row that says so."""
+    entries = []
+    with progress(f"replay {name}", len(entrants), "strategies") as advance:
+        for entrant in entrants:
+            knob = entrant.strategy.family_knob.name
+            if Requirement.INPUTS in entrant.strategy.requires and contest.test.inputs is None:
+                entries.append(Entry(entrant.label, knob, None, "unavailable: needs inputs"))
+            else:
+                result = _guarded(f"{name}, {entrant.label}", score_strategy, entrant.strategy, contest, points)
+                failed = isinstance(result, str)
+                entries.append(Entry(entrant.label, knob, None if failed else result, result if failed else ""))
+            advance(1, entrant.label)
+    return WorkloadScores(name, entries, contest.test.trace, digests, remark)
+
+
+def _digests(ready: _Recorded) -> dict[str, str]:
+    return {
+        "weights": ready.weights.digest,
+        "calibration_trace": ready.calibration.digest,
+        "test_trace": ready.test.digest,
+    }
+
+
+def _facts(ready: _Recorded) -> dict[str, Any]:
+    splits = {name: ready.workload.dataset.split(name).digest for name in ("calibration", "test")}
+    dataset = ready.workload.dataset
+    return {
+        **_digests(ready),
+        "data": splits,
+        "licence": dataset.licence,
+        "simulated": dataset.simulated,
+        "milliseconds_per_step": dataset.milliseconds_per_step(ready.workload.spec.timesteps),
+        "recording": {s: recording_key(ready.workload, ready.weights, s) for s in ("calibration", "test")},
+    }
+
+
+def _measure(board: Board, suite: Suite, ready: _Recorded, result: WorkloadScores) -> None:
+    """Add wall clock to the board for every policy that has none yet."""
+    wanted: dict[str, ExitPolicy] = {}
+    rows: list[dict[str, Any]] = []
+    for entry in result.entries:
+        for policy in entry.scores.policies if entry.scores else []:
+            if policy.policy is None:
+                continue
+            made_of = [ready.weights.digest, entry.label, policy.value, entry.scores.parameters if entry.scores else None]
+            digest = json_digest(made_of)[:16]
+            rows.append(
+                {
+                    "workload": result.name,
+                    "strategy": entry.label,
+                    "operating_point": str(policy.point),
+                    "policy": digest,
+                }
+            )
+            if not board.is_measured(digest):
+                wanted[digest] = policy.policy
+    measured = {}
+    if wanted:
+        run, samples = _live_runner(ready, suite.latency.samples)
+        with progress(f"measure {result.name}", samples, "samples at batch 1") as advance:
+            measured = measure_latency(
+                run, wanted, samples=samples, repetitions=suite.latency.repetitions, advance=advance
+            )
+        facts = {"samples": samples, "repetitions": suite.latency.repetitions, **_where()}
+        board.add_measurements(measured, facts)
+    board.place_measurements(rows)
+
+
+def _where() -> dict[str, Any]:
+    place = environment()
+    return {"threads": place["threads"], "device": f"{place['device']} {place['machine']} {place['cpu_capability']}"}
+
+
+def _live_runner(ready: _Recorded, samples: int) -> tuple[Callable[[ExitPolicy, int], object], int]:
+    """A function that runs a policy live on one of the timed test samples, and how many of those there are."""
+    dataset, timesteps = ready.workload.dataset, ready.workload.spec.timesteps
+    split = dataset.split("test")
+    order = torch.from_numpy(hash_order(split.sample_ids, LATENCY_SALT).argsort())[:samples]
+    encoded = [dataset.encode(split.images[position : position + 1], timesteps) for position in order.tolist()]
+
+    def run(policy: ExitPolicy, number: int) -> object:
+        inputs = encoded[number]
+
+        def frames(_positions: torch.Tensor, count: int) -> torch.Tensor:
+            return inputs[:, None] if dataset.constant_input else inputs[:count].transpose(0, 1)
+
+        return run_live(
+            ready.network,
+            inputs,
+            split.sample_ids[order[number : number + 1]],
+            policy,
+            timesteps=timesteps,
+            classes=dataset.classes,
+            constant_input=dataset.constant_input,
+            frames=frames,
+        )
+
+    return run, len(order)

@@ -1,0 +1,110 @@
+"""Knobs: the parameters that strategies and converters offer, with their ranges and the one line a wrong value gets."""
+
+import copy
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+from bench_core.errors import UsageError
+
+__all__ = ["Configurable", "Knob", "KnobValue", "nearest"]
+
+KnobValue = float | int | str | bool
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One parameter.
+
+    Attributes:
+        name: as written after ``--set``.
+        kind: ``float``, ``int`` or ``choice``.
+        default: None where it is fitted, or where the harness sweeps it.
+        low, high: range of a number, ends included unless ``open_low`` / ``open_high``.
+        choices: what a ``choice`` may be.
+        help: one line.
+    """
+
+    name: str
+    kind: Literal["float", "int", "choice"] = "float"
+    default: KnobValue | None = None
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+    choices: tuple[str, ...] = ()
+    help: str = ""
+
+    def parse(self, value: object, owner: str) -> KnobValue:
+        """``value`` (text from a command line, or a number) as this knob's type. Raises UsageError."""
+        if self.kind == "choice":
+            if value not in self.choices:
+                raise UsageError(f"{owner}: {self.name} = {value!s} is not one of {', '.join(self.choices)}")
+            return str(value)
+        try:
+            if isinstance(value, bool):
+                raise ValueError
+            number = int(str(value)) if self.kind == "int" else float(str(value))
+        except ValueError:
+            raise UsageError(f"{owner}: {self.name} = {value!s} is not {self._kind_in_words}") from None
+        below = number <= self.low if self.open_low else number < self.low
+        above = number >= self.high if self.open_high else number > self.high
+        if below or above or math.isnan(number):
+            raise UsageError(f"{owner}: {self.name} = {value!s} is outside {self.range_text}")
+        return number
+
+    @property
+    def range_text(self) -> str:
+        """The range as people write it, such as ``[0, 1)``, or the choices."""
+        if self.kind == "choice":
+            return " | ".join(self.choices)
+        left = "(" if self.open_low or math.isinf(self.low) else "["
+        right = ")" if self.open_high or math.isinf(self.high) else "]"
+        return f"{left}{self.low:g}, {self.high:g}{right}"
+
+    @property
+    def _kind_in_words(self) -> str:
+        return "a whole number" if self.kind == "int" else "a number"
+
+
+class Configurable:
+    """Base of plugin objects with knobs: ``parameters`` holds a checked value for each.
+
+    Attributes:
+        name: unique among its kind.
+        reference: the paper or page it comes from.
+        knobs: every knob, in the order they are shown.
+    """
+
+    name: ClassVar[str]
+    reference: ClassVar[str]
+    knobs: ClassVar[tuple[Knob, ...]] = ()
+
+    def __init__(self, **parameters: object) -> None:
+        by_name = {knob.name: knob for knob in self.knobs}
+        self.parameters: dict[str, KnobValue | None] = {knob.name: knob.default for knob in self.knobs}
+        for name, value in parameters.items():
+            if name not in by_name:
+                offered = ", ".join(by_name) or "none"
+                raise UsageError(f"{self.name}: unknown knob {name!r}{nearest(name, by_name)}; it has: {offered}")
+            self.parameters[name] = by_name[name].parse(value, self.name)
+
+    def with_parameters(self, parameters: Mapping[str, object]) -> Self:
+        """A copy with some knobs set, checked. Raises UsageError."""
+        return type(self)(**{**self._set_parameters(), **parameters})
+
+    def _set_parameters(self) -> dict[str, object]:
+        return {name: value for name, value in self.parameters.items() if value is not None}
+
+    def _copy(self) -> Self:
+        twin = copy.copy(self)
+        twin.parameters = dict(self.parameters)
+        return twin
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for the closest known name, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,213 @@
+"""Strategies on given trace files, without a suite: what ``exitbench replay`` does."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from bench_core.data import Dataset, ImageSplit
+from bench_core.errors import UsageError
+from bench_core.execution import policy_artifacts
+from bench_core.exits import Requirement, ScoreFamily
+from bench_core.knobs import KnobValue
+from bench_core.metrics import ReferencePoints, reference_points, static_accuracy
+from bench_core.plugin_manager import Registry
+from bench_core.progress import note
+from bench_core.replay import InputFrames, Outcome
+from bench_core.results import write_text
+from bench_core.curves import FamilyOnTrace
+from bench_core.scoring import Contest, Recorded, fit_family, halve, score_strategy
+from bench_core.selection import OperatingPoint
+from bench_core.store import Store
+from bench_core.trace import Trace, load_trace
+
+__all__ = ["DEFAULT_POINT", "ReplayResult", "replay_files", "resolve_inputs"]
+
+DEFAULT_POINT = "iso-accuracy:0"
+
+
+@dataclass(frozen=True)
+class ReplayResult:
+    """What one policy does on a test trace.
+
+    Attributes:
+        strategy: its name.
+        parameters: every knob, the family's and fitted ones included.
+        operating_point: the rule that picked the policy, or None where its knob was given.
+        status: ``ok``, ``fallback`` (static T) or ``infeasible``.
+        outcome: exit timesteps and predictions on test; None where infeasible.
+        test: the test trace.
+        same_trace: calibration and test hold the same samples and logits.
+    """
+
+    strategy: str
+    parameters: dict[str, KnobValue | None]
+    operating_point: str | None
+    status: str
+    outcome: Outcome | None
+    test: Trace
+    same_trace: bool
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of test samples right at their exit."""
+        if self.outcome is None:
+            return None
+        return int((self.outcome.predictions == self.test.labels).sum()) / len(self.test)
+
+    @property
+    def average_exit_timestep(self) -> float | None:
+        """Mean exit timestep on test."""
+        return None if self.outcome is None else int(self.outcome.exit_timesteps.sum()) / len(self.test)
+
+    @property
+    def references(self) -> ReferencePoints:
+        """The workload's label-using reference points."""
+        return reference_points(self.test.correct)
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``--json`` writes."""
+        points = self.references
+        return {
+            "strategy": self.strategy,
+            "parameters": self.parameters,
+            "operating_point": self.operating_point,
+            "status": self.status,
+            "samples": len(self.test),
+            "accuracy": self.accuracy,
+            "avg_exit_timestep": self.average_exit_timestep,
+            "static_accuracy": [float(x) for x in static_accuracy(self.test)],
+            "aet": points.aet,
+            "empirical_aet": points.empirical_aet,
+            "oct": points.oct,
+            "oracle_accuracy": points.oracle_accuracy,
+            "lower_bound": points.lower_bound,
+            "calibration_equals_test": self.same_trace,
+        }
+
+    def per_sample(self) -> pd.DataFrame:
+        """What ``--per-sample`` writes: a row per test sample, in the trace's order."""
+        assert self.outcome is not None
+        return pd.DataFrame(
+            {
+                "sample_id": self.test.sample_ids.numpy(),
+                "exit_timestep": self.outcome.exit_timesteps.numpy(),
+                "prediction": self.outcome.predictions.numpy(),
+                "label": self.test.labels.numpy(),
+                "forced": self.outcome.forced.numpy().astype(int),
+            }
+        )
+
+
+def replay_files(
+    calibration_path: Path,
+    test_path: Path,
+    strategy_name: str,
+    *,
+    registry: Registry,
+    settings: Mapping[str, object] | None = None,
+    operating_point: str | None = None,
+    store: Store | None = None,
+    per_sample: Path | None = None,
+    json_file: Path | None = None,
+) -> ReplayResult:
+    """Fit a strategy on a calibration trace and replay one of its policies on a test trace.
+
+    Where the family's own knob is among ``settings``, exactly that policy is replayed, and the strategy learns from the
+    whole calibration trace. Else one half of it is learnt from and the other chooses, by ``operating_point``.
+
+    Args:
+        settings: knob values by name.
+        operating_point: such as ``iso-accuracy:0.5`` or ``budget:0.5``; default ``iso-accuracy:0``.
+        store: where trained policies are kept; None keeps nothing.
+        per_sample, json_file: files to write.
+
+    Raises:
+        UsageError, TraceError: before anything is written.
+    """
+    strategy = registry.find("strategies", strategy_name)
+    chosen = dict(settings or {})
+    knob = strategy.family_knob
+    value = knob.parse(chosen.pop(knob.name), strategy.name) if knob.name in chosen else None
+    if unknown := [name for name in chosen if name not in {k.name for k in strategy.knobs}]:
+        offered = ", ".join([knob.name, *(k.name for k in strategy.knobs)])
+        raise UsageError(f"{strategy.name}: unknown knob {unknown[0]!r}; it has: {offered}")
+    strategy = strategy.with_parameters(chosen)
+    if value is not None and operating_point is not None:
+        raise UsageError(f"{strategy.name}: give {knob.name} or --operating-point, not both")
+    point = OperatingPoint.parse(operating_point or DEFAULT_POINT)
+    for path in (per_sample, json_file):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise UsageError(f"{path}: its folder doesn't exist; make it first")
+
+    calibration, test = load_trace(calibration_path), load_trace(test_path)
+    for name, ours, theirs in (
+        ("timesteps", calibration.timesteps, test.timesteps),
+        ("classes", calibration.classes, test.classes),
+    ):
+        if ours != theirs:
+            raise UsageError(f"calibration {calibration_path} has {ours} {name}, test {test_path} has {theirs}")
+    same = calibration.digest == test.digest
+    if same:
+        note("warning: calibration and test are the same trace; the figures say nothing about unseen data")
+    recorded = [Recorded(trace, resolve_inputs(trace, registry)) for trace in (calibration, test)]
+    if Requirement.INPUTS in strategy.requires and any(side.inputs is None for side in recorded):
+        raise UsageError(
+            f"{strategy.name} looks at inputs, and these traces don't say where they come from; "
+            "record them with `exitbench record`, or take another strategy"
+        )
+    identity = {"trace": calibration.digest, "half": "all" if value is not None else "fit"}
+    artifacts = policy_artifacts(store, identity) if store else None
+    if value is not None:
+        family = fit_family(strategy, recorded[0], artifacts)
+        inputs = recorded[1].inputs if Requirement.INPUTS in strategy.requires else None
+        outcome: Outcome | None = FamilyOnTrace(family, test, inputs).outcome(value)
+        fitted = family.strategy.parameters if isinstance(family, ScoreFamily) else strategy.parameters
+        status, rule = "ok", None
+    else:
+        fit, select = halve(recorded[0])
+        scores = score_strategy(strategy, Contest(fit, select, recorded[1], artifacts), [point])
+        policy = scores.policies[0]
+        outcome, value, status, fitted, rule = policy.outcome, policy.value, policy.status, scores.parameters, str(point)
+    result = ReplayResult(strategy.name, {knob.name: value, **fitted}, rule, status, outcome, test, same)
+    if json_file is not None:
+        write_text(json_file, json.dumps(result.as_json(), indent=1) + "\n")
+    if per_sample is not None:
+        if result.outcome is None:
+            raise UsageError(f"no policy meets {rule}; {per_sample} is not written")
+        write_text(per_sample, result.per_sample().to_csv(index=False))
+    return result
+
+
+def resolve_inputs(trace: Trace, registry: Registry) -> InputFrames | None:
+    """The network inputs of a trace's samples, found by data digest and sample id; None where that can't be done.
+
+    A trace recorded by exitbench names its split's digest in its provenance; any registered data set whose split has
+    that digest holds the inputs.
+    """
+    provenance = json.loads(trace.header.get("provenance", "null"))
+    digest = provenance.get("data") if isinstance(provenance, dict) else None
+    split_name = trace.header.get("split", "")
+    if not digest or split_name not in ("calibration", "test"):
+        return None
+    name = provenance.get("dataset")
+    dataset = registry.datasets.get(name) if isinstance(name, str) else None
+    if dataset is None:
+        return None
+    split = dataset.split(split_name)
+    if split.digest != digest:
+        return None
+    return _by_sample_id(dataset, trace, split)
+
+
+def _by_sample_id(dataset: Dataset, trace: Trace, split: ImageSplit) -> InputFrames | None:
+    place = {int(sample): position for position, sample in enumerate(split.sample_ids)}
+    if any(int(sample) not in place for sample in trace.sample_ids):
+        return None
+    positions = torch.tensor([place[int(sample)] for sample in trace.sample_ids])
+    read = dataset.frames(split, trace.timesteps)
+    return lambda wanted, frames: read(positions[wanted], frames)

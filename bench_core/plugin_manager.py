@@ -1,0 +1,199 @@
+"""Finds plugins, calls each on its own, checks what it returns, and keeps what is sound in a registry.
+
+Shipped and third-party plugins come in by the same door, the entry-point group ``exitbench``; a single file can be added
+with ``--plugin``. A broken plugin is a problem on a list, never an exception that takes the others down, unless
+``EXITBENCH_STRICT_PLUGINS=1`` asks for it.
+"""
+
+import importlib.metadata
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pluggy
+
+from bench_core import hookspecs
+from bench_core.conversion import Converter
+from bench_core.costs import CostModel
+from bench_core.data import Dataset
+from bench_core.errors import PluginError, UsageError
+from bench_core.exits import ExitStrategy
+from bench_core.knobs import nearest
+from bench_core.snn.models import Model
+from bench_core.training import Regularizer
+
+__all__ = ["PluginRecord", "Registry", "load_registry"]
+
+GROUP = "exitbench"
+SHIPPED_DISTRIBUTION = "exitbench"
+
+
+@dataclass
+class PluginRecord:
+    """One plugin as ``exitbench list plugins`` shows it.
+
+    Attributes:
+        name: of its entry point, or the file's name.
+        distribution, version: of the package it came with; a file has none.
+        provides: what it registered, as ``kind: name``.
+        problem: empty, or why it (or a part of it) is left out.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    provides: list[str] = field(default_factory=list)
+    problem: str = ""
+
+
+@dataclass
+class Registry:
+    """Everything the loaded plugins offer, by kind and name."""
+
+    datasets: dict[str, Dataset] = field(default_factory=dict)
+    models: dict[str, Model] = field(default_factory=dict)
+    regularizers: dict[str, Regularizer] = field(default_factory=dict)
+    converters: dict[str, Converter] = field(default_factory=dict)
+    strategies: dict[str, ExitStrategy] = field(default_factory=dict)
+    cost_models: dict[str, CostModel] = field(default_factory=dict)
+    plugins: list[PluginRecord] = field(default_factory=list)
+    owners: dict[tuple[str, str], PluginRecord] = field(default_factory=dict)
+
+    def find(self, kind: str, name: str) -> Any:
+        """The object of a kind (``strategies``, ``models`` …) by name. Raises UsageError with the nearest name."""
+        known: Mapping[str, Any] = getattr(self, kind)
+        if name not in known:
+            words = kind.replace("_", " ")
+            raise UsageError(
+                f"unknown {_SINGULAR[kind]} {name!r}{nearest(name, known)}; `exitbench list {kind.replace('_', '-')}` "
+                f"shows the installed {words}"
+            )
+        return known[name]
+
+    @property
+    def problems(self) -> list[PluginError]:
+        """One error per plugin of which something is left out."""
+        return [PluginError(plugin.name, plugin.problem) for plugin in self.plugins if plugin.problem]
+
+
+_SINGULAR = {
+    "datasets": "data set",
+    "models": "model",
+    "regularizers": "regularizer",
+    "converters": "converter",
+    "strategies": "strategy",
+    "cost_models": "cost model",
+}
+_HOOKS: dict[str, tuple[str, type]] = {
+    "bench_datasets": ("datasets", Dataset),
+    "bench_models": ("models", Model),
+    "bench_regularizers": ("regularizers", Regularizer),
+    "bench_converters": ("converters", Converter),
+    "bench_exit_strategies": ("strategies", ExitStrategy),
+    "bench_cost_models": ("cost_models", CostModel),
+}
+
+
+def load_registry(files: Iterable[Path] = ()) -> Registry:
+    """Load every installed plugin and the given single-file ones.
+
+    Raises UsageError for a file that isn't there. Raises PluginError for a broken plugin only where
+    ``EXITBENCH_STRICT_PLUGINS=1`` is set; elsewhere it stands in ``Registry.problems``.
+    """
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    registry = Registry()
+    for record, load in [*_installed(), *_from_files(files)]:
+        registry.plugins.append(record)
+        try:
+            plugin = load()
+            manager.register(plugin, name=f"{record.distribution}:{record.name}")
+            _refuse_unknown_hooks(plugin)
+            _collect(registry, record, manager, plugin)
+        except Exception as error:  # whatever a plugin raises is that plugin's problem, not the run's
+            if os.environ.get("EXITBENCH_STRICT_PLUGINS") == "1":
+                raise
+            record.problem = record.problem or _last_line(error)
+    return registry
+
+
+def _installed() -> list[tuple[PluginRecord, Callable[[], Any]]]:
+    found = []
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        distribution = entry.dist.name if entry.dist else "unknown"
+        version = entry.dist.version if entry.dist else "unknown"
+        found.append((PluginRecord(entry.name, distribution, version), entry.load))
+    return sorted(found, key=lambda pair: (pair[0].distribution != SHIPPED_DISTRIBUTION, pair[0].distribution, pair[0].name))
+
+
+def _from_files(files: Iterable[Path]) -> list[tuple[PluginRecord, Callable[[], Any]]]:
+    found = []
+    for path in files:
+        if not path.is_file():
+            raise UsageError(f"--plugin {path}: no such file")
+
+        def load(path: Path = path) -> ModuleType:
+            name = f"exitbench_file_{path.stem}"
+            spec = importlib.util.spec_from_file_location(name, path)
+            if spec is None or spec.loader is None:
+                raise PluginError(path.name, "not a Python file")
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[name] = module
+            spec.loader.exec_module(module)
+            return module
+
+        found.append((PluginRecord(path.stem, str(path), "file"), load))
+    return found
+
+
+def _refuse_unknown_hooks(plugin: object) -> None:
+    for name in dir(plugin):
+        if name.startswith("bench_") and hasattr(getattr(plugin, name), f"{hookspecs.PROJECT}_impl") and name not in _HOOKS:
+            raise PluginError(getattr(plugin, "__name__", "?"), f"unknown hook {name}{nearest(name, _HOOKS)}")
+
+
+def _collect(registry: Registry, record: PluginRecord, manager: pluggy.PluginManager, plugin: object) -> None:
+    """Call this plugin's hooks, one by one, and register what they return."""
+    problems = []
+    for hook, (kind, base) in _HOOKS.items():
+        for implementation in getattr(manager.hook, hook).get_hookimpls():
+            if implementation.plugin is not plugin:
+                continue
+            for item in _checked(hook, base, implementation.function()):
+                known: dict[str, Any] = getattr(registry, kind)
+                if item.name in known:
+                    owner = registry.owners[kind, item.name]
+                    problems.append(
+                        f"the {_SINGULAR[kind]} name {item.name!r} is taken by plugin {owner.name} ({owner.distribution})"
+                    )
+                    continue
+                known[item.name] = item
+                registry.owners[kind, item.name] = record
+                record.provides.append(f"{_SINGULAR[kind]}: {item.name}")
+    if problems:
+        raise PluginError(record.name, "; ".join(problems))
+
+
+def _checked(hook: str, base: type, returned: object) -> list[Any]:
+    if not isinstance(returned, Iterable) or isinstance(returned, str | bytes):
+        raise PluginError(hook, f"{hook} must return a list, not {type(returned).__name__}")
+    items = list(returned)
+    for item in items:
+        if not isinstance(item, base):
+            raise PluginError(hook, f"{hook} returned {item!r:.60}, which is no {base.__module__}.{base.__name__} object")
+        name = getattr(item, "name", None)
+        if not isinstance(name, str) or not 1 <= len(name) <= 64 or not name.isprintable():
+            raise PluginError(hook, f"{hook} returned {type(item).__name__}, whose name {name!r:.60} is no short text")
+    return items
+
+
+def _last_line(error: Exception) -> str:
+    if isinstance(error, PluginError):
+        return error.message
+    return traceback.format_exception_only(error)[-1].strip()

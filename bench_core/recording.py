@@ -1,0 +1,92 @@
+"""Recording: run a network once over a split, and keep what it said and spent as a trace."""
+
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+
+from bench_core.costs.ledger import OperationLedger, UncountableLayerError
+from bench_core.data import Dataset, ImageSplit
+from bench_core.progress import note, progress
+from bench_core.snn import SpikingNetwork
+from bench_core.trace import SCHEMA, Trace
+
+__all__ = ["BATCH", "PART", "record", "record_part"]
+
+BATCH = 100  # samples per forward pass; part of a trace's identity, since rounding may depend on it
+PART = 2_500  # samples per part; what a killed run loses at most
+
+
+def record(
+    network: SpikingNetwork,
+    dataset: Dataset,
+    split: ImageSplit,
+    timesteps: int,
+    *,
+    title: str,
+    header: dict[str, Any] | None = None,
+    keep_part: Callable[[int, Callable[[], dict[str, torch.Tensor]]], dict[str, torch.Tensor]] | None = None,
+) -> Trace:
+    """The trace of ``network`` on ``split``, with operation counts where the ledger knows every layer.
+
+    Args:
+        network: prepared for inference.
+        title: shown with the progress.
+        header: JSON-able entries of the trace's header, such as workload and provenance.
+        keep_part: called with a part's number and a function that records it; may return the part from a store.
+    """
+    variant = {"batch": BATCH, "dtype": "float32", "device": "cpu", "layout": "channels_last"}
+    starts = range(0, len(split), PART)
+    parts = []
+    with progress(title, len(split), "samples") as advance:
+        for number, start in enumerate(starts):
+            positions = torch.arange(start, min(start + PART, len(split)))
+
+            def build(positions: torch.Tensor = positions) -> dict[str, torch.Tensor]:
+                return record_part(network, dataset, split, positions, timesteps)
+
+            parts.append(build() if keep_part is None else keep_part(number, build))
+            advance(len(positions))
+    tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    logits = tensors.pop("logits")
+    once = tensors.pop("macs_once", None)
+    strings = {name: value if isinstance(value, str) else json.dumps(value) for name, value in (header or {}).items()}
+    strings |= {"schema": SCHEMA, "split": split.name, "variant": json.dumps(variant)}
+    return Trace(logits, split.labels, split.sample_ids, tensors, once, strings)
+
+
+def record_part(
+    network: SpikingNetwork, dataset: Dataset, split: ImageSplit, positions: torch.Tensor, timesteps: int
+) -> dict[str, torch.Tensor]:
+    """A trace's tensors, without labels and ids, for the samples at ``positions``."""
+    ledger = _ledger(network, dataset)
+    chunks: dict[str, list[torch.Tensor]] = {"logits": []}
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        collect = stack.enter_context(ledger.counting()) if ledger else None
+        for batch in positions.split(BATCH):
+            inputs = dataset.encode(split.images[batch], timesteps)
+            logits = network.run(inputs, timesteps)
+            chunks["logits"].append(logits.transpose(0, 1).contiguous())
+            if ledger and collect:
+                acs, spikes = collect(inputs)
+                chunks.setdefault("acs", []).append(acs)
+                chunks.setdefault("spikes", []).append(spikes)
+    network.reset()
+    tensors = {name: torch.cat(values) for name, values in chunks.items()}
+    if ledger:
+        shape = (len(positions), timesteps)
+        tensors["macs"] = torch.zeros(shape, dtype=torch.int64)
+        tensors["neuron_updates"] = torch.full(shape, ledger.neuron_updates, dtype=torch.int64)
+        tensors["macs_once"] = torch.full((len(positions),), ledger.macs_once, dtype=torch.int64)
+    return tensors
+
+
+def _ledger(network: SpikingNetwork, dataset: Dataset) -> OperationLedger | None:
+    try:
+        return OperationLedger(network, dataset.input_shape)
+    except UncountableLayerError as layer:
+        note(f"operation counts: no rule for layer {layer}; energies will be n/a")
+        return None

@@ -1,0 +1,155 @@
+"""Replay: a policy and a trace give exit timesteps, by the same calls that the live engine makes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from bench_core.errors import PluginError
+from bench_core.exits import Evidence, ExitPolicy, ScoreStrategy, checked_score
+from bench_core.trace import Trace
+
+__all__ = ["ExitController", "InputFrames", "Outcome", "replay", "score_table"]
+
+InputFrames = Callable[[torch.Tensor, int], torch.Tensor]
+"""(positions [B], frames presented F) -> network input [B, F, C, H, W]."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a policy stopped each sample, in the trace's order.
+
+    Attributes:
+        exit_timesteps: t-hat, int64 [N].
+        predictions: argmax of S at t-hat, int64 [N].
+        forced: stopped at T without a decision, bool [N].
+    """
+
+    exit_timesteps: torch.Tensor
+    predictions: torch.Tensor
+    forced: torch.Tensor
+
+
+class ExitController:
+    """Asks a policy, step by step, which of the unfinished samples stop. Replay and live runs share it.
+
+    Args:
+        policy: the decision rule.
+        sample_ids: int64 [B], of the samples that start now.
+        timesteps: T.
+        classes: K.
+        inputs: gives network input by position among the B samples; None where the strategy declares none.
+    """
+
+    def __init__(
+        self,
+        policy: ExitPolicy,
+        sample_ids: torch.Tensor,
+        timesteps: int,
+        classes: int,
+        inputs: InputFrames | None = None,
+    ) -> None:
+        batch = len(sample_ids)
+        self.timesteps = timesteps
+        self.unfinished = torch.arange(batch)  # positions of the samples still running
+        self.outcome = Outcome(
+            torch.zeros(batch, dtype=torch.int64),
+            torch.zeros(batch, dtype=torch.int64),
+            torch.zeros(batch, dtype=torch.bool),
+        )
+        self._policy = policy
+        self._keys = sample_ids
+        self._inputs = inputs
+        self._t = 0
+        self._total = torch.zeros(batch, classes, dtype=torch.float64)
+        self._state = policy.start(self._evidence(torch.zeros_like(self._total)))
+
+    def observe(self, step_logits: torch.Tensor) -> torch.Tensor | None:
+        """Take in o_t [B', K] of the unfinished samples.
+
+        Returns:
+            Indices among those B' that go on, or None when all of them do.
+        """
+        self._t += 1
+        step = step_logits.detach().cpu().to(torch.float64)
+        self._total = self._total + step
+        if self._t == self.timesteps:
+            self._finish(torch.ones(len(step), dtype=torch.bool), forced=True)
+            return self._compact(torch.zeros(0, dtype=torch.int64))
+        stop, self._state = self._policy.should_exit(self._evidence(step), self._state)
+        if stop.dtype != torch.bool or tuple(stop.shape) != (len(step),):
+            raise PluginError(type(self._policy).__name__, f"should_exit must give bool [{len(step)}]")
+        if not bool(stop.any()):
+            return None
+        self._finish(stop, forced=False)
+        return self._compact(torch.nonzero(~stop).flatten())
+
+    def _evidence(self, step: torch.Tensor) -> Evidence:
+        inputs, positions, frames = self._inputs, self.unfinished, max(self._t, 1)
+        read = None if inputs is None else lambda: inputs(positions, frames)
+        return Evidence(self._t, self.timesteps, step, self._total, self._keys, read)
+
+    def _finish(self, stop: torch.Tensor, *, forced: bool) -> None:
+        finished = self.unfinished[stop]
+        self.outcome.exit_timesteps[finished] = self._t
+        self.outcome.predictions[finished] = self._total[stop].argmax(1)
+        self.outcome.forced[finished] = forced
+
+    def _compact(self, keep: torch.Tensor) -> torch.Tensor:
+        self.unfinished, self._total, self._keys = self.unfinished[keep], self._total[keep], self._keys[keep]
+        self._state = {name: values[keep] for name, values in self._state.items()}
+        return keep
+
+
+def replay(policy: ExitPolicy, trace: Trace, inputs: InputFrames | None = None, *, batch: int = 4096) -> Outcome:
+    """Where ``policy`` stops every sample of ``trace``.
+
+    Args:
+        policy: any exit policy; it is asked exactly as in a live run.
+        trace: recorded logits.
+        inputs: network input by position in the trace, for policies that look at it.
+        batch: samples in flight at once; no result depends on it.
+    """
+    parts = []
+    for start in range(0, len(trace), batch):
+        logits = trace.logits[start : start + batch]
+        read = None if inputs is None else _shifted(inputs, start)
+        controller = ExitController(
+            policy, trace.sample_ids[start : start + batch], trace.timesteps, trace.classes, read
+        )
+        for t in range(trace.timesteps):
+            controller.observe(logits[controller.unfinished, t])
+            if not len(controller.unfinished):
+                break
+        parts.append(controller.outcome)
+    return Outcome(
+        torch.cat([part.exit_timesteps for part in parts]),
+        torch.cat([part.predictions for part in parts]),
+        torch.cat([part.forced for part in parts]),
+    )
+
+
+def score_table(
+    strategy: ScoreStrategy, trace: Trace, inputs: InputFrames | None = None, *, batch: int = 4096
+) -> torch.Tensor:
+    """The score of every sample at t = 1 .. T-1, float64 [N, T-1], as ``should_exit`` would see it."""
+    table = torch.empty(len(trace), trace.timesteps - 1, dtype=torch.float64)
+    for start in range(0, len(trace), batch):
+        rows = slice(start, start + batch)
+        keys = trace.sample_ids[rows]
+        total = torch.zeros(len(keys), trace.classes, dtype=torch.float64)
+        read = None if inputs is None else _shifted(inputs, start)
+        for t in range(1, trace.timesteps):
+            step = trace.logits[rows, t - 1].to(torch.float64)
+            total = total + step
+            seen = None if read is None else _all_rows(read, len(keys), t)
+            table[rows, t - 1] = checked_score(strategy, Evidence(t, trace.timesteps, step, total, keys, seen))
+    return table
+
+
+def _shifted(inputs: InputFrames, start: int) -> InputFrames:
+    return lambda positions, frames: inputs(positions + start, frames)
+
+
+def _all_rows(inputs: InputFrames, batch: int, frames: int) -> Callable[[], torch.Tensor]:
+    return lambda: inputs(torch.arange(batch), frames)

@@ -1,0 +1,1 @@
+"""Reports: a board as markdown and in the terminal."""

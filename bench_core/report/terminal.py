@@ -1,0 +1,73 @@
+"""The board in a terminal: one compact table per workload, within 100 columns."""
+
+from tabulate import tabulate
+
+from bench_core.leaderboard import leaderboard, reference_line, sections, static_line
+from bench_core.metrics import static_accuracy
+from bench_core.offline import ReplayResult
+from bench_core.results import Board
+
+__all__ = ["loss_curve", "replay_summary", "terminal"]
+
+_COLUMNS = {
+    "rank": "#",
+    "strategy": "strategy",
+    "knob": "knob",
+    "accuracy %": "acc %",
+    "Δ points": "Δ",
+    "avg exit t": "avg exit t",
+    "speed-up": "speed-up",
+    "gap points": "gap",
+}
+
+
+def terminal(board: Board, operating_points: list[str]) -> str:
+    """Tables of the given operating points, as text."""
+    facts = {record["workload"]: record for record in board.workloads.to_dict("records")}
+    blocks = []
+    for workload, point, rows in sections(board, operating_points):
+        table = leaderboard(rows, board.workloads)
+        energies = {name: name for name in table.columns if name.startswith("µJ")}
+        columns = {**_COLUMNS, **dict(list(energies.items())[:1]), "note": "note"}
+        shown = table[list(columns)].rename(columns=columns)
+        if not shown["note"].any():
+            shown = shown.drop(columns="note")
+        blocks.append(f"{workload}   {point}")
+        if workload in facts:
+            blocks.append(f"static %: {_short(static_line(facts[workload]))}\n{reference_line(facts[workload])}")
+        blocks.append(tabulate(shown.values.tolist(), headers=list(shown.columns), disable_numparse=True) + "\n")
+    return "\n".join(blocks)
+
+
+def _short(line: str, most: int = 8) -> str:
+    """A long list of timesteps thinned to its first few and the last."""
+    parts = line.split(", ")
+    return line if len(parts) <= most else ", ".join([*parts[: most - 1], "…", parts[-1]])
+
+
+def loss_curve(history: list[dict[str, float]]) -> str:
+    """Loss and accuracy of each epoch, with a bar as long as the loss."""
+    highest = max(record["loss"] for record in history)
+    rows = [
+        [int(r["epoch"]), f"{r['loss']:.4f}", f"{100 * r['accuracy']:.2f}", "█" * max(1, round(40 * r["loss"] / highest))]
+        for r in history
+    ]
+    return tabulate(rows, headers=["epoch", "loss", "train acc %", ""], disable_numparse=True)
+
+
+def replay_summary(result: ReplayResult) -> str:
+    """What ``exitbench replay`` prints."""
+    references = result.references
+    last = 100 * float(static_accuracy(result.test)[-1])
+    settings = ", ".join(f"{name} = {value}" for name, value in result.parameters.items() if value is not None)
+    lines = [f"{result.strategy} ({settings})", f"chosen by: {result.operating_point or 'the given knob'}; {result.status}"]
+    if result.accuracy is not None and result.average_exit_timestep is not None:
+        lines.append(
+            f"accuracy {100 * result.accuracy:.2f} % (static T {last:.2f} %), average exit timestep "
+            f"{result.average_exit_timestep:.4f} of {result.test.timesteps}"
+        )
+    lines.append(
+        f"AET {references.aet:.4f}, empirical AET {references.empirical_aet:.4f}, OCT {references.oct:.4f}, "
+        f"oracle accuracy {100 * references.oracle_accuracy:.2f} %"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,162 @@
+"""Recompute a committed board and compare it, row by row and column by column.
+
+``traces``: the committed traces are replayed again. On the versions and CPU capability that the manifest names, rows.csv
+is equal byte by byte; elsewhere every decision is equal and figures agree to nine digits.
+``weights``: the shipped networks are run again and recorded anew. Equal on the same machine type; elsewhere, since a spike
+may flip, accuracies agree within 0.1 point and average exit timesteps within 0.01.
+"""
+
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench_core.errors import UsageError
+from bench_core.execution import competitors, policy_artifacts, run_suite, score_workload
+from bench_core.offline import resolve_inputs
+from bench_core.plugin_manager import Registry
+from bench_core.provenance import environment
+from bench_core.results import Board, read_board, write_text
+from bench_core.rows import curve_table, row_table, workload_table
+from bench_core.scoring import Contest, Recorded, halve
+from bench_core.selection import OperatingPoint
+from bench_core.store import Store, default_root
+from bench_core.suite import Suite, parse_suite
+from bench_core.trace import load_trace
+
+__all__ = ["Reproduction", "reproduce_board"]
+
+RELATIVE = 1e-9
+ACCURACY_TOLERANCE = 0.001  # 0.1 point
+TIMESTEP_TOLERANCE = 0.01
+TABLES = ("rows", "curves", "workloads")
+
+
+@dataclass
+class Reproduction:
+    """What a reproduction found.
+
+    Attributes:
+        drift: a line per difference that is not allowed; empty when the board was reproduced.
+        remarks: what was compared, and how strictly.
+    """
+
+    drift: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """Everything, as lines; of a long list of differences the first 40."""
+        shown = self.drift[:40]
+        more = [f"… and {len(self.drift) - 40} more"] if len(self.drift) > 40 else []
+        verdict = "drifted" if self.drift else "reproduced"
+        return "\n".join([*self.remarks, *shown, *more, verdict])
+
+
+def reproduce_board(folder: Path, registry: Registry, *, from_weights: bool, keep: Path | None = None) -> Reproduction:
+    """Recompute the board in ``folder`` and compare.
+
+    Args:
+        from_weights: run the networks again instead of replaying the committed traces.
+        keep: folder to write the recomputed tables to.
+
+    Raises:
+        UsageError: when there is no board, or no traces, to start from.
+    """
+    committed = read_board(folder)
+    suite = _suite_of(committed, folder)
+    result = Reproduction()
+    if from_weights:
+        with tempfile.TemporaryDirectory(prefix="exitbench-") as scratch:
+            suite = suite.model_copy(update={"latency": suite.latency.model_copy(update={"samples": 1, "repetitions": 1})})
+            board = run_suite(suite, registry=registry, output=Path(scratch) / "board", store=Store(Path(scratch) / "store"))
+    else:
+        board = _from_traces(committed, suite, folder, registry)
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        for name in TABLES:
+            write_text(keep / f"{name}.csv", getattr(board, name).to_csv(index=False))
+
+    same_place = _same_place(committed.manifest["environment"])
+    result.remarks.append(f"{folder}: {len(board.rows)} rows recomputed from {'weights' if from_weights else 'traces'}")
+    equal = all(
+        getattr(board, name).to_csv(index=False) == (folder / f"{name}.csv").read_text(encoding="utf-8") for name in TABLES
+    )
+    if equal:
+        result.remarks.append("rows.csv, curves.csv and workloads.csv are equal byte by byte")
+    elif same_place:
+        result.remarks.append("the versions and the CPU capability are those of the manifest, so nothing may differ")
+        result.drift += _differences(committed.rows, board.rows, _exactly) or ["the csv files differ, the rows' values don't"]
+    else:
+        result.remarks.append(f"made with {committed.manifest['environment']}, recomputed with {environment()}")
+        result.drift += _differences(committed.rows, board.rows, _statistically if from_weights else _to_nine_digits)
+    return result
+
+
+def _suite_of(board: Board, folder: Path) -> Suite:
+    return parse_suite(board.manifest["suite"], f"in {folder}/manifest.json")
+
+
+def _from_traces(committed: Board, suite: Suite, folder: Path, registry: Registry) -> Board:
+    points = [OperatingPoint.parse(text) for text in suite.operating_points]
+    labels = set(committed.rows["strategy"])
+    entrants = [entrant for entrant in competitors(suite, registry) if entrant.label in labels]
+    store = Store(default_root())
+    scores = []
+    for spec in suite.workloads:
+        facts: Mapping[str, Any] = committed.manifest["workloads"].get(spec.name, {})
+        sides = []
+        for split in ("calibration", "test"):
+            path = folder / "traces" / f"{spec.name}-{split}.safetensors"
+            trace = load_trace(path)
+            if trace.digest != facts.get(f"{split}_trace"):
+                raise UsageError(f"{path}: not the trace that the manifest names; restore it, or make the board again")
+            sides.append(Recorded(trace, resolve_inputs(trace, registry)))
+        fit, select = halve(sides[0])
+        artifacts = policy_artifacts(store, {"trace": facts["recording"]["calibration"], "half": "fit"})
+        digests = {name: str(facts[name]) for name in ("weights", "calibration_trace", "test_trace")}
+        scores.append(score_workload(spec.name, entrants, points, Contest(fit, select, sides[1], artifacts), digests))
+    models = [registry.find("cost_models", name) for name in suite.cost_models]
+    rows = row_table(suite.name, scores, points, models, resamples=suite.resamples, seed=suite.seed)
+    return Board(rows, workload_table(scores), curve_table(scores), None, committed.manifest)
+
+
+def _same_place(made_with: Mapping[str, Any]) -> bool:
+    here = environment()
+    return all(made_with.get(name) == here[name] for name in ("python", "torch", "numpy", "scipy", "machine", "cpu_capability"))
+
+
+def _differences(expected: pd.DataFrame, found: pd.DataFrame, allowed: Any) -> list[str]:
+    keys = ["workload", "strategy", "operating_point"]
+    left = {tuple(row[k] for k in keys): row for row in expected.to_dict("records")}
+    right = {tuple(row[k] for k in keys): row for row in found.to_dict("records")}
+    lines = [f"{', '.join(map(str, key))}: the row is missing" for key in left if key not in right]
+    lines += [f"{', '.join(map(str, key))}: the row is new" for key in right if key not in left]
+    for key, row in left.items():
+        for column, value in row.items():
+            if key in right and not allowed(str(column), value, right[key].get(column)):
+                lines.append(f"{', '.join(map(str, key))}: {column}: expected {value}, found {right[key].get(column)}")
+    return lines
+
+
+def _exactly(_column: str, expected: Any, found: Any) -> bool:
+    return bool((pd.isna(expected) and pd.isna(found)) or expected == found or str(expected) == str(found))
+
+
+def _to_nine_digits(column: str, expected: Any, found: Any) -> bool:
+    if isinstance(expected, float) and isinstance(found, float) and not pd.isna(expected):
+        return math.isclose(expected, found, rel_tol=RELATIVE, abs_tol=RELATIVE)
+    return column == "parameters" or _exactly(column, expected, found)
+
+
+def _statistically(column: str, expected: Any, found: Any) -> bool:
+    tolerances = {"accuracy": ACCURACY_TOLERANCE, "average_exit_timestep": TIMESTEP_TOLERANCE}
+    if column not in tolerances:
+        return True  # knobs, digests and intervals move with single flipped spikes
+    if pd.isna(expected) or pd.isna(found):
+        return bool(pd.isna(expected) and pd.isna(found))
+    return abs(float(expected) - float(found)) <= tolerances[column]

@@ -1,0 +1,5 @@
+"""Model families, one file each."""
+
+from bench_core.snn.models.base import Model
+
+__all__ = ["Model"]

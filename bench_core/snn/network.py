@@ -1,0 +1,114 @@
+"""A spiking network: layers in order, run folded over all timesteps or step by step."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import nn
+
+from bench_core.snn.layers import Synapse
+from bench_core.snn.neurons import SpikingNeuron
+
+__all__ = ["AnalogNetwork", "SpikingNetwork"]
+
+
+class SpikingNetwork(nn.Module):
+    """A network whose first layer turns input into current and whose last gives the logits of each timestep.
+
+    Two modes with equal results: ``run`` computes all timesteps, layer by layer; ``reset``, ``step`` and ``keep``
+    compute one timestep at a time and drop finished samples.
+
+    Args:
+        layers: modules on [T, B, ...]; the first is a Synapse that reads the input.
+        constant_input: the same frame is presented at every timestep, so that the first layer is evaluated once.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], *, constant_input: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.constant_input = constant_input
+        self._current: torch.Tensor | None = None  # first layer's output under constant input, [1, B, ...]
+
+    def neurons(self) -> Iterator[SpikingNeuron]:
+        """Every spiking neuron layer, in order."""
+        return (module for module in self.modules() if isinstance(module, SpikingNeuron))
+
+    def reset(self) -> None:
+        """Forget all state: the next step starts new samples."""
+        self._current = None
+        for neuron in self.neurons():
+            neuron.reset()
+
+    def keep(self, index: torch.Tensor) -> None:
+        """Go on with the samples at ``index`` [B'] only; all state is compacted."""
+        if self._current is not None:
+            self._current = self._current[:, index]
+        for neuron in self.neurons():
+            neuron.keep(index)
+
+    def step(self, frame: torch.Tensor) -> torch.Tensor:
+        """One timestep.
+
+        Args:
+            frame: this timestep's input [B, C, H, W]. Under constant input it is read at the first step only.
+
+        Returns:
+            o_t, the logits of this timestep alone, [B, K].
+        """
+        if not self.constant_input:
+            return self._advance(self.layers[0](frame.unsqueeze(0)))[0]
+        if self._current is None:
+            self._current = self.layers[0](frame.unsqueeze(0))
+        return self._advance(self._current)[0]
+
+    def run(self, inputs: torch.Tensor, timesteps: int, *, fold: int | None = None) -> torch.Tensor:
+        """All timesteps of new samples.
+
+        Args:
+            inputs: [B, C, H, W] under constant input, else [T, B, C, H, W].
+            timesteps: T.
+            fold: timesteps computed together, default all; any value gives the same result.
+
+        Returns:
+            o_t per timestep, [T, B, K].
+        """
+        self.reset()
+        fold = fold or timesteps
+        logits = []
+        for start in range(0, timesteps, fold):
+            count = min(fold, timesteps - start)
+            if self.constant_input:
+                if self._current is None:
+                    self._current = self.layers[0](inputs.unsqueeze(0))
+                current = self._current.expand(count, *self._current.shape[1:])
+            else:
+                current = self.layers[0](inputs[start : start + count])
+            logits.append(self._advance(current))
+        return torch.cat(logits)
+
+    def _advance(self, current: torch.Tensor) -> torch.Tensor:
+        for layer in list(self.layers)[1:]:
+            current = layer(current)
+        return current
+
+    def prepare_for_inference(self) -> "SpikingNetwork":
+        """Evaluation mode, normalisation fused, memory laid out for speed. Changes this network and returns it."""
+        self.eval()
+        for module in list(self.modules()):
+            if isinstance(module, Synapse):
+                module.fuse()
+        return self.to(memory_format=torch.channels_last)
+
+
+class AnalogNetwork(nn.Module):
+    """The ANN twin: the same layers with activation functions where the spiking network has neurons."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Images [B, C, H, W] to logits [B, K]."""
+        x = inputs.unsqueeze(0)
+        for layer in self.layers:
+            x = layer(x)
+        return x[0]

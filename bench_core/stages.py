@@ -1,0 +1,170 @@
+"""The stages of a run that end in an artifact: train, convert, record. Each a function of declared inputs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bench_core.conversion import Converter
+from bench_core.data import Dataset
+from bench_core.digests import json_digest
+from bench_core.errors import TraceError
+from bench_core.plugin_manager import Registry
+from bench_core.progress import note
+from bench_core.provenance import environment
+from bench_core.recording import BATCH, PART, record
+from bench_core.snn import AnalogNetwork, SpikingNetwork
+from bench_core.snn.models import Model
+from bench_core.store import Artifact, Store
+from bench_core.suite import WorkloadSpec
+from bench_core.trace import Trace, trace_from_tensors, trace_tensors
+from bench_core.training import train_network
+
+__all__ = ["Workload", "recorded_trace", "recording_key", "spiking_network", "trained_weights"]
+
+TRAINING_VERSION = 1
+RECORDING_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A workload with its data set, model and converter looked up."""
+
+    spec: WorkloadSpec
+    dataset: Dataset
+    model: Model
+    converter: Converter | None
+
+    @classmethod
+    def resolve(cls, spec: WorkloadSpec, registry: Registry) -> "Workload":
+        """Look up what the specification names. Raises UsageError for an unknown name or knob."""
+        dataset = registry.find("datasets", spec.dataset)
+        model = registry.find("models", spec.model)
+        converter = None
+        if spec.conversion is not None:
+            converter = registry.find("converters", spec.conversion.converter)
+            converter = converter.with_parameters(spec.conversion.parameters)
+        return cls(spec, dataset, model, converter)
+
+    @property
+    def training_key(self) -> str:
+        """Digest of everything that the trained weights depend on."""
+        conversion = None
+        if self.converter is not None:
+            conversion = {"name": self.converter.name, "parameters": self.converter.parameters}
+        return json_digest(
+            {
+                "stage": "train",
+                "version": TRAINING_VERSION,
+                "data": self.dataset.identity,
+                "model": self.model.name,
+                "timesteps": 1 if conversion else self.spec.timesteps,
+                "seed": self.spec.seed,
+                "recipe": self.spec.recipe.model_dump(),
+                "conversion": conversion,
+            }
+        )
+
+    def fresh_network(self) -> SpikingNetwork | AnalogNetwork:
+        """The untrained network, initialised from the workload's seed."""
+        torch.manual_seed(self.spec.seed)
+        shape, classes = self.dataset.input_shape, self.dataset.classes
+        if self.converter is not None:
+            return self.model.analog(shape, classes, self.converter.activation)
+        return self.model.spiking(shape, classes, constant_input=self.dataset.constant_input)
+
+
+def trained_weights(workload: Workload, store: Store, *, retrain: bool = False) -> Artifact:
+    """The trained weights: from the store, from the package's zoo, or trained now on the training split."""
+    key = workload.training_key
+    if not retrain and (found := store.get("networks", key)) is not None:
+        return found
+    network = workload.fresh_network()
+    split = workload.dataset.split("train")
+    history = train_network(
+        network,
+        workload.dataset,
+        split,
+        timesteps=workload.spec.timesteps,
+        recipe=workload.spec.recipe,
+        seed=workload.spec.seed,
+        store=store,
+        key=key,
+        title=f"train {workload.spec.name}",
+    )
+    metadata: dict[str, Any] = {
+        "workload": workload.spec.model_dump(),
+        "history": [vars(record) for record in history],
+        "training_samples": len(split),
+        "training_data": split.digest,
+        "environment": environment(),
+    }
+    artifact = store.put("networks", key, network.state_dict(), metadata)
+    store.remove("training", [key])
+    return artifact
+
+
+def spiking_network(workload: Workload, weights: Artifact) -> SpikingNetwork:
+    """The spiking network with trained weights, converted where the workload says so, ready for inference."""
+    network = workload.fresh_network()
+    network.load_state_dict(weights.tensors)
+    network.eval()
+    if isinstance(network, SpikingNetwork):
+        return network.prepare_for_inference()
+    assert workload.converter is not None
+    calibration = workload.dataset.split("calibration")
+    inputs = workload.dataset.encode(calibration.images, workload.spec.timesteps)
+    return workload.converter.convert(network, inputs).prepare_for_inference()
+
+
+def recording_key(workload: Workload, weights: Artifact, split: str) -> str:
+    """Digest of everything that the trace of a split depends on."""
+    return json_digest(
+        {
+            "stage": "record",
+            "version": RECORDING_VERSION,
+            "network": workload.training_key,
+            "weights": weights.digest,
+            "data": workload.dataset.identity,
+            "split": split,
+            "timesteps": workload.spec.timesteps,
+            "batch": BATCH,
+        }
+    )
+
+
+def recorded_trace(
+    workload: Workload, weights: Artifact, split_name: str, store: Store, *, network: SpikingNetwork | None = None
+) -> Trace:
+    """The trace of a workload on a split: from the store, or recorded now in parts that survive a killed run."""
+    key = recording_key(workload, weights, split_name)
+    if (found := store.get("traces", key)) is not None:
+        try:
+            return trace_from_tensors(found.tensors, found.header, str(store.path("traces", key)))
+        except TraceError as error:
+            note(f"store: {error}; it is made again")
+    network = network or spiking_network(workload, weights)
+    split = workload.dataset.split(split_name)
+    part_keys = []
+
+    def keep_part(number: int, build: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        part_keys.append(json_digest({"trace": key, "part": number, "size": PART}))
+        part = store.get("trace-parts", part_keys[-1]) or store.put("trace-parts", part_keys[-1], build())
+        return part.tensors
+
+    trace = record(
+        network,
+        workload.dataset,
+        split,
+        workload.spec.timesteps,
+        title=f"record {workload.spec.name} {split_name}",
+        header={
+            "workload": workload.spec.name,
+            "provenance": {"recording": key, "dataset": workload.dataset.name, "weights": weights.digest, "data": split.digest},
+        },
+        keep_part=keep_part,
+    )
+    store.put("traces", key, trace_tensors(trace), header=trace.header)
+    store.remove("trace-parts", part_keys)
+    return trace

@@ -1,0 +1,71 @@
+"""Exact threshold sweeps: every distinct threshold of a score strategy, by sorting instead of replaying.
+
+A sample stops at the first t whose score exceeds the threshold, which is the first t whose *running maximum* does. So
+a sample's exit timestep is 1 + the number of its running maxima (t < T) that are at or below the threshold, and
+lowering the threshold past the running maximum of (sample, t) moves that sample's exit from t + 1 to t. Sorting all
+N (T - 1) running maxima once gives average exit timestep and accuracy at every threshold: O(N T log N T).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from bench_core.costs.operations import Array
+from bench_core.trace import Trace
+
+__all__ = ["SortedScores", "distinct_thresholds", "exit_timesteps_at", "sort_scores"]
+
+
+@dataclass(frozen=True)
+class SortedScores:
+    """The running maxima of a score table in ascending order, with what passing each is worth.
+
+    Attributes:
+        maxima: float64 [N (T-1)], ascending.
+        correct_above: int64 [N (T-1) + 1]; entry i is how many samples are right when exactly the maxima from i on are
+            above the threshold.
+        samples: N.
+    """
+
+    maxima: Array
+    correct_above: Array
+    samples: int
+
+    def curve(self, thresholds: Array) -> tuple[Array, Array]:
+        """Summed exit timesteps and number of right samples at each threshold, int64 [P] each."""
+        below = np.searchsorted(self.maxima, thresholds, side="right")  # maxima <= threshold don't stop
+        return self.samples + below, self.correct_above[below]
+
+
+def sort_scores(table: torch.Tensor, trace: Trace) -> SortedScores:
+    """Prepare a score table [N, T-1] of ``trace`` for sweeping."""
+    correct = trace.correct.numpy().astype(np.int64)
+    maxima = _running_maxima(table).reshape(-1)
+    gain = (correct[:, :-1] - correct[:, 1:]).reshape(-1)  # of stopping at t instead of t + 1
+    order = np.argsort(maxima, kind="stable")
+    from_here_on = np.zeros(len(order) + 1, dtype=np.int64)
+    from_here_on[:-1] = np.cumsum(gain[order][::-1])[::-1]
+    return SortedScores(maxima[order], correct[:, -1].sum() + from_here_on, len(trace))
+
+
+def distinct_thresholds(scores: SortedScores) -> Array:
+    """Every threshold that makes a difference: -inf, the midpoints of adjacent distinct values, +inf; ascending.
+
+    A midpoint that rounds up to the higher value is replaced by the lower one, so that it still separates the two.
+    """
+    values = np.unique(scores.maxima)
+    low, high = values[:-1], values[1:]
+    low, high = low[np.isfinite(low)], high[np.isfinite(low)]
+    middle = low / 2 + np.where(np.isinf(high), low, high) / 2
+    middle = np.where((middle >= low) & (middle < high), middle, low)
+    return np.concatenate(([-np.inf], middle, [np.inf]))
+
+
+def exit_timesteps_at(table: torch.Tensor, threshold: float) -> torch.Tensor:
+    """t-hat of every sample at one threshold, int64 [N]."""
+    return torch.from_numpy(1 + (_running_maxima(table) <= threshold).sum(1).astype(np.int64))
+
+
+def _running_maxima(table: torch.Tensor) -> Array:
+    return np.maximum.accumulate(table.numpy(), axis=1)

@@ -1,0 +1,204 @@
+"""The trace: what a network said and spent at every timestep, on every sample of a split.
+
+A trace file is safetensors, never pickle. ``logits`` [N, T, K] and ``labels`` [N] suffice; people bring their own.
+Everything else is optional, and what is missing is reported as n/a, never as 0.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from bench_core.digests import tensors_digest
+from bench_core.errors import TraceError
+from bench_core.store import write_safetensors
+
+__all__ = ["SCHEMA", "Trace", "load_trace", "save_trace", "trace_tensors"]
+
+SCHEMA = "exitbench.trace/1"
+COUNTS = ("macs", "acs", "neuron_updates", "spikes")  # [N, T] int64
+_LOGIT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_INTEGER_TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_CHUNK = 4_000_000  # values of float64 held at once
+_LARGEST = 1e300
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The recorded outputs and operation counts of one workload on one split.
+
+    Attributes:
+        logits: o_t per sample and step, not accumulated, [N, T, K], K >= 2, floating point.
+        labels: int64 [N].
+        sample_ids: int64 [N], unique; index in the data set's own order.
+        counts: those of ``macs``, ``acs``, ``neuron_updates``, ``spikes`` that were recorded, int64 [N, T].
+        macs_once: multiply-accumulates spent once per sample, int64 [N], or None.
+        header: the file's strings: ``workload``, ``split``, ``variant``, ``provenance`` … (may be empty).
+    """
+
+    logits: torch.Tensor = field(repr=False)
+    labels: torch.Tensor = field(repr=False)
+    sample_ids: torch.Tensor = field(repr=False)
+    counts: Mapping[str, torch.Tensor] = field(default_factory=dict, repr=False)
+    macs_once: torch.Tensor | None = field(default=None, repr=False)
+    header: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def timesteps(self) -> int:
+        """T."""
+        return self.logits.shape[1]
+
+    @property
+    def classes(self) -> int:
+        """K."""
+        return self.logits.shape[2]
+
+    @cached_property
+    def predictions(self) -> torch.Tensor:
+        """argmax S_t, ties to the lowest class, int64 [N, T]."""
+        found = torch.empty(self.logits.shape[:2], dtype=torch.int64)
+        for start, totals in self.totals():
+            found[start : start + len(totals)] = totals.argmax(2)
+        return found
+
+    @cached_property
+    def correct(self) -> torch.Tensor:
+        """Whether argmax S_t is the label, bool [N, T]."""
+        return self.predictions == self.labels[:, None]
+
+    def totals(self) -> Any:
+        """S_t in chunks of samples: pairs of (first sample, float64 [n, T, K])."""
+        step = max(1, _CHUNK // (self.timesteps * self.classes))
+        for start in range(0, len(self), step):
+            yield start, self.logits[start : start + step].to(torch.float64).cumsum(1)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over all tensors."""
+        return tensors_digest(trace_tensors(self))
+
+    def select(self, index: torch.Tensor) -> "Trace":
+        """The trace of the samples at ``index`` only."""
+        once = None if self.macs_once is None else self.macs_once[index]
+        counts = {name: values[index] for name, values in self.counts.items()}
+        return Trace(self.logits[index], self.labels[index], self.sample_ids[index], counts, once, self.header)
+
+
+def trace_tensors(trace: Trace) -> dict[str, torch.Tensor]:
+    """A trace's tensors under their names in a file."""
+    tensors = {"logits": trace.logits, "labels": trace.labels, "sample_ids": trace.sample_ids, **trace.counts}
+    if trace.macs_once is not None:
+        tensors["macs_once"] = trace.macs_once
+    return tensors
+
+
+def save_trace(trace: Trace, path: Path) -> None:
+    """Write a trace file, whole or not at all. Raises StoreError when the disk says no."""
+    write_safetensors(path, trace_tensors(trace), {**trace.header, "schema": SCHEMA})
+
+
+def load_trace(path: Path) -> Trace:
+    """Read and validate a trace file.
+
+    Raises TraceError, one line with file, tensor and first bad index, for whatever isn't a valid trace.
+    """
+    try:
+        with safe_open(path, framework="pt") as handle:
+            header = dict(handle.metadata() or {})
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  # not a mapping
+    except FileNotFoundError:
+        raise TraceError(f"trace {path}: no such file") from None
+    except (OSError, SafetensorError, ValueError, MemoryError) as error:
+        raise TraceError(f"trace {path}: not a readable safetensors file ({error})") from error
+    return trace_from_tensors(tensors, header, str(path))
+
+
+def trace_from_tensors(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str], place: str) -> Trace:
+    """A validated trace from tensors; ``place`` names it in errors. Raises TraceError."""
+
+    def refuse(problem: str) -> TraceError:
+        return TraceError(f"trace {place}: {problem}")
+
+    if header.get("schema", SCHEMA) != SCHEMA:
+        raise refuse(f"schema {header['schema']!r:.60} is not {SCHEMA!r}")
+    for name in ("logits", "labels"):
+        if name not in tensors:
+            raise refuse(f"tensor {name!r} is missing; a trace has logits [N, T, K] and labels [N]")
+    logits, labels = tensors["logits"], tensors["labels"]
+    if logits.dim() != 3 or logits.dtype not in _LOGIT_TYPES:
+        raise refuse(f"logits is {_describe(logits)}, expected floating point [N, T, K]")
+    samples, timesteps, classes = logits.shape
+    if not samples or not timesteps:
+        raise refuse(f"logits is {_describe(logits)}: a trace needs at least one sample and one timestep")
+    if classes < 2:
+        raise refuse(f"logits has {classes} classes; a decision needs at least 2")
+    _check_finite(logits, refuse)
+    _check_labels(labels, samples, classes, refuse)
+    ids = tensors.get("sample_ids", torch.arange(samples))
+    _check_ids(ids, samples, refuse)
+    counts = {name: tensors[name] for name in COUNTS if name in tensors}
+    for name, values in counts.items():
+        _check_count(name, values, (samples, timesteps), refuse)
+    once = tensors.get("macs_once")
+    if once is not None:
+        _check_count("macs_once", once, (samples,), refuse)
+    for name in ("variant", "provenance", "layers"):
+        _check_json(header, name, refuse)
+    return Trace(logits, labels.to(torch.int64), ids.to(torch.int64), counts, once, dict(header))
+
+
+def _check_finite(logits: torch.Tensor, refuse: Any) -> None:
+    step = max(1, _CHUNK // (logits.shape[1] * logits.shape[2]))
+    for start in range(0, len(logits), step):
+        chunk = logits[start : start + step].to(torch.float64)
+        bad = ~(chunk.abs() <= _LARGEST)
+        if bad.any():
+            sample, t, k = (int(i) for i in torch.nonzero(bad)[0])
+            raise refuse(f"logits[{start + sample}, {t}, {k}] = {chunk[sample, t, k].item()}, which is no finite number")
+
+
+def _check_labels(labels: torch.Tensor, samples: int, classes: int, refuse: Any) -> None:
+    if labels.dtype not in _INTEGER_TYPES or tuple(labels.shape) != (samples,):
+        raise refuse(f"labels is {_describe(labels)}, expected whole numbers [{samples}] to match logits")
+    outside = torch.nonzero((labels < 0) | (labels.to(torch.int64) >= classes))
+    if len(outside):
+        first = int(outside[0])
+        raise refuse(f"labels[{first}] = {int(labels[first])}, but logits have {classes} classes")
+
+
+def _check_ids(ids: torch.Tensor, samples: int, refuse: Any) -> None:
+    if ids.dtype not in _INTEGER_TYPES or tuple(ids.shape) != (samples,):
+        raise refuse(f"sample_ids is {_describe(ids)}, expected whole numbers [{samples}] to match logits")
+    ordered, places = torch.sort(ids.to(torch.int64), stable=True)
+    twice = torch.nonzero(ordered[1:] == ordered[:-1])
+    if len(twice):
+        position = int(places[twice.flatten() + 1].min())
+        raise refuse(f"sample_ids[{position}] = {int(ids[position])} occurs twice; ids must be unique")
+
+
+def _check_count(name: str, values: torch.Tensor, shape: tuple[int, ...], refuse: Any) -> None:
+    if values.dtype != torch.int64 or tuple(values.shape) != shape:
+        raise refuse(f"{name} is {_describe(values)}, expected int64 {list(shape)} to match logits")
+    negative = torch.nonzero(values < 0)
+    if len(negative):
+        index = ", ".join(str(int(i)) for i in negative[0])
+        raise refuse(f"{name}[{index}] is negative")
+
+
+def _check_json(header: Mapping[str, str], name: str, refuse: Any) -> None:
+    try:
+        json.loads(header.get(name, "null"))
+    except ValueError:
+        raise refuse(f"header {name!r} is not JSON") from None
+
+
+def _describe(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

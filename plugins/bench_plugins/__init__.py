@@ -1,0 +1,1 @@
+"""The methods that ship with exitbench, a plugin each, registered like anyone else's."""

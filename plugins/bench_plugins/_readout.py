@@ -1,0 +1,36 @@
+"""The readout that a confidence is computed on: sum or mean of the logits so far, divided by alpha.
+
+The prediction is the same whichever is taken, the confidence is not: softmax of the sum grows surer with t by itself.
+Papers and their authors' code differ here, so it is a knob that every such strategy offers and every row records.
+"""
+
+import torch
+
+from bench_core import Evidence, Knob, Operations, Overhead
+
+ACCUMULATE = Knob("accumulate", "choice", "sum", choices=("sum", "mean"), help="softmax of S_t, or of S_t / t")
+ALPHA = Knob("alpha", "float", 1.0, low=0.0, open_low=True, help="divides the readout before the softmax")
+
+
+def log_probabilities(evidence: Evidence, accumulate: object, alpha: object) -> torch.Tensor:
+    """log softmax of the chosen readout, float64 [B, K]."""
+    readout = evidence.mean if accumulate == "mean" else evidence.total
+    assert isinstance(alpha, float)
+    return torch.log_softmax(readout / alpha, dim=1)
+
+
+def softmax_overhead(classes: int, *, scaled: bool, more: Operations = Operations()) -> Overhead:
+    """A softmax over K classes and the comparison with a threshold, plus ``more``, per decision.
+
+    Maximum (K - 1 comparisons), K subtractions, K exponentials, K - 1 additions, one division; K multiplications where
+    the readout is scaled. Accumulating S_t is the network's own readout and not charged to the controller.
+    """
+    return Overhead(
+        per_decision=Operations(
+            additions=2 * classes - 1 + more.additions,
+            multiplications=1 + (classes if scaled else 0) + more.multiplications,
+            comparisons=classes + more.comparisons,
+            exponentials=classes + more.exponentials,
+            logarithms=more.logarithms,
+        )
+    )

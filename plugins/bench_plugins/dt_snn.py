@@ -1,0 +1,43 @@
+"""DT-SNN: stop when the normalised entropy of the softmax is below a threshold.
+
+Source: Li, Moitra, Geller and Panda, "Input-Aware Dynamic Timestep Spiking Neural Networks for Efficient In-Memory
+Computing", DAC 2023. The paper takes the softmax of the mean over time, the code it shares with SEENN that of the sum;
+thresholds of one are not thresholds of the other.
+"""
+
+import math
+from typing import ClassVar
+
+import torch
+
+from bench_core import Evidence, ExitStrategy, Knob, Operations, Overhead, ScoreStrategy, hookimpl
+from bench_core.costs.operations import Array
+from bench_plugins._readout import ACCUMULATE, log_probabilities, softmax_overhead
+
+
+class DtSnn(ScoreStrategy):
+    """E_t = -(1 / log K) sum_c p_t[c] log p_t[c] < threshold; the score is -E_t."""
+
+    name: ClassVar[str] = "dt-snn"
+    reference: ClassVar[str] = "Li et al., DAC 2023"
+    family_knob: ClassVar[Knob] = Knob("threshold", low=0.0, high=1.0, help="stop when normalised entropy is below it")
+    knobs: ClassVar[tuple[Knob, ...]] = (ACCUMULATE,)
+
+    def score(self, evidence: Evidence) -> torch.Tensor:
+        log_p = log_probabilities(evidence, self.parameters["accumulate"], 1.0)
+        return (log_p.exp() * log_p).sum(1) / math.log(log_p.shape[1])
+
+    def threshold_of(self, knob: Array) -> Array:
+        return -knob
+
+    def knob_of(self, threshold: Array) -> Array:
+        return -threshold
+
+    def overhead(self, classes: int) -> Overhead:
+        entropy = Operations(additions=classes - 1, multiplications=2 * classes, logarithms=classes)
+        return softmax_overhead(classes, scaled=self.parameters["accumulate"] == "mean", more=entropy)
+
+
+@hookimpl
+def bench_exit_strategies() -> list[ExitStrategy]:
+    return [DtSnn()]

@@ -1,0 +1,99 @@
+"""Top-K cutoff: stop when the gap between the two largest accumulated logits exceeds a threshold of its timestep.
+
+Source: Wu, Jin, Yu, Yi and Huang, "Optimising Event-Driven Spiking Neural Network with Regularisation and Cutoff", arXiv
+2301.09522 (Frontiers in Neuroscience 19, 2025). At each t the confidence rate C(t, beta) is the share, among calibration
+samples whose gap exceeds beta, of those that stay right from t on (OCT <= t); beta_t is the smallest beta with
+C >= 1 - epsilon.
+
+``search=exact`` looks at zero and every distinct gap, and asks the rate to hold from beta upwards, so that no lucky bin
+passes. ``search=bins`` is the authors' code: ``bins`` equal bins up to the largest gap of all, the first that
+qualifies, and the last always does.
+
+Both become one score: -epsilon*, where epsilon*(t, gap) is the smallest epsilon at which that gap stops at t.
+"""
+
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+
+from bench_core import Calibration, Evidence, ExitStrategy, Knob, Operations, Overhead, ScoreStrategy, Trace, hookimpl
+from bench_core.costs.operations import Array
+
+
+class TopKCutoff(ScoreStrategy):
+    """top1(S_t) - top2(S_t) > beta_t(epsilon)."""
+
+    name: ClassVar[str] = "topk-cutoff"
+    reference: ClassVar[str] = "Wu et al., arXiv 2301.09522"
+    family_knob: ClassVar[Knob] = Knob(
+        "epsilon", low=0.0, high=1.0, open_high=True, help="share of exits at each t that may be wrong"
+    )
+    knobs: ClassVar[tuple[Knob, ...]] = (
+        Knob("search", "choice", "exact", choices=("exact", "bins"), help="where thresholds are looked for"),
+        Knob("bins", "int", 100, low=1, high=100_000, help="number of bins for search=bins"),
+    )
+    _tables: tuple[tuple[Array, Array], ...] = ()  # per t < T: gaps, ascending, and epsilon* of a gap above each
+
+    def learn(self, calibration: Calibration) -> Self:
+        trace = calibration.trace
+        gaps = torch.cat([_gap(totals) for _, totals in trace.totals()]).numpy()  # [N, T]
+        settled = _settled(trace)
+        find = self._exact if self.parameters["search"] == "exact" else self._binned
+        learnt = self._copy()
+        learnt._tables = tuple(find(gaps, settled, t) for t in range(trace.timesteps - 1))
+        return learnt
+
+    def score(self, evidence: Evidence) -> torch.Tensor:
+        levels, epsilons = self._tables[evidence.t - 1]
+        gap = _gap(evidence.total).numpy()
+        below = np.searchsorted(levels, gap, side="left")  # how many levels the gap is strictly above
+        padded = np.concatenate(([np.inf], epsilons))
+        return torch.from_numpy(-padded[below])
+
+    def threshold_of(self, knob: Array) -> Array:
+        return np.nextafter(-knob, -np.inf)  # epsilon* <= epsilon stops, and the comparison is strict
+
+    def knob_of(self, threshold: Array) -> Array:
+        return np.nextafter(-threshold, -np.inf) + 0.0
+
+    def overhead(self, classes: int) -> Overhead:
+        return Overhead(per_decision=Operations(additions=1, comparisons=2 * classes - 2))
+
+    def _exact(self, gaps: Array, settled: Array, t: int) -> tuple[Array, Array]:
+        order = np.argsort(gaps[:, t], kind="stable")
+        gap, wrong = gaps[order, t], ~settled[order, t]
+        levels = np.unique(np.concatenate(([0.0], gap)))[:-1]  # above the largest gap nobody is left to judge by
+        first_above = np.searchsorted(gap, levels, side="right")
+        wrong_above = np.concatenate((np.cumsum(wrong[::-1])[::-1], [0]))[first_above]
+        rates = wrong_above / (len(gap) - first_above)
+        return levels, np.maximum.accumulate(rates[::-1])[::-1]
+
+    def _binned(self, gaps: Array, settled: Array, t: int) -> tuple[Array, Array]:
+        bins = self.parameters["bins"]
+        assert isinstance(bins, int)
+        levels = np.arange(bins) * gaps.max() / bins
+        above = gaps[:, t][None, :] > levels[:, None]
+        exits = above.sum(1)
+        wrong = (above & ~settled[:, t][None, :]).sum(1)
+        rates = np.where(exits > 0, wrong / np.maximum(exits, 1), np.inf)
+        rates[-1] = 0.0
+        return levels, np.minimum.accumulate(rates)
+
+
+def _gap(totals: torch.Tensor) -> torch.Tensor:
+    """top1 - top2 over the last dimension."""
+    top = torch.topk(totals, 2, dim=-1).values
+    return top[..., 0] - top[..., 1]
+
+
+def _settled(trace: Trace) -> Array:
+    """Whether a sample is right at t and at every later timestep (OCT <= t), bool [N, T]."""
+    correct = trace.correct.numpy()
+    settled: Array = np.logical_and.accumulate(correct[:, ::-1], axis=1)[:, ::-1]
+    return settled
+
+
+@hookimpl
+def bench_exit_strategies() -> list[ExitStrategy]:
+    return [TopKCutoff()]
