@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from bench_core.data import Dataset as Dataset
     from bench_core.data import ImageSplit as ImageSplit
     from bench_core.errors import ExitBenchError as ExitBenchError
+    from bench_core.errors import UsageError as UsageError
     from bench_core.execution import run_suite as run_suite
     from bench_core.exits import Calibration as Calibration
     from bench_core.exits import Evidence as Evidence
     from bench_core.exits import ExitPolicy as ExitPolicy
     from bench_core.exits import ExitStrategy as ExitStrategy
     from bench_core.exits import ListedPolicies as ListedPolicies
-    from bench_core.exits import Requirement as Requirement
-    from bench_core.errors import UsageError as UsageError
     from bench_core.exits import PolicyFamily as PolicyFamily
+    from bench_core.exits import Requirement as Requirement
     from bench_core.exits import ScoreStrategy as ScoreStrategy
     from bench_core.exits import State as State
     from bench_core.knobs import Knob as Knob

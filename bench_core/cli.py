@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Heavy imports happen inside the commands, so that ``--help`` answers at once."""
+"""The command line: parse, call, print. Heavy imports happen inside the commands, so ``--help`` answers at once."""
 
 import os
 import sys
@@ -161,7 +161,9 @@ def data_list() -> None:
                 rows.append([dataset.name, name, len(split), split.digest[:16], dataset.licence])
             except ExitBenchError as error:
                 rows.append([dataset.name, name, "missing", str(error), dataset.licence])
-    print(tabulate(rows, ["data set", "split", "samples", "sha256", "licence"], maxcolwidths=[None, None, None, 60, None]))
+    print(
+        tabulate(rows, ["data set", "split", "samples", "sha256", "licence"], maxcolwidths=[None, None, None, 60, None])
+    )
 
 
 @app.command()
@@ -194,7 +196,9 @@ def record(
     split: Annotated[str, typer.Option(help="calibration or test.")] = "test",
     suite: Annotated[str, typer.Option(help="A shipped suite's name, or a .toml file.")] = "quick",
     plugin: PluginFiles = None,
-    output: Annotated[Path | None, typer.Option(help="Trace file to write; default WORKLOAD-SPLIT.safetensors.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Trace file to write; default WORKLOAD-SPLIT.safetensors.")
+    ] = None,
 ) -> None:
     """Record the trace of one workload on one split."""
     from bench_core.stages import recorded_trace, trained_weights

@@ -94,4 +94,5 @@ def thin(ascending: Array, limit: int) -> Array:
     targets = np.linspace(kept[0], kept[-1], limit)
     right = np.clip(np.searchsorted(kept, targets), 1, len(kept) - 1)
     nearest = np.where(targets - kept[right - 1] <= kept[right] - targets, right - 1, right)
-    return first[np.unique(nearest)]
+    spread: Array = first[np.unique(nearest)]
+    return spread

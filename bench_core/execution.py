@@ -29,6 +29,7 @@ from bench_core.trace import Trace, save_trace
 __all__ = ["Competitor", "competitors", "policy_artifacts", "run_suite", "score_workload"]
 
 LATENCY_SALT = 0x4C415445  # which test samples are timed
+_SAME = "calibration equals test"
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,9 @@ def run_suite(
         name = workload.spec.name
         ready = recorded[name]
         if isinstance(ready, str):
-            scores.append(WorkloadScores(name, [Entry(e.label, e.strategy.family_knob.name, None, ready) for e in entrants]))
+            scores.append(
+                WorkloadScores(name, [Entry(e.label, e.strategy.family_knob.name, None, ready) for e in entrants])
+            )
             continue
         facts[name] = _facts(ready)
         contest = _contest(ready, store, refit=refit)
@@ -128,7 +131,9 @@ def competitors(suite: Suite, registry: Registry) -> list[Competitor]:
         for name in names:
             strategy = registry.find("strategies", name).with_parameters(spec.parameters)
             if strategy.family_knob.name in spec.parameters:
-                raise UsageError(f"{name}: {strategy.family_knob.name} is chosen by the operating points, not by the suite")
+                raise UsageError(
+                    f"{name}: {strategy.family_knob.name} is chosen by the operating points, not by the suite"
+                )
             label = _label(strategy)
             found.setdefault(label, Competitor(label, strategy))
     return list(found.values())
@@ -136,7 +141,9 @@ def competitors(suite: Suite, registry: Registry) -> list[Competitor]:
 
 def _label(strategy: ExitStrategy) -> str:
     """The name, with knobs that differ from their defaults in brackets."""
-    changed = [f"{k.name}={strategy.parameters[k.name]}" for k in strategy.knobs if strategy.parameters[k.name] != k.default]
+    changed = [
+        f"{k.name}={strategy.parameters[k.name]}" for k in strategy.knobs if strategy.parameters[k.name] != k.default
+    ]
     return f"{strategy.name}[{','.join(changed)}]" if changed else strategy.name
 
 
@@ -183,9 +190,10 @@ def policy_artifacts(
     """
 
     def artifact(made_from: Mapping[str, Any], build: Callable[[], State]) -> State:
-        key = json_digest({"stage": "fit", "calibration": dict(calibration), "made_from": dict(made_from)})
+        record = {"calibration": dict(calibration), "made_from": dict(made_from)}
+        key = json_digest({"stage": "fit", **record})
         found = None if refit else store.get("policies", key)
-        return (found or store.put("policies", key, build(), {"made_from": dict(made_from)})).tensors
+        return (found or store.put("policies", key, build(), record)).tensors
 
     return artifact
 
@@ -196,9 +204,9 @@ def score_workload(
     points: Sequence[OperatingPoint],
     contest: Contest,
     digests: Mapping[str, str],
-    remark: str = "",
 ) -> WorkloadScores:
     """Every competitor on one contest; one that fails gets a row that says so."""
+    same = digests.get("calibration_trace") == digests.get("test_trace")
     entries = []
     with progress(f"replay {name}", len(entrants), "strategies") as advance:
         for entrant in entrants:
@@ -210,7 +218,7 @@ def score_workload(
                 failed = isinstance(result, str)
                 entries.append(Entry(entrant.label, knob, None if failed else result, result if failed else ""))
             advance(1, entrant.label)
-    return WorkloadScores(name, entries, contest.test.trace, digests, remark)
+    return WorkloadScores(name, entries, contest.test.trace, digests, _SAME if same else "")
 
 
 def _digests(ready: _Recorded) -> dict[str, str]:
@@ -242,7 +250,12 @@ def _measure(board: Board, suite: Suite, ready: _Recorded, result: WorkloadScore
         for policy in entry.scores.policies if entry.scores else []:
             if policy.policy is None:
                 continue
-            made_of = [ready.weights.digest, entry.label, policy.value, entry.scores.parameters if entry.scores else None]
+            made_of = [
+                ready.weights.digest,
+                entry.label,
+                policy.value,
+                entry.scores.parameters if entry.scores else None,
+            ]
             digest = json_digest(made_of)[:16]
             rows.append(
                 {

@@ -257,7 +257,9 @@ def checked_score(strategy: ScoreStrategy, evidence: Evidence) -> torch.Tensor:
     score = strategy.score(evidence)
     batch = len(evidence.total)
     if not isinstance(score, torch.Tensor) or tuple(score.shape) != (batch,):
-        raise PluginError(strategy.name, f"score must be a tensor [{batch}], not {getattr(score, 'shape', type(score))}")
+        raise PluginError(
+            strategy.name, f"score must be a tensor [{batch}], not {getattr(score, 'shape', type(score))}"
+        )
     score = score.to(torch.float64)
     if torch.isnan(score).any():
         raise PluginError(strategy.name, f"score is NaN at timestep {evidence.t}")

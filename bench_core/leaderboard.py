@@ -7,7 +7,7 @@ import pandas as pd
 
 from bench_core.results import Board
 
-__all__ = ["leaderboard", "reference_line", "sections", "static_line"]
+__all__ = ["leaderboard", "reference_line", "sections", "static_line", "workload_facts"]
 
 NOT_AVAILABLE = "n/a"
 
@@ -17,7 +17,11 @@ def sections(board: Board, operating_points: list[str] | None = None) -> Iterato
     joined = board.joined()
     for (workload, point), rows in joined.groupby(["workload", "operating_point"], sort=False):
         if operating_points is None or point in operating_points:
-            yield str(workload), str(point), rows.sort_values(["rank", "average_exit_timestep"], kind="stable", na_position="last")
+            yield (
+                str(workload),
+                str(point),
+                rows.sort_values(["rank", "average_exit_timestep"], kind="stable", na_position="last"),
+            )
 
 
 def leaderboard(rows: pd.DataFrame, workloads: pd.DataFrame) -> pd.DataFrame:
@@ -48,6 +52,12 @@ def leaderboard(rows: pd.DataFrame, workloads: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def workload_facts(board: Board) -> dict[str, dict[str, object]]:
+    """The columns of workloads.csv by workload."""
+    records = board.workloads.to_dict("records")
+    return {str(record["workload"]): {str(name): value for name, value in record.items()} for record in records}
+
+
 def static_line(workload: dict[str, object]) -> str:
     """Static accuracy at each t, in words."""
     accuracies = json.loads(str(workload["static_accuracy"]))
@@ -59,9 +69,8 @@ def reference_line(workload: dict[str, object]) -> str:
     w = {name: float(str(workload[name])) for name in ("aet", "empirical_aet", "oct", "oracle_accuracy", "lower_bound")}
     return (
         f"AET {w['aet']:.3f}, empirical AET {w['empirical_aet']:.3f}, OCT {w['oct']:.3f}, "
-        f"oracle accuracy {100 * w['oracle_accuracy']:.2f} %, true lower bound {w['lower_bound']:.3f} timesteps"
+        f"oracle {100 * w['oracle_accuracy']:.2f} %, true lower bound {w['lower_bound']:.3f}"
     )
-
 
 
 class _Format:

@@ -46,7 +46,8 @@ class ReferencePoints:
 
 def static_accuracy(trace: Trace) -> Array:
     """Accuracy of stopping every sample at t, float64 [T]."""
-    return trace.correct.numpy().sum(0) / len(trace)
+    accuracy: Array = trace.correct.numpy().sum(0) / len(trace)
+    return accuracy
 
 
 def reference_points(correct: torch.Tensor) -> ReferencePoints:

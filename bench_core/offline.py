@@ -9,17 +9,17 @@ from typing import Any
 import pandas as pd
 import torch
 
+from bench_core.curves import FamilyOnTrace
 from bench_core.data import Dataset, ImageSplit
 from bench_core.errors import UsageError
 from bench_core.execution import policy_artifacts
-from bench_core.exits import Requirement, ScoreFamily
-from bench_core.knobs import KnobValue
+from bench_core.exits import ExitStrategy, Requirement, ScoreFamily
+from bench_core.knobs import KnobValue, nearest
 from bench_core.metrics import ReferencePoints, reference_points, static_accuracy
 from bench_core.plugin_manager import Registry
 from bench_core.progress import note
 from bench_core.replay import InputFrames, Outcome
 from bench_core.results import write_text
-from bench_core.curves import FamilyOnTrace
 from bench_core.scoring import Contest, Recorded, fit_family, halve, score_strategy
 from bench_core.selection import OperatingPoint
 from bench_core.store import Store
@@ -129,33 +129,20 @@ def replay_files(
     Raises:
         UsageError, TraceError: before anything is written.
     """
-    strategy = registry.find("strategies", strategy_name)
-    chosen = dict(settings or {})
+    strategy, value = _configured(registry.find("strategies", strategy_name), settings or {})
     knob = strategy.family_knob
-    value = knob.parse(chosen.pop(knob.name), strategy.name) if knob.name in chosen else None
-    if unknown := [name for name in chosen if name not in {k.name for k in strategy.knobs}]:
-        offered = ", ".join([knob.name, *(k.name for k in strategy.knobs)])
-        raise UsageError(f"{strategy.name}: unknown knob {unknown[0]!r}; it has: {offered}")
-    strategy = strategy.with_parameters(chosen)
     if value is not None and operating_point is not None:
         raise UsageError(f"{strategy.name}: give {knob.name} or --operating-point, not both")
     point = OperatingPoint.parse(operating_point or DEFAULT_POINT)
     for path in (per_sample, json_file):
         if path is not None and not path.absolute().parent.is_dir():
             raise UsageError(f"{path}: its folder doesn't exist; make it first")
-
-    calibration, test = load_trace(calibration_path), load_trace(test_path)
-    for name, ours, theirs in (
-        ("timesteps", calibration.timesteps, test.timesteps),
-        ("classes", calibration.classes, test.classes),
-    ):
-        if ours != theirs:
-            raise UsageError(f"calibration {calibration_path} has {ours} {name}, test {test_path} has {theirs}")
+    calibration, test = _matching_traces(calibration_path, test_path)
     same = calibration.digest == test.digest
     if same:
         note("warning: calibration and test are the same trace; the figures say nothing about unseen data")
-    recorded = [Recorded(trace, resolve_inputs(trace, registry)) for trace in (calibration, test)]
-    if Requirement.INPUTS in strategy.requires and any(side.inputs is None for side in recorded):
+    learn, run = (Recorded(trace, resolve_inputs(trace, registry)) for trace in (calibration, test))
+    if Requirement.INPUTS in strategy.requires and (learn.inputs is None or run.inputs is None):
         raise UsageError(
             f"{strategy.name} looks at inputs, and these traces don't say where they come from; "
             "record them with `exitbench record`, or take another strategy"
@@ -163,24 +150,49 @@ def replay_files(
     identity = {"trace": calibration.digest, "half": "all" if value is not None else "fit"}
     artifacts = policy_artifacts(store, identity) if store else None
     if value is not None:
-        family = fit_family(strategy, recorded[0], artifacts)
-        inputs = recorded[1].inputs if Requirement.INPUTS in strategy.requires else None
+        family = fit_family(strategy, learn, artifacts)
+        inputs = run.inputs if Requirement.INPUTS in strategy.requires else None
         outcome: Outcome | None = FamilyOnTrace(family, test, inputs).outcome(value)
         fitted = family.strategy.parameters if isinstance(family, ScoreFamily) else strategy.parameters
         status, rule = "ok", None
     else:
-        fit, select = halve(recorded[0])
-        scores = score_strategy(strategy, Contest(fit, select, recorded[1], artifacts), [point])
+        fit, select = halve(learn)
+        scores = score_strategy(strategy, Contest(fit, select, run, artifacts), [point])
         policy = scores.policies[0]
-        outcome, value, status, fitted, rule = policy.outcome, policy.value, policy.status, scores.parameters, str(point)
+        outcome, value, status = policy.outcome, policy.value, policy.status
+        fitted, rule = scores.parameters, str(point)
     result = ReplayResult(strategy.name, {knob.name: value, **fitted}, rule, status, outcome, test, same)
+    if per_sample is not None and result.outcome is None:
+        raise UsageError(f"no policy of {strategy.name} meets {rule}; nothing is written")
     if json_file is not None:
         write_text(json_file, json.dumps(result.as_json(), indent=1) + "\n")
     if per_sample is not None:
-        if result.outcome is None:
-            raise UsageError(f"no policy meets {rule}; {per_sample} is not written")
         write_text(per_sample, result.per_sample().to_csv(index=False))
     return result
+
+
+def _configured(strategy: ExitStrategy, settings: Mapping[str, object]) -> tuple[ExitStrategy, KnobValue | None]:
+    """The strategy with its knobs set, and the value of the family's knob if that is among them."""
+    rest = dict(settings)
+    knob = strategy.family_knob
+    value = knob.parse(rest.pop(knob.name), strategy.name) if knob.name in rest else None
+    if unknown := [name for name in rest if name not in {k.name for k in strategy.knobs}]:
+        offered = [knob.name, *(k.name for k in strategy.knobs)]
+        hint = nearest(unknown[0], offered)
+        raise UsageError(f"{strategy.name}: unknown knob {unknown[0]!r}{hint}; it has: {', '.join(offered)}")
+    return strategy.with_parameters(rest), value
+
+
+def _matching_traces(calibration_path: Path, test_path: Path) -> tuple[Trace, Trace]:
+    """Both traces, with the same T and K."""
+    calibration, test = load_trace(calibration_path), load_trace(test_path)
+    for name, ours, theirs in (
+        ("timesteps", calibration.timesteps, test.timesteps),
+        ("classes", calibration.classes, test.classes),
+    ):
+        if ours != theirs:
+            raise UsageError(f"calibration {calibration_path} has {ours} {name}, test {test_path} has {theirs}")
+    return calibration, test
 
 
 def resolve_inputs(trace: Trace, registry: Registry) -> InputFrames | None:

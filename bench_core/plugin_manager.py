@@ -1,7 +1,7 @@
 """Finds plugins, calls each on its own, checks what it returns, and keeps what is sound in a registry.
 
-Shipped and third-party plugins come in by the same door, the entry-point group ``exitbench``; a single file can be added
-with ``--plugin``. A broken plugin is a problem on a list, never an exception that takes the others down, unless
+Shipped and third-party plugins come in by the same door, the entry-point group ``exitbench``; a single file can be
+added with ``--plugin``. A broken plugin is a problem on a list, never an exception that takes the others down, unless
 ``EXITBENCH_STRICT_PLUGINS=1`` asks for it.
 """
 
@@ -129,11 +129,13 @@ def _installed() -> list[tuple[PluginRecord, Callable[[], Any]]]:
         distribution = entry.dist.name if entry.dist else "unknown"
         version = entry.dist.version if entry.dist else "unknown"
         found.append((PluginRecord(entry.name, distribution, version), entry.load))
-    return sorted(found, key=lambda pair: (pair[0].distribution != SHIPPED_DISTRIBUTION, pair[0].distribution, pair[0].name))
+    return sorted(
+        found, key=lambda pair: (pair[0].distribution != SHIPPED_DISTRIBUTION, pair[0].distribution, pair[0].name)
+    )
 
 
 def _from_files(files: Iterable[Path]) -> list[tuple[PluginRecord, Callable[[], Any]]]:
-    found = []
+    found: list[tuple[PluginRecord, Callable[[], Any]]] = []
     for path in files:
         if not path.is_file():
             raise UsageError(f"--plugin {path}: no such file")
@@ -154,7 +156,11 @@ def _from_files(files: Iterable[Path]) -> list[tuple[PluginRecord, Callable[[], 
 
 def _refuse_unknown_hooks(plugin: object) -> None:
     for name in dir(plugin):
-        if name.startswith("bench_") and hasattr(getattr(plugin, name), f"{hookspecs.PROJECT}_impl") and name not in _HOOKS:
+        if (
+            name.startswith("bench_")
+            and hasattr(getattr(plugin, name), f"{hookspecs.PROJECT}_impl")
+            and name not in _HOOKS
+        ):
             raise PluginError(getattr(plugin, "__name__", "?"), f"unknown hook {name}{nearest(name, _HOOKS)}")
 
 
@@ -169,9 +175,8 @@ def _collect(registry: Registry, record: PluginRecord, manager: pluggy.PluginMan
                 known: dict[str, Any] = getattr(registry, kind)
                 if item.name in known:
                     owner = registry.owners[kind, item.name]
-                    problems.append(
-                        f"the {_SINGULAR[kind]} name {item.name!r} is taken by plugin {owner.name} ({owner.distribution})"
-                    )
+                    by = f"plugin {owner.name} ({owner.distribution})"
+                    problems.append(f"the {_SINGULAR[kind]} name {item.name!r} is taken by {by}")
                     continue
                 known[item.name] = item
                 registry.owners[kind, item.name] = record
@@ -186,7 +191,7 @@ def _checked(hook: str, base: type, returned: object) -> list[Any]:
     items = list(returned)
     for item in items:
         if not isinstance(item, base):
-            raise PluginError(hook, f"{hook} returned {item!r:.60}, which is no {base.__module__}.{base.__name__} object")
+            raise PluginError(hook, f"{hook} returned {item!r:.60}, which is no {base.__name__} object")
         name = getattr(item, "name", None)
         if not isinstance(name, str) or not 1 <= len(name) <= 64 or not name.isprintable():
             raise PluginError(hook, f"{hook} returned {type(item).__name__}, whose name {name!r:.60} is no short text")

@@ -66,7 +66,7 @@ def record_part(
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         collect = stack.enter_context(ledger.counting()) if ledger else None
-        for batch in positions.split(BATCH):
+        for batch in torch.split(positions, BATCH):
             inputs = dataset.encode(split.images[batch], timesteps)
             logits = network.run(inputs, timesteps)
             chunks["logits"].append(logits.transpose(0, 1).contiguous())

@@ -1,9 +1,9 @@
 """Recompute a committed board and compare it, row by row and column by column.
 
-``traces``: the committed traces are replayed again. On the versions and CPU capability that the manifest names, rows.csv
-is equal byte by byte; elsewhere every decision is equal and figures agree to nine digits.
-``weights``: the shipped networks are run again and recorded anew. Equal on the same machine type; elsewhere, since a spike
-may flip, accuracies agree within 0.1 point and average exit timesteps within 0.01.
+``traces``: the committed traces are replayed again. On the versions and CPU capability that the manifest names,
+rows.csv is equal byte by byte; elsewhere every decision is equal and figures agree to nine digits. ``weights``: the
+shipped networks are run again and recorded anew. Equal on the same machine type; elsewhere, since a spike may flip,
+accuracies agree within 0.1 point and average exit timesteps within 0.01.
 """
 
 import math
@@ -72,8 +72,12 @@ def reproduce_board(folder: Path, registry: Registry, *, from_weights: bool, kee
     result = Reproduction()
     if from_weights:
         with tempfile.TemporaryDirectory(prefix="exitbench-") as scratch:
-            suite = suite.model_copy(update={"latency": suite.latency.model_copy(update={"samples": 1, "repetitions": 1})})
-            board = run_suite(suite, registry=registry, output=Path(scratch) / "board", store=Store(Path(scratch) / "store"))
+            suite = suite.model_copy(
+                update={"latency": suite.latency.model_copy(update={"samples": 1, "repetitions": 1})}
+            )
+            board = run_suite(
+                suite, registry=registry, output=Path(scratch) / "board", store=Store(Path(scratch) / "store")
+            )
     else:
         board = _from_traces(committed, suite, folder, registry)
     if keep is not None:
@@ -84,13 +88,16 @@ def reproduce_board(folder: Path, registry: Registry, *, from_weights: bool, kee
     same_place = _same_place(committed.manifest["environment"])
     result.remarks.append(f"{folder}: {len(board.rows)} rows recomputed from {'weights' if from_weights else 'traces'}")
     equal = all(
-        getattr(board, name).to_csv(index=False) == (folder / f"{name}.csv").read_text(encoding="utf-8") for name in TABLES
+        getattr(board, name).to_csv(index=False) == (folder / f"{name}.csv").read_text(encoding="utf-8")
+        for name in TABLES
     )
     if equal:
         result.remarks.append("rows.csv, curves.csv and workloads.csv are equal byte by byte")
     elif same_place:
         result.remarks.append("the versions and the CPU capability are those of the manifest, so nothing may differ")
-        result.drift += _differences(committed.rows, board.rows, _exactly) or ["the csv files differ, the rows' values don't"]
+        result.drift += _differences(committed.rows, board.rows, _exactly) or [
+            "the csv files differ, the rows' values don't"
+        ]
     else:
         result.remarks.append(f"made with {committed.manifest['environment']}, recomputed with {environment()}")
         result.drift += _differences(committed.rows, board.rows, _statistically if from_weights else _to_nine_digits)
@@ -127,7 +134,9 @@ def _from_traces(committed: Board, suite: Suite, folder: Path, registry: Registr
 
 def _same_place(made_with: Mapping[str, Any]) -> bool:
     here = environment()
-    return all(made_with.get(name) == here[name] for name in ("python", "torch", "numpy", "scipy", "machine", "cpu_capability"))
+    return all(
+        made_with.get(name) == here[name] for name in ("python", "torch", "numpy", "scipy", "machine", "cpu_capability")
+    )
 
 
 def _differences(expected: pd.DataFrame, found: pd.DataFrame, allowed: Any) -> list[str]:

@@ -1,7 +1,7 @@
-"""A board in memory and its files: rows.csv, curves.csv, workloads.csv, measurements.csv, manifest.json, leaderboard.md.
+"""A board in memory and its files: rows, curves, workloads, measurements (csv), manifest.json, leaderboard.md.
 
-``rows.csv``, ``curves.csv`` and ``workloads.csv`` are deterministic. Wall clock lives in ``measurements.csv``, is joined
-when a board is shown, and stays until it is measured again.
+``rows.csv``, ``curves.csv`` and ``workloads.csv`` are deterministic. Wall clock lives in ``measurements.csv``, is
+joined when a board is shown, and stays until it is measured again.
 """
 
 import json
@@ -64,7 +64,9 @@ class Board:
     def joined(self) -> pd.DataFrame:
         """Rows with their wall clock beside them."""
         keys = ["workload", "strategy", "operating_point"]
-        measured = self.measurements if self.measurements is not None else pd.DataFrame(columns=list(MEASUREMENT_COLUMNS))
+        measured = (
+            self.measurements if self.measurements is not None else pd.DataFrame(columns=list(MEASUREMENT_COLUMNS))
+        )
         kept = measured[[*keys, "latency_ms", "latency_median_ms", "latency_p95_ms", "speedup"]]
         return self.rows.merge(kept, on=keys, how="left")
 
@@ -98,7 +100,9 @@ def read_board(folder: Path) -> Board:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         tables = [pd.read_csv(folder / f"{name}.csv") for name in ("rows", "workloads", "curves")]
     except FileNotFoundError as error:
-        raise UsageError(f"results {folder}: {Path(error.filename).name} is missing; `exitbench run` writes it") from None
+        raise UsageError(
+            f"results {folder}: {Path(error.filename).name} is missing; `exitbench run` writes it"
+        ) from None
     except (OSError, ValueError) as error:
         raise UsageError(f"results {folder}: not readable ({error})") from error
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
@@ -108,7 +112,9 @@ def read_board(folder: Path) -> Board:
         raise UsageError(f"results {folder}: rows.csv lacks columns of schema {SCHEMA}; run the suite again")
     for table, columns, name in ((workloads, WORKLOAD_COLUMNS, "workloads"), (curves, CURVE_COLUMNS, "curves")):
         if list(table.columns) != list(columns):
-            raise UsageError(f"results {folder}: {name}.csv has other columns than schema {SCHEMA}; run the suite again")
+            raise UsageError(
+                f"results {folder}: {name}.csv has other columns than schema {SCHEMA}; run the suite again"
+            )
     return Board(rows, workloads, curves, read_measurements(folder), manifest)
 
 

@@ -78,7 +78,7 @@ def _workload_rows(
     board = _Board(workload, workload.test, cost_models, resamples, seed)
     rows = []
     for index, point in enumerate(points):
-        contenders = []
+        contenders: list[tuple[dict[str, Any], ScoredPolicy | None]] = []
         for entry in workload.entries:
             if entry.scores is None:
                 contenders.append((_failed(entry, point), None))

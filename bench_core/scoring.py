@@ -11,13 +11,32 @@ from bench_core.costs.models import CostModel
 from bench_core.costs.operations import Array, OperationCounts
 from bench_core.curves import FamilyOnTrace, candidates, thin
 from bench_core.data import calibration_halves
-from bench_core.exits import Calibration, ExitPolicy, ExitStrategy, NeverExit, PolicyFamily, Requirement, ScoreFamily, State
+from bench_core.exits import (
+    Calibration,
+    ExitPolicy,
+    ExitStrategy,
+    NeverExit,
+    PolicyFamily,
+    Requirement,
+    ScoreFamily,
+    State,
+)
 from bench_core.knobs import KnobValue
 from bench_core.replay import InputFrames, Outcome, replay
 from bench_core.selection import OperatingPoint, choose
 from bench_core.trace import Trace
 
-__all__ = ["Contest", "Recorded", "ScoredPolicy", "StrategyScores", "fit_family", "halve", "mean_energy", "operation_counts", "score_strategy"]
+__all__ = [
+    "Contest",
+    "Recorded",
+    "ScoredPolicy",
+    "StrategyScores",
+    "fit_family",
+    "halve",
+    "mean_energy",
+    "operation_counts",
+    "score_strategy",
+]
 
 Artifacts = Callable[[Mapping[str, Any], Callable[[], State]], State]
 CURVE_POINTS = 100
@@ -138,9 +157,7 @@ def score_strategy(strategy: ExitStrategy, contest: Contest, points: Sequence[Op
             static = NeverExit()
             outcome = replay(static, contest.test.trace)
             accuracy = static_correct / len(select)
-            policies.append(
-                ScoredPolicy(point, "fallback", None, static, outcome, accuracy, float(select.timesteps))
-            )
+            policies.append(ScoredPolicy(point, "fallback", None, static, outcome, accuracy, float(select.timesteps)))
         else:
             policies.append(ScoredPolicy(point, "infeasible"))
     parameters = family.strategy.parameters if isinstance(family, ScoreFamily) else strategy.parameters
@@ -163,7 +180,8 @@ def operation_counts(trace: Trace, outcome: Outcome, policy: ExitPolicy) -> Oper
         if name not in trace.counts:
             return None
         running: Array = np.cumsum(trace.counts[name].numpy(), axis=1)
-        return running[np.arange(len(exits)), exits - 1]
+        until_exit: Array = running[np.arange(len(exits)), exits - 1]
+        return until_exit
 
     macs = spent("macs")
     if macs is not None and trace.macs_once is not None:

@@ -161,7 +161,12 @@ def recorded_trace(
         title=f"record {workload.spec.name} {split_name}",
         header={
             "workload": workload.spec.name,
-            "provenance": {"recording": key, "dataset": workload.dataset.name, "weights": weights.digest, "data": split.digest},
+            "provenance": {
+                "recording": key,
+                "dataset": workload.dataset.name,
+                "weights": weights.digest,
+                "data": split.digest,
+            },
         },
         keep_part=keep_part,
     )

@@ -7,6 +7,8 @@ timesteps), whose sums are exact, so intervals don't depend on threads or order.
 The tests are about these fitted policies on this network: they say nothing about another training seed.
 """
 
+from typing import Any
+
 import numpy as np
 
 from bench_core.costs.operations import Array
@@ -28,8 +30,8 @@ def bootstrap_means(values: Array, *, resamples: int, seed: int) -> Array:
         float64 [R, M].
     """
     samples = len(values)
-    exact = np.float32 if samples * int(np.abs(values).max(initial=1)) < 2**24 else np.float64
-    columns = values.astype(exact)
+    exact: type[np.floating[Any]] = np.float32 if samples * int(np.abs(values).max(initial=1)) < 2**24 else np.float64
+    columns: Array = values.astype(exact)
     generator = np.random.Generator(np.random.PCG64(seed))
     sums = np.empty((resamples, values.shape[1]))
     for start in range(0, resamples, _CHUNK):

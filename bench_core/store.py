@@ -1,8 +1,9 @@
 """The store: artifacts addressed by the digest of what produced them.
 
-An artifact is one safetensors file: tensors, and a header of strings in which ``artifact`` is JSON with kind, key, the
-digest of the tensors and whatever the stage adds; other header entries are the format's own (a trace's, say). It is written to a temporary name and renamed, so a name in the store always holds a whole
-file; its content is checked when it is read, and what is damaged is named and set aside.
+An artifact is one safetensors file: tensors, and a header of strings in which ``artifact`` is JSON with kind, key,
+the digest of the tensors and whatever the stage adds; other header entries are the format's own (a trace's, say). It
+is written to a temporary name and renamed, so a name in the store always holds a whole file; its content is checked
+when it is read, and what is damaged is named and set aside.
 """
 
 import json

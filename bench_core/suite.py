@@ -53,8 +53,8 @@ class StrategySpec(_Spec):
 class LatencySpec(_Spec):
     """How wall clock is measured: batch 1, on ``samples`` test samples, ``repetitions`` times after a warm-up."""
 
-    samples: int = Field(50, ge=1)
-    repetitions: int = Field(3, ge=1)
+    samples: int = Field(default=50, ge=1)
+    repetitions: int = Field(default=1, ge=1)
 
 
 class Suite(_Spec):

@@ -43,7 +43,7 @@ def sort_scores(table: torch.Tensor, trace: Trace) -> SortedScores:
     correct = trace.correct.numpy().astype(np.int64)
     maxima = _running_maxima(table).reshape(-1)
     gain = (correct[:, :-1] - correct[:, 1:]).reshape(-1)  # of stopping at t instead of t + 1
-    order = np.argsort(maxima, kind="stable")
+    order = np.argsort(maxima)  # the order among equal values is never looked at
     from_here_on = np.zeros(len(order) + 1, dtype=np.int64)
     from_here_on[:-1] = np.cumsum(gain[order][::-1])[::-1]
     return SortedScores(maxima[order], correct[:, -1].sum() + from_here_on, len(trace))
@@ -54,7 +54,8 @@ def distinct_thresholds(scores: SortedScores) -> Array:
 
     A midpoint that rounds up to the higher value is replaced by the lower one, so that it still separates the two.
     """
-    values = np.unique(scores.maxima)
+    maxima = scores.maxima
+    values = maxima[np.append(maxima[1:] != maxima[:-1], True)] if len(maxima) else maxima
     low, high = values[:-1], values[1:]
     low, high = low[np.isfinite(low)], high[np.isfinite(low)]
     middle = low / 2 + np.where(np.isinf(high), low, high) / 2

@@ -162,7 +162,9 @@ def _check_finite(logits: torch.Tensor, refuse: Any) -> None:
         bad = ~(chunk.abs() <= _LARGEST)
         if bad.any():
             sample, t, k = (int(i) for i in torch.nonzero(bad)[0])
-            raise refuse(f"logits[{start + sample}, {t}, {k}] = {chunk[sample, t, k].item()}, which is no finite number")
+            raise refuse(
+                f"logits[{start + sample}, {t}, {k}] = {chunk[sample, t, k].item()}, which is no finite number"
+            )
 
 
 def _check_labels(labels: torch.Tensor, samples: int, classes: int, refuse: Any) -> None:

@@ -36,7 +36,9 @@ class Converter(Configurable, ABC):
         """
 
 
-def replace_activations(ann: AnalogNetwork, neurons: dict[int, SpikingNeuron], *, constant_input: bool) -> SpikingNetwork:
+def replace_activations(
+    ann: AnalogNetwork, neurons: dict[int, SpikingNeuron], *, constant_input: bool
+) -> SpikingNetwork:
     """The spiking network that has a neuron in the place (index among ``ann.layers``) of each activation."""
     layers = [neurons.get(index, layer) for index, layer in enumerate(ann.layers)]
     return SpikingNetwork(layers, constant_input=constant_input)

@@ -114,7 +114,7 @@ def _shapes(network: SpikingNetwork, input_shape: tuple[int, int, int]) -> list[
 
 
 def _fan_out_behind(layers: list[nn.Module], shapes: list[torch.Size], index: int) -> torch.Tensor:
-    """Fan-out of a spike at each output position of the neuron layer at ``index``, through pools to the next synapse."""
+    """Fan-out of a spike at each output of the neuron layer at ``index``, through pools to the next synapse."""
     behind = index + 1
     while behind < len(layers) and isinstance(layers[behind], AveragePool | Flatten):
         behind += 1

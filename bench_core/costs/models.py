@@ -33,8 +33,8 @@ class CostModel(Configurable, ABC):
 class Cmos45(CostModel):
     """Arithmetic in 45 nm CMOS: 0.9 pJ an accumulate, 4.6 pJ a multiply-accumulate, the community's convention.
 
-    Source of the figures: Horowitz, ISSCC 2014 (32-bit float: addition 0.9 pJ, multiplication 3.7 pJ). Memory traffic and
-    membrane updates are not charged. The controller: additions and comparisons 0.9 pJ, multiplications 3.7 pJ,
+    Source of the figures: Horowitz, ISSCC 2014 (32-bit float: addition 0.9 pJ, multiplication 3.7 pJ). Memory traffic
+    and membrane updates are not charged. The controller: additions and comparisons 0.9 pJ, multiplications 3.7 pJ,
     multiply-accumulates 4.6 pJ; an exponential or logarithm is charged as one table look-up with linear
     interpolation, that is one multiply-accumulate (this project's convention; ``transcendental`` changes it).
     """

@@ -2,7 +2,7 @@
 
 from tabulate import tabulate
 
-from bench_core.leaderboard import leaderboard, reference_line, sections, static_line
+from bench_core.leaderboard import leaderboard, reference_line, sections, static_line, workload_facts
 from bench_core.metrics import static_accuracy
 from bench_core.offline import ReplayResult
 from bench_core.results import Board
@@ -12,10 +12,11 @@ __all__ = ["loss_curve", "replay_summary", "terminal"]
 _COLUMNS = {
     "rank": "#",
     "strategy": "strategy",
-    "knob": "knob",
+    "value": "knob",
     "accuracy %": "acc %",
     "Δ points": "Δ",
     "avg exit t": "avg exit t",
+    "ms": "ms",
     "speed-up": "speed-up",
     "gap points": "gap",
 }
@@ -23,16 +24,16 @@ _COLUMNS = {
 
 def terminal(board: Board, operating_points: list[str]) -> str:
     """Tables of the given operating points, as text."""
-    facts = {record["workload"]: record for record in board.workloads.to_dict("records")}
+    facts = workload_facts(board)
     blocks = []
     for workload, point, rows in sections(board, operating_points):
         table = leaderboard(rows, board.workloads)
-        energies = {name: name for name in table.columns if name.startswith("µJ")}
-        columns = {**_COLUMNS, **dict(list(energies.items())[:1]), "note": "note"}
+        table["value"] = table["knob"].str.split(" ").str[-1]
+        table["avg exit t"] = table["avg exit t"].str.split(" ").str[0]
+        energies = [name for name in table.columns if name.startswith("µJ")]
+        columns = {**_COLUMNS, **dict.fromkeys(energies[:1], "µJ"), "note": ""}
         shown = table[list(columns)].rename(columns=columns)
-        if not shown["note"].any():
-            shown = shown.drop(columns="note")
-        blocks.append(f"{workload}   {point}")
+        blocks.append(f"{workload}, {point}" + (f" (energy: {energies[0][4:-1]})" if energies else ""))
         if workload in facts:
             blocks.append(f"static %: {_short(static_line(facts[workload]))}\n{reference_line(facts[workload])}")
         blocks.append(tabulate(shown.values.tolist(), headers=list(shown.columns), disable_numparse=True) + "\n")
@@ -49,7 +50,12 @@ def loss_curve(history: list[dict[str, float]]) -> str:
     """Loss and accuracy of each epoch, with a bar as long as the loss."""
     highest = max(record["loss"] for record in history)
     rows = [
-        [int(r["epoch"]), f"{r['loss']:.4f}", f"{100 * r['accuracy']:.2f}", "█" * max(1, round(40 * r["loss"] / highest))]
+        [
+            int(r["epoch"]),
+            f"{r['loss']:.4f}",
+            f"{100 * r['accuracy']:.2f}",
+            "█" * max(1, round(40 * r["loss"] / highest)),
+        ]
         for r in history
     ]
     return tabulate(rows, headers=["epoch", "loss", "train acc %", ""], disable_numparse=True)
@@ -60,7 +66,10 @@ def replay_summary(result: ReplayResult) -> str:
     references = result.references
     last = 100 * float(static_accuracy(result.test)[-1])
     settings = ", ".join(f"{name} = {value}" for name, value in result.parameters.items() if value is not None)
-    lines = [f"{result.strategy} ({settings})", f"chosen by: {result.operating_point or 'the given knob'}; {result.status}"]
+    lines = [
+        f"{result.strategy} ({settings})",
+        f"chosen by: {result.operating_point or 'the given knob'}; {result.status}",
+    ]
     if result.accuracy is not None and result.average_exit_timestep is not None:
         lines.append(
             f"accuracy {100 * result.accuracy:.2f} % (static T {last:.2f} %), average exit timestep "

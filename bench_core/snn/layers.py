@@ -71,4 +71,5 @@ class Flatten(nn.Module):
 
 def _fold_time(x: torch.Tensor, operation: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     """Apply an operation on [N, ...] to [T, B, ...] by folding time into the batch."""
-    return operation(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    y = operation(x.flatten(0, 1))
+    return y.view(*x.shape[:2], *y.shape[1:])

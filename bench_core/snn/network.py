@@ -96,7 +96,8 @@ class SpikingNetwork(nn.Module):
         for module in list(self.modules()):
             if isinstance(module, Synapse):
                 module.fuse()
-        return self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        return self
 
 
 class AnalogNetwork(nn.Module):

@@ -63,7 +63,8 @@ class SpikingNeuron(nn.Module):
         if potential is None:
             potential = torch.full_like(current[0], self.initial)
         if torch.is_grad_enabled() and current.requires_grad:
-            spikes, self.potential = _SpikingSequence.apply(
+            spikes: torch.Tensor
+            spikes, self.potential = _SpikingSequence.apply(  # type: ignore[no-untyped-call]  # torch's own
                 current, potential, self.decay, self.threshold, self.reset_mode
             )
             return spikes if self.amplitude == 1.0 else spikes * self.amplitude
@@ -107,7 +108,7 @@ class _SpikingSequence(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]  # torch types the hook with *args
+    def forward(  # noqa: PLR0917  # torch passes them by position
         ctx: Any, current: torch.Tensor, initial: torch.Tensor, decay: float, threshold: float, reset: ResetMode
     ) -> tuple[torch.Tensor, torch.Tensor]:
         spikes = torch.empty_like(current)
@@ -122,7 +123,7 @@ class _SpikingSequence(torch.autograd.Function):
         return spikes, after.detach()
 
     @staticmethod
-    def backward(  # type: ignore[override]  # torch types the hook with *args
+    def backward(
         ctx: Any, spikes_gradient: torch.Tensor, after_gradient: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, None, None, None]:
         (potentials,) = ctx.saved_tensors
@@ -136,8 +137,6 @@ class _SpikingSequence(torch.autograd.Function):
                 through_reset = (before < threshold).to(before.dtype).sub_(before * slope)
             else:
                 through_reset = 1.0 - threshold * slope
-            gradient = torch.addcmul(
-                slope.mul_(spikes_gradient[t]), carried, through_reset, out=current_gradient[t]
-            )
+            gradient = torch.addcmul(slope.mul_(spikes_gradient[t]), carried, through_reset, out=current_gradient[t])
             carried = decay * gradient
         return current_gradient, carried, None, None, None

@@ -2,14 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from bench_core.data.base import Dataset, ImageSplit
-from bench_core.progress import progress
+from bench_core.progress import Advance, progress
 from bench_core.snn.network import SpikingNetwork
 from bench_core.store import Store
 from bench_core.training.augmentation import augment
@@ -17,6 +16,7 @@ from bench_core.training.losses import LOSSES
 from bench_core.training.recipe import Recipe
 
 __all__ = ["EpochRecord", "train_network"]
+
 
 @dataclass(frozen=True)
 class EpochRecord:
@@ -47,75 +47,69 @@ def train_network(
     Returns:
         One record per epoch.
     """
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
-    optimizer = torch.optim.SGD(
-        network.parameters(),
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-    )
-    history = _resume(network, optimizer, store, key)
-    batches = len(split) // recipe.batch_size
-    total = recipe.epochs * batches
-    with progress(title, total, "batches") as advance:
-        advance(len(history) * batches)
+    training = _Training(network, dataset, split, timesteps=timesteps, recipe=recipe, seed=seed)
+    history = _resume(network, training.optimizer, store, key)
+    with progress(title, recipe.epochs * training.batches, "batches") as advance:
+        advance(len(history) * training.batches)
         for epoch in range(len(history), recipe.epochs):
-
-            def set_rate(batch: int, epoch: int = epoch) -> None:
-                done = (epoch * batches + batch) / total
-                optimizer.param_groups[0]["lr"] = recipe.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
-
-            history.append(
-                _train_epoch(network, optimizer, dataset, split, timesteps, recipe, seed, epoch, set_rate, advance)
-            )
-            _save(network, optimizer, history, store, key)
+            history.append(training.run_epoch(epoch, advance))
+            _save(network, training.optimizer, history, store, key)
     return history
 
 
-def _train_epoch(
-    network: nn.Module,
-    optimizer: torch.optim.SGD,
-    dataset: Dataset,
-    split: ImageSplit,
-    timesteps: int,
-    recipe: Recipe,
-    seed: int,
-    epoch: int,
-    set_rate: Callable[[int], None],
-    advance: Callable[..., None],
-) -> EpochRecord:
-    network.train()
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order = torch.randperm(len(split), generator=generator)
-    loss_of = LOSSES[recipe.loss]
-    batches = len(split) // recipe.batch_size
-    losses = correct = 0.0
-    for batch in range(batches):
-        set_rate(batch)
-        index = order[batch * recipe.batch_size : (batch + 1) * recipe.batch_size]
-        images = augment(split.images[index], generator, shift=recipe.shift, flip=recipe.flip)
-        logits = _logits(network, dataset.encode(images, timesteps), timesteps)
-        labels = split.labels[index]
-        loss = loss_of(logits, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses += loss.item()
-        correct += (logits.detach().sum(0).argmax(1) == labels).float().mean().item()
-        advance(1, f"epoch {epoch + 1}: loss {losses / (batch + 1):.3f}, accuracy {100 * correct / (batch + 1):.1f} %")
-    return EpochRecord(epoch + 1, losses / batches, correct / batches)
+class _Training:
+    """What stays the same from epoch to epoch."""
+
+    def __init__(
+        self, network: nn.Module, dataset: Dataset, split: ImageSplit, *, timesteps: int, recipe: Recipe, seed: int
+    ) -> None:
+        self.network, self.dataset, self.split = network, dataset, split
+        self.timesteps, self.recipe, self.seed = timesteps, recipe, seed
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        self.optimizer = torch.optim.SGD(
+            network.parameters(),
+            lr=self.recipe.learning_rate,
+            momentum=self.recipe.momentum,
+            weight_decay=self.recipe.weight_decay,
+        )
+        self.batches = len(split) // self.recipe.batch_size
+
+    def run_epoch(self, epoch: int, advance: Advance) -> EpochRecord:
+        recipe, split = self.recipe, self.split
+        self.network.train()
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(split), generator=generator)
+        losses = correct = 0.0
+        for batch in range(self.batches):
+            self.optimizer.param_groups[0]["lr"] = self._rate(epoch * self.batches + batch)
+            index = order[batch * recipe.batch_size : (batch + 1) * recipe.batch_size]
+            images = augment(split.images[index], generator, shift=recipe.shift, flip=recipe.flip)
+            logits = _logits(self.network, self.dataset.encode(images, self.timesteps), self.timesteps)
+            labels = split.labels[index]
+            loss = LOSSES[recipe.loss](logits, labels)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            losses += loss.item()
+            correct += (logits.detach().sum(0).argmax(1) == labels).float().mean().item()
+            done = batch + 1
+            advance(1, f"epoch {epoch + 1}: loss {losses / done:.3f}, accuracy {100 * correct / done:.1f} %")
+        return EpochRecord(epoch + 1, losses / self.batches, correct / self.batches)
+
+    def _rate(self, step: int) -> float:
+        share = step / (self.recipe.epochs * self.batches)
+        return self.recipe.learning_rate * 0.5 * (1.0 + math.cos(math.pi * share))
 
 
 def _logits(network: nn.Module, inputs: torch.Tensor, timesteps: int) -> torch.Tensor:
     """Logits [T, B, K]; an ANN counts as one timestep."""
     if isinstance(network, SpikingNetwork):
         return network.run(inputs, timesteps)
-    return network(inputs.contiguous(memory_format=torch.channels_last)).unsqueeze(0)
+    logits: torch.Tensor = network(inputs.contiguous(memory_format=torch.channels_last))
+    return logits.unsqueeze(0)
 
 
-def _save(
-    network: nn.Module, optimizer: torch.optim.SGD, history: list[EpochRecord], store: Store, key: str
-) -> None:
+def _save(network: nn.Module, optimizer: torch.optim.SGD, history: list[EpochRecord], store: Store, key: str) -> None:
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     for name, parameter in network.named_parameters():
         tensors[f"momentum.{name}"] = optimizer.state[parameter]["momentum_buffer"]

@@ -11,15 +11,29 @@ from bench_core import Evidence, Knob, Operations, Overhead
 ACCUMULATE = Knob("accumulate", "choice", "sum", choices=("sum", "mean"), help="softmax of S_t, or of S_t / t")
 ALPHA = Knob("alpha", "float", 1.0, low=0.0, open_low=True, help="divides the readout before the softmax")
 
+NOTHING = Operations()
 
-def log_probabilities(evidence: Evidence, accumulate: object, alpha: object) -> torch.Tensor:
-    """log softmax of the chosen readout, float64 [B, K]."""
-    readout = evidence.mean if accumulate == "mean" else evidence.total
+
+def readout(evidence: Evidence, accumulate: object, alpha: object = 1.0) -> torch.Tensor:
+    """S_t / alpha or S_t / (t alpha), float64 [B, K]."""
+    chosen = evidence.mean if accumulate == "mean" else evidence.total
     assert isinstance(alpha, float)
-    return torch.log_softmax(readout / alpha, dim=1)
+    return chosen if alpha == 1.0 else chosen / alpha
 
 
-def softmax_overhead(classes: int, *, scaled: bool, more: Operations = Operations()) -> Overhead:
+def largest_probability(values: torch.Tensor) -> torch.Tensor:
+    """max softmax over the last dimension: 1 / sum exp(x - max x)."""
+    return torch.exp(values - values.amax(-1, keepdim=True)).sum(-1).reciprocal()
+
+
+def top_two(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest and the second largest of the last dimension (equal where they tie)."""
+    first, place = values.max(-1, keepdim=True)
+    second = values.scatter(-1, place, -torch.inf).amax(-1)
+    return first.squeeze(-1), second
+
+
+def softmax_overhead(classes: int, *, scaled: bool, more: Operations = NOTHING) -> Overhead:
     """A softmax over K classes and the comparison with a threshold, plus ``more``, per decision.
 
     Maximum (K - 1 comparisons), K subtractions, K exponentials, K - 1 additions, one division; K multiplications where

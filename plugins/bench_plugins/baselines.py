@@ -23,7 +23,7 @@ from bench_core import (
     UsageError,
     hookimpl,
 )
-from bench_plugins._readout import ACCUMULATE, log_probabilities, softmax_overhead
+from bench_plugins._readout import ACCUMULATE, largest_probability, readout, softmax_overhead, top_two
 
 
 class PlannedExit(ExitPolicy):
@@ -124,9 +124,9 @@ class Margin(ScoreStrategy):
     knobs: ClassVar[tuple[Knob, ...]] = (ACCUMULATE,)
 
     def score(self, evidence: Evidence) -> torch.Tensor:
-        probabilities = log_probabilities(evidence, self.parameters["accumulate"], 1.0).exp()
-        top = torch.topk(probabilities, 2, dim=1).values
-        return top[:, 0] - top[:, 1]
+        values = readout(evidence, self.parameters["accumulate"])
+        first, second = top_two(values)
+        return (1.0 - torch.exp(second - first)) * largest_probability(values)
 
     def overhead(self, classes: int) -> Overhead:
         runner_up = Operations(additions=1, comparisons=classes - 1, multiplications=1)

@@ -12,7 +12,7 @@ import torch
 
 from bench_core import Evidence, ExitStrategy, Knob, Operations, Overhead, ScoreStrategy, hookimpl
 from bench_core.costs.operations import Array
-from bench_plugins._readout import ACCUMULATE, log_probabilities, softmax_overhead
+from bench_plugins._readout import ACCUMULATE, readout, softmax_overhead
 
 
 class DtSnn(ScoreStrategy):
@@ -24,8 +24,11 @@ class DtSnn(ScoreStrategy):
     knobs: ClassVar[tuple[Knob, ...]] = (ACCUMULATE,)
 
     def score(self, evidence: Evidence) -> torch.Tensor:
-        log_p = log_probabilities(evidence, self.parameters["accumulate"], 1.0)
-        return (log_p.exp() * log_p).sum(1) / math.log(log_p.shape[1])
+        values = readout(evidence, self.parameters["accumulate"])
+        below = values - values.amax(1, keepdim=True)
+        powers = below.exp()
+        whole = powers.sum(1)  # entropy = log sum e^x - sum x e^x / sum e^x
+        return ((powers * below).sum(1) / whole - whole.log()) / math.log(values.shape[1])
 
     def threshold_of(self, knob: Array) -> Array:
         return -knob

@@ -6,13 +6,14 @@ authors' demo has alpha 30 at T = 27; here it is fitted by default: the alpha wi
 log-likelihood at T on calibration data. Negative log-likelihood is convex in 1 / alpha, so there is one.
 """
 
+import math
 from typing import ClassVar, Self
 
 import torch
 from scipy.optimize import minimize_scalar
 
 from bench_core import Calibration, Evidence, ExitStrategy, Knob, Overhead, ScoreStrategy, hookimpl
-from bench_plugins._readout import log_probabilities, softmax_overhead
+from bench_plugins._readout import largest_probability, readout, softmax_overhead
 
 SMALLEST, LARGEST = 1e-3, 1e6  # range that alpha is fitted in
 
@@ -22,8 +23,12 @@ class DynamicConfidence(ScoreStrategy):
 
     name: ClassVar[str] = "dynamic-confidence"
     reference: ClassVar[str] = "Li, Jones and Furber, ICCV 2023"
-    family_knob: ClassVar[Knob] = Knob("threshold", low=0.0, high=1.0, help="stop when max softmax(S_t / alpha) exceeds it")
-    knobs: ClassVar[tuple[Knob, ...]] = (Knob("alpha", "float", None, low=0.0, open_low=True, help="fitted if not given"),)
+    family_knob: ClassVar[Knob] = Knob(
+        "threshold", low=0.0, high=1.0, help="stop when max softmax(S_t / alpha) exceeds it"
+    )
+    knobs: ClassVar[tuple[Knob, ...]] = (
+        Knob("alpha", "float", None, low=0.0, open_low=True, help="fitted if not given"),
+    )
 
     def learn(self, calibration: Calibration) -> Self:
         if self.parameters["alpha"] is not None:
@@ -31,7 +36,7 @@ class DynamicConfidence(ScoreStrategy):
         return self.with_parameters({"alpha": _fitted_alpha(calibration)})
 
     def score(self, evidence: Evidence) -> torch.Tensor:
-        return log_probabilities(evidence, "sum", self.parameters["alpha"]).amax(1).exp()
+        return largest_probability(readout(evidence, "sum", self.parameters["alpha"]))
 
     def overhead(self, classes: int) -> Overhead:
         return softmax_overhead(classes, scaled=True)
@@ -43,13 +48,12 @@ def _fitted_alpha(calibration: Calibration) -> float:
     right = total.gather(1, trace.labels[:, None])
 
     def negative_log_likelihood(log_alpha: float) -> float:
-        scaled = total * torch.tensor(-log_alpha, dtype=torch.float64).exp()
-        target = right * torch.tensor(-log_alpha, dtype=torch.float64).exp()
-        return float((torch.logsumexp(scaled, 1) - target[:, 0]).mean())
+        alpha = math.exp(log_alpha)
+        return float((torch.logsumexp(total / alpha, 1) - right[:, 0] / alpha).mean())
 
-    bounds = [float(torch.tensor(x, dtype=torch.float64).log()) for x in (SMALLEST, LARGEST)]
+    bounds = (math.log(SMALLEST), math.log(LARGEST))
     found = minimize_scalar(negative_log_likelihood, bounds=bounds, method="bounded", options={"xatol": 1e-10})
-    return float(torch.tensor(float(found.x), dtype=torch.float64).exp())
+    return math.exp(found.x)
 
 
 @hookimpl

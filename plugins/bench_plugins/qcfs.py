@@ -1,8 +1,8 @@
 """QCFS conversion: train with a clip-floor-shift activation, run with integrate-and-fire neurons.
 
 Source: Bu et al., "Optimal ANN-SNN Conversion for High-accuracy and Ultra-low-latency Spiking Neural Networks",
-ICLR 2022.  ANN: a = lambda * clip(floor(z L / lambda + 1/2) / L, 0, 1) with lambda learnt and the floor's gradient taken
-as 1.  SNN: integrate and fire, threshold lambda, u(0) = lambda / 2, reset by subtraction, spikes carry lambda.
+ICLR 2022.  ANN: a = lambda * clip(floor(z L / lambda + 1/2) / L, 0, 1) with lambda learnt and the floor's gradient
+taken as 1.  SNN: integrate and fire, threshold lambda, u(0) = lambda / 2, reset by subtraction, spikes carry lambda.
 """
 
 from typing import ClassVar

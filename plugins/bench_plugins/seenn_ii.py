@@ -14,8 +14,9 @@ the greedy one as its baseline: E[(R(z) - R(greedy)) grad log v(z)], the same op
 The spiking network is frozen: training needs only its correctness [N, T] from the calibration trace and the inputs, and
 takes seconds. Policies are trained on the ``fit`` half. On event data the policy sees the first frame only.
 
-No complete public implementation of SEENN-II is known to us. The paper's beta and epochs are not published, so the betas
-here are this project's choice; the policy network is the paper's ResNet-8 at half width behind a strided first layer.
+No complete public implementation of SEENN-II is known to us. The paper's beta and epochs are not published, so the
+betas here are this project's choice; the policy network is the paper's ResNet-8 at half width behind a strided first
+layer.
 """
 
 from collections.abc import Mapping
@@ -40,7 +41,7 @@ from bench_core import (
 )
 from bench_core.snn import Synapse
 
-BETAS = (1.0, 4.0, 16.0)
+BETAS = (0.25, 4.0, 64.0)
 VERSION = 1
 BATCH = 50
 WEIGHT_DECAY = 5e-4
@@ -93,7 +94,7 @@ class PlannedByNetwork(ExitPolicy):
 
     def start(self, evidence: Evidence) -> State:
         with torch.inference_mode():
-            chunks = [self._network(part).argmax(1) for part in evidence.inputs[:, 0].split(500)]
+            chunks = [self._network(part).argmax(1) for part in torch.split(evidence.inputs[:, 0], 500)]
         return {"plan": torch.cat(chunks) + 1}
 
     def should_exit(self, evidence: Evidence, state: State) -> tuple[torch.Tensor, State]:
@@ -105,7 +106,9 @@ class SeennII(ExitStrategy):
 
     name: ClassVar[str] = "seenn-ii"
     reference: ClassVar[str] = "Li et al., NeurIPS 2023"
-    family_knob: ClassVar[Knob] = Knob("beta", low=0.0, open_low=True, help="cost of a wrong answer; larger stops later")
+    family_knob: ClassVar[Knob] = Knob(
+        "beta", low=0.0, open_low=True, help="cost of a wrong answer; larger stops later"
+    )
     knobs: ClassVar[tuple[Knob, ...]] = (
         Knob("lr", "float", 0.1, low=0.0, open_low=True, help="learning rate of SGD, cosine to zero"),
         Knob("epochs", "int", 30, low=1, help="passes over the calibration data"),
@@ -140,7 +143,7 @@ def train_policy(calibration: Calibration, beta: float, parameters: Mapping[str,
     rate, epochs, objective = parameters["lr"], parameters["epochs"], parameters["objective"]
     assert isinstance(rate, float) and isinstance(epochs, int)
     inputs, correct = calibration.first_frames, calibration.trace.correct.to(torch.float32)
-    reward, weight = rewards(correct, beta), sample_weights(correct)
+    reward, weight = rewards(correct, beta) / max(1.0, beta), sample_weights(correct)  # scaled: same optimum, same rate
     steps = epochs * -(-len(inputs) // BATCH)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -148,11 +151,13 @@ def train_policy(calibration: Calibration, beta: float, parameters: Mapping[str,
         optimizer = torch.optim.SGD(network.parameters(), lr=rate, weight_decay=WEIGHT_DECAY)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for _ in range(epochs):
-            for index in torch.randperm(len(inputs)).split(BATCH):
+            for index in torch.split(torch.randperm(len(inputs)), BATCH):
                 if len(index) == 1:
                     continue  # batch normalisation needs two
                 scores = network(inputs[index])
-                loss = (expected_loss if objective == "expected" else reinforce_loss)(scores, reward[index], weight[index])
+                loss = (expected_loss if objective == "expected" else reinforce_loss)(
+                    scores, reward[index], weight[index]
+                )
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

@@ -1,9 +1,9 @@
 """Top-K cutoff: stop when the gap between the two largest accumulated logits exceeds a threshold of its timestep.
 
-Source: Wu, Jin, Yu, Yi and Huang, "Optimising Event-Driven Spiking Neural Network with Regularisation and Cutoff", arXiv
-2301.09522 (Frontiers in Neuroscience 19, 2025). At each t the confidence rate C(t, beta) is the share, among calibration
-samples whose gap exceeds beta, of those that stay right from t on (OCT <= t); beta_t is the smallest beta with
-C >= 1 - epsilon.
+Source: Wu, Jin, Yu, Yi and Huang, "Optimising Event-Driven Spiking Neural Network with Regularisation and Cutoff",
+arXiv 2301.09522 (Frontiers in Neuroscience 19, 2025). At each t the confidence rate C(t, beta) is the share, among
+calibration samples whose gap exceeds beta, of those that stay right from t on (OCT <= t); beta_t is the smallest beta
+with C >= 1 - epsilon.
 
 ``search=exact`` looks at zero and every distinct gap, and asks the rate to hold from beta upwards, so that no lucky bin
 passes. ``search=bins`` is the authors' code: ``bins`` equal bins up to the largest gap of all, the first that
@@ -19,6 +19,7 @@ import torch
 
 from bench_core import Calibration, Evidence, ExitStrategy, Knob, Operations, Overhead, ScoreStrategy, Trace, hookimpl
 from bench_core.costs.operations import Array
+from bench_plugins._readout import top_two
 
 
 class TopKCutoff(ScoreStrategy):
@@ -83,8 +84,8 @@ class TopKCutoff(ScoreStrategy):
 
 def _gap(totals: torch.Tensor) -> torch.Tensor:
     """top1 - top2 over the last dimension."""
-    top = torch.topk(totals, 2, dim=-1).values
-    return top[..., 0] - top[..., 1]
+    first, second = top_two(totals)
+    return first - second
 
 
 def _settled(trace: Trace) -> Array:

@@ -1,0 +1,189 @@
+"""The sweep by sorting says what replaying every distinct threshold says, ties, infinities and neighbours included."""
+
+import math
+import sys
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from bench_plugins.baselines import Margin
+from bench_plugins.dt_snn import DtSnn
+from bench_plugins.dynamic_confidence import DynamicConfidence
+from bench_plugins.seenn_i import SeennI
+from bench_plugins.topk_cutoff import TopKCutoff
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench_core import Evidence, Trace
+from bench_core.curves import FamilyOnTrace
+from bench_core.exits import ScorePolicy, ScoreStrategy
+from bench_core.replay import replay, score_table
+from bench_core.sweep import distinct_thresholds, exit_timesteps_at, sort_scores
+from tests.traces import calibrations, make_trace, traces
+
+quick = settings(max_examples=20, deadline=None)
+STRATEGIES = {
+    "seenn-i sum": SeennI(),
+    "seenn-i mean": SeennI(accumulate="mean", alpha=0.5),
+    "dt-snn sum": DtSnn(),
+    "dt-snn mean": DtSnn(accumulate="mean"),
+    "dynamic-confidence fitted": DynamicConfidence(),
+    "dynamic-confidence given": DynamicConfidence(alpha=3),
+    "topk-cutoff exact": TopKCutoff(),
+    "topk-cutoff bins": TopKCutoff(search="bins", bins=9),
+    "margin sum": Margin(),
+    "margin mean": Margin(accumulate="mean"),
+}
+every_strategy = pytest.mark.parametrize("name", STRATEGIES)
+
+
+class FirstLogit(ScoreStrategy):
+    """The score is o_t of class 0; class 1 says -1 for a score of -inf and 1 for one of +inf."""
+
+    name: ClassVar[str] = "first-logit"
+    reference: ClassVar[str] = "a test"
+
+    def score(self, evidence: Evidence) -> torch.Tensor:
+        value, sign = evidence.step_logits[:, 0], evidence.step_logits[:, 1]
+        return torch.where(sign == 0, value, sign * math.inf)
+
+
+def scored(scores: list[list[float]]) -> Trace:
+    """A trace on which FirstLogit gives these scores [N][T-1]; the last timestep's doesn't count."""
+    logits = [
+        [[0.0, math.copysign(1.0, s)] if math.isinf(s) else [s, 0.0] for s in row] + [[0.0, 0.0]] for row in scores
+    ]
+    labels = torch.arange(len(scores)) % 2
+    return Trace(torch.tensor(logits, dtype=torch.float64), labels, torch.arange(len(scores)))
+
+
+def check_sweep(strategy: ScoreStrategy, trace: Trace, *, batch: int = 4096) -> list[list[int]]:
+    """Compare sweep and replay at every distinct threshold; the exit timesteps at each, thresholds ascending."""
+    table = score_table(strategy, trace)
+    swept = sort_scores(table, trace)
+    thresholds = distinct_thresholds(swept)
+    sums, correct = swept.curve(thresholds)
+    exits = []
+    for threshold, exit_sum, right in zip(thresholds.tolist(), sums.tolist(), correct.tolist(), strict=True):
+        outcome = replay(ScorePolicy(strategy, threshold), trace, batch=batch)
+        assert int(outcome.exit_timesteps.sum()) == exit_sum
+        assert int((outcome.predictions == trace.labels).sum()) == right
+        assert exit_timesteps_at(table, threshold).tolist() == outcome.exit_timesteps.tolist()
+        exits.append(outcome.exit_timesteps.tolist())
+    return exits
+
+
+@every_strategy
+@given(trace=traces(samples=10, timesteps=6, classes=12), batch=st.sampled_from((1, 3, 4096)))
+@quick
+def test_the_sweep_equals_replay_at_every_distinct_threshold(name, trace, batch):
+    check_sweep(STRATEGIES[name].fit(calibrations(trace)).strategy, trace, batch=batch)
+
+
+@every_strategy
+@given(trace=traces(samples=10, timesteps=6, classes=12))
+@quick
+def test_the_knob_values_of_a_family_do_on_the_sweep_what_their_policies_do_on_replay(name, trace):
+    family = STRATEGIES[name].fit(calibrations(trace))
+    swept = FamilyOnTrace(family, trace)
+    values = swept.values()
+    for value, exit_sum, right in zip(values, *(column.tolist() for column in swept.curve(values)), strict=True):
+        outcome, by_sweep = replay(family.policy(value), trace), swept.outcome(value)
+        assert int(outcome.exit_timesteps.sum()) == exit_sum
+        assert int((outcome.predictions == trace.labels).sum()) == right
+        assert torch.equal(by_sweep.exit_timesteps, outcome.exit_timesteps)
+        assert torch.equal(by_sweep.predictions, outcome.predictions)
+        assert torch.equal(by_sweep.forced, outcome.forced)
+
+
+@every_strategy
+def test_a_family_tries_every_threshold_that_its_knob_can_express(name):
+    trace = make_trace("coarse", 3, 30, 5, 4)
+    strategy = STRATEGIES[name].fit(calibrations(trace)).strategy
+    swept = FamilyOnTrace(STRATEGIES[name].fit(calibrations(trace)), trace)
+    scores = np.unique(np.maximum.accumulate(score_table(strategy, trace).numpy(), axis=1))
+    tried = {tuple(swept.outcome(value).exit_timesteps.tolist()) for value in swept.values()}
+    knob = strategy.family_knob
+    at_scores = strategy.knob_of(scores[np.isfinite(scores)])
+    inside = [v for v in at_scores.tolist() if knob.low <= v < knob.high or (v == knob.high and not knob.open_high)]
+    assert len(inside) > 5
+    for value in inside:
+        assert tuple(replay(swept.family.policy(value), trace).exit_timesteps.tolist()) in tried
+
+
+@every_strategy
+@given(trace=traces(samples=15, timesteps=6, classes=6))
+@quick
+def test_a_lower_threshold_never_stops_a_sample_later(name, trace):
+    exits = check_sweep(STRATEGIES[name].fit(calibrations(trace)).strategy, trace)
+    for lower, higher in zip(exits, exits[1:], strict=False):
+        assert all(a <= b for a, b in zip(lower, higher, strict=True))
+
+
+SCORES = st.one_of(
+    st.sampled_from((-math.inf, math.inf, 0.0, -0.0, 1.0, 5e-324, -5e-324, sys.float_info.max / 2)),
+    st.floats(-1e300, 1e300),
+    st.integers(0, 3).map(lambda i: 1.0 + i * sys.float_info.epsilon),
+)
+
+
+@st.composite
+def score_rows(draw: st.DrawFn) -> list[list[float]]:
+    width = draw(st.integers(0, 4))
+    return draw(st.lists(st.lists(SCORES, min_size=width, max_size=width), min_size=1, max_size=8))
+
+
+@given(score_rows())
+@settings(max_examples=100, deadline=None)
+def test_the_sweep_equals_replay_on_arbitrary_scores(rows):
+    check_sweep(FirstLogit(), scored(rows))
+
+
+@given(score_rows())
+@settings(max_examples=100, deadline=None)
+def test_no_threshold_gives_an_outcome_that_the_distinct_ones_do_not(rows):
+    table = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), -1)
+    thresholds = distinct_thresholds(sort_scores(table, scored(rows)))
+    found = [tuple(exit_timesteps_at(table, threshold).tolist()) for threshold in thresholds.tolist()]
+    for threshold in {-math.inf, math.inf, *(score for row in rows for score in row)}:
+        assert tuple(exit_timesteps_at(table, threshold).tolist()) in found
+    inner = found[1:-1]
+    assert len(set(inner)) == len(inner)
+
+
+@pytest.mark.parametrize("low", [1.0, 0.1, 0.0, -1.0, 5e-324, -5e-324, 2.0**-1022, 1e300, -1e300])
+def test_thresholds_separate_adjacent_doubles(low):
+    values = [low, math.nextafter(low, math.inf), math.nextafter(math.nextafter(low, math.inf), math.inf)]
+    exits = check_sweep(FirstLogit(), scored([[value] for value in values]))
+    assert exits == [[1, 1, 1], [2, 1, 1], [2, 2, 1], [2, 2, 2]]
+
+
+def test_thresholds_between_the_largest_doubles_do_not_overflow():
+    largest = sys.float_info.max
+    thresholds = distinct_thresholds(sort_scores(torch.tensor([[-largest], [largest]]).double(), scored([[0], [0]])))
+    assert thresholds.tolist() == [-math.inf, 0.0, math.inf]
+    high = torch.tensor([[largest / 2], [largest]], dtype=torch.float64)
+    assert distinct_thresholds(sort_scores(high, scored([[0], [0]]))).tolist() == [-math.inf, largest * 0.75, math.inf]
+
+
+def test_infinite_scores_stop_never_or_as_soon_as_anything_does():
+    exits = check_sweep(FirstLogit(), scored([[-math.inf], [2.0], [math.inf]]))
+    assert exits == [[2, 1, 1], [2, 2, 1], [2, 2, 2]]
+
+
+def test_only_infinite_scores_leave_two_thresholds():
+    assert check_sweep(FirstLogit(), scored([[-math.inf], [math.inf]])) == [[2, 1], [2, 2]]
+    assert check_sweep(FirstLogit(), scored([[-math.inf], [-math.inf]])) == [[2, 2], [2, 2]]
+
+
+def test_a_score_that_falls_again_does_not_hold_a_sample_back():
+    assert check_sweep(FirstLogit(), scored([[3.0, 1.0, 2.0]])) == [[1], [4]]
+
+
+@every_strategy
+def test_with_one_timestep_every_threshold_stops_everything_at_it(name):
+    trace = make_trace("normal", 8, 9, 1, 4)
+    strategy = STRATEGIES[name].fit(calibrations(trace)).strategy
+    assert tuple(score_table(strategy, trace).shape) == (9, 0)
+    assert check_sweep(strategy, trace) == [[1] * 9, [1] * 9]
