@@ -91,8 +91,8 @@ def _source_folder() -> Path:
         if any((place / f"train-images-idx3-ubyte{end}").exists() for end in ("", ".gz")):
             return place
     raise DataError(
-        "fashion-mnist: the training images are not on this machine; install Debian's package dataset-fashion-mnist,
-        or " "put the four original IDX files into $EXITBENCH_DATA/fashion-mnist"
+        "fashion-mnist: the training images are not on this machine; install Debian's package dataset-fashion-mnist, "
+        "or put the four original IDX files into $EXITBENCH_DATA/fashion-mnist"
     )
 
 

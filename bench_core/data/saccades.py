@@ -25,7 +25,7 @@ _CORNERS = ((-1.0, -1.0), (1.0, 0.0), (-1.0, 1.0), (-1.0, -1.0))
 
 
 def saccade_path(timesteps: int) -> torch.Tensor:
-    """Sensor positions in pixels, float64 [timesteps * SUBSTEPS + 1, 2]: a closed triangle, one side after the other."""
+    """Sensor positions in pixels, float64 [timesteps * SUBSTEPS + 1, 2]: a closed triangle, side after side."""
     moments = torch.linspace(0.0, 3.0, timesteps * SUBSTEPS + 1, dtype=torch.float64)
     side = moments.floor().clamp(max=2.0)
     corners = torch.tensor(_CORNERS, dtype=torch.float64) * AMPLITUDE
