@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from bench_core.exits import ListedPolicies as ListedPolicies
     from bench_core.exits import PolicyFamily as PolicyFamily
     from bench_core.exits import Requirement as Requirement
+    from bench_core.exits import ScoreFamily as ScoreFamily
     from bench_core.exits import ScoreStrategy as ScoreStrategy
     from bench_core.exits import State as State
     from bench_core.knobs import Knob as Knob
@@ -68,6 +69,7 @@ _HOMES = {
     "Overhead": "costs",
     "Regularizer": "training",
     "Requirement": "exits",
+    "ScoreFamily": "exits",
     "ScoreStrategy": "exits",
     "State": "exits",
     "PolicyFamily": "exits",

@@ -193,7 +193,8 @@ def train(
 @app.command()
 def record(
     workload: Annotated[str, typer.Argument(help="A workload of the suite.")],
-    split: Annotated[str, typer.Option(help="calibration or test.")] = "test",
+    split: Annotated[str, typer.Option(help="train, calibration or test.")] = "test",
+    dropout: Annotated[float, typer.Option(help="Drop outputs of spiking layers with this probability.")] = 0.0,
     suite: Annotated[str, typer.Option(help="A shipped suite's name, or a .toml file.")] = "quick",
     plugin: PluginFiles = None,
     output: Annotated[
@@ -205,13 +206,15 @@ def record(
     from bench_core.store import Store, default_root
     from bench_core.trace import save_trace
 
-    if split not in ("calibration", "test"):
-        raise UsageError(f"--split {split}: it is calibration or test")
+    if split not in ("train", "calibration", "test"):
+        raise UsageError(f"--split {split}: it is train, calibration or test")
+    if not 0 <= dropout < 1:
+        raise UsageError(f"--dropout {dropout}: it is in [0, 1)")
     found = _workload(suite, workload, _registry(plugin))
     place = output or Path(f"{workload}-{split}.safetensors")
     _refuse_missing_folder(place)
     store = Store(default_root())
-    trace = recorded_trace(found, trained_weights(found, store), split, store)
+    trace = recorded_trace(found, trained_weights(found, store), split, store, dropout=dropout)
     save_trace(trace, place)
     print(f"{place}: {len(trace)} samples, T = {trace.timesteps}, K = {trace.classes}, sha256 {trace.digest}")
 

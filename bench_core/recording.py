@@ -1,11 +1,12 @@
 """Recording: run a network once over a split, and keep what it said and spent as a trace."""
 
 import json
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from bench_core.costs.ledger import OperationLedger, UncountableLayerError
 from bench_core.data import Dataset, ImageSplit
@@ -26,6 +27,7 @@ def record(
     timesteps: int,
     *,
     title: str,
+    dropout: float = 0.0,
     header: dict[str, Any] | None = None,
     keep_part: Callable[[int, Callable[[], dict[str, torch.Tensor]]], dict[str, torch.Tensor]] | None = None,
 ) -> Trace:
@@ -34,10 +36,11 @@ def record(
     Args:
         network: prepared for inference.
         title: shown with the progress.
+        dropout: probability with which the output of every spiking layer is dropped while recording (seeded).
         header: JSON-able entries of the trace's header, such as workload and provenance.
         keep_part: called with a part's number and a function that records it; may return the part from a store.
     """
-    variant = {"batch": BATCH, "dtype": "float32", "device": "cpu", "layout": "channels_last"}
+    variant = {"batch": BATCH, "dtype": "float32", "device": "cpu", "layout": "channels_last", "dropout": dropout}
     starts = range(0, len(split), PART)
     parts = []
     with progress(title, len(split), "samples") as advance:
@@ -45,7 +48,7 @@ def record(
             positions = torch.arange(start, min(start + PART, len(split)))
 
             def build(positions: torch.Tensor = positions) -> dict[str, torch.Tensor]:
-                return record_part(network, dataset, split, positions, timesteps)
+                return record_part(network, dataset, split, positions, timesteps, dropout=dropout)
 
             parts.append(build() if keep_part is None else keep_part(number, build))
             advance(len(positions))
@@ -58,13 +61,21 @@ def record(
 
 
 def record_part(
-    network: SpikingNetwork, dataset: Dataset, split: ImageSplit, positions: torch.Tensor, timesteps: int
+    network: SpikingNetwork,
+    dataset: Dataset,
+    split: ImageSplit,
+    positions: torch.Tensor,
+    timesteps: int,
+    *,
+    dropout: float = 0.0,
 ) -> dict[str, torch.Tensor]:
     """A trace's tensors, without labels and ids, for the samples at ``positions``."""
-    ledger = _ledger(network, dataset)
+    ledger = None if dropout else _ledger(network, dataset)  # what is dropped costs nothing that can be told
     chunks: dict[str, list[torch.Tensor]] = {"logits": []}
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
+        if dropout:
+            stack.enter_context(_dropping(network, dropout, seed=int(positions[0])))
         collect = stack.enter_context(ledger.counting()) if ledger else None
         for batch in torch.split(positions, BATCH):
             inputs = dataset.encode(split.images[batch], timesteps)
@@ -82,6 +93,23 @@ def record_part(
         tensors["neuron_updates"] = torch.full(shape, ledger.neuron_updates, dtype=torch.int64)
         tensors["macs_once"] = torch.full((len(positions),), ledger.macs_once, dtype=torch.int64)
     return tensors
+
+
+@contextmanager
+def _dropping(network: SpikingNetwork, probability: float, *, seed: int) -> Iterator[None]:
+    """Drop outputs of every spiking layer at random, as in training with dropout."""
+
+    def drop(_neuron: torch.nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+        return F.dropout(output, probability, training=True)
+
+    hooks = [neuron.register_forward_hook(drop) for neuron in network.neurons()]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
 
 def _ledger(network: SpikingNetwork, dataset: Dataset) -> OperationLedger | None:

@@ -153,7 +153,13 @@ def _differences(expected: pd.DataFrame, found: pd.DataFrame, allowed: Any) -> l
 
 
 def _exactly(_column: str, expected: Any, found: Any) -> bool:
-    return bool((pd.isna(expected) and pd.isna(found)) or expected == found or str(expected) == str(found))
+    if _is_empty(expected) or _is_empty(found):
+        return _is_empty(expected) and _is_empty(found)
+    return bool(expected == found or str(expected) == str(found))
+
+
+def _is_empty(cell: Any) -> bool:
+    return cell is None or cell == "" or bool(pd.isna(cell))
 
 
 def _to_nine_digits(column: str, expected: Any, found: Any) -> bool:
@@ -166,6 +172,6 @@ def _statistically(column: str, expected: Any, found: Any) -> bool:
     tolerances = {"accuracy": ACCURACY_TOLERANCE, "average_exit_timestep": TIMESTEP_TOLERANCE}
     if column not in tolerances:
         return True  # knobs, digests and intervals move with single flipped spikes
-    if pd.isna(expected) or pd.isna(found):
-        return bool(pd.isna(expected) and pd.isna(found))
+    if _is_empty(expected) or _is_empty(found):
+        return _is_empty(expected) and _is_empty(found)
     return abs(float(expected) - float(found)) <= tolerances[column]

@@ -118,7 +118,7 @@ def spiking_network(workload: Workload, weights: Artifact) -> SpikingNetwork:
     return workload.converter.convert(network, inputs).prepare_for_inference()
 
 
-def recording_key(workload: Workload, weights: Artifact, split: str) -> str:
+def recording_key(workload: Workload, weights: Artifact, split: str, dropout: float = 0.0) -> str:
     """Digest of everything that the trace of a split depends on."""
     return json_digest(
         {
@@ -130,15 +130,22 @@ def recording_key(workload: Workload, weights: Artifact, split: str) -> str:
             "split": split,
             "timesteps": workload.spec.timesteps,
             "batch": BATCH,
+            **({"dropout": dropout} if dropout else {}),
         }
     )
 
 
 def recorded_trace(
-    workload: Workload, weights: Artifact, split_name: str, store: Store, *, network: SpikingNetwork | None = None
+    workload: Workload,
+    weights: Artifact,
+    split_name: str,
+    store: Store,
+    *,
+    network: SpikingNetwork | None = None,
+    dropout: float = 0.0,
 ) -> Trace:
     """The trace of a workload on a split: from the store, or recorded now in parts that survive a killed run."""
-    key = recording_key(workload, weights, split_name)
+    key = recording_key(workload, weights, split_name, dropout)
     if (found := store.get("traces", key)) is not None:
         try:
             return trace_from_tensors(found.tensors, found.header, str(store.path("traces", key)))
@@ -159,6 +166,7 @@ def recorded_trace(
         split,
         workload.spec.timesteps,
         title=f"record {workload.spec.name} {split_name}",
+        dropout=dropout,
         header={
             "workload": workload.spec.name,
             "provenance": {

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -61,6 +62,11 @@ def process(*arguments, cwd):
         check=False,
     )
     return Answer(done.returncode, done.stdout, done.stderr)
+
+
+def home():
+    """The store of this test."""
+    return Path(os.environ["EXITBENCH_HOME"])
 
 
 def tree(folder):
@@ -125,7 +131,7 @@ def place(tmp_path_factory):
     write_suite(folder / "bad-converter-knob.toml", workloads=[{**CONVERTED, "conversion": conversion}])
     write_suite(folder / "bad-point.toml", operating_points=["iso-acuracy:1"])
     write_suite(folder / "bad-budget.toml", operating_points=["budget:1.5"])
-    (folder / "broken.toml").write_text('schema = "exitbench.suite/1"\nname = [\n')
+    (folder / "broken.toml").write_text('schema = "exitbench.suite/1"\nname = = "tiny"\n')
     (folder / "latin.toml").write_bytes(b'title = "Gr\xfc\xdfe"\n')
     (folder / "a-file").write_text("")
     (folder / "a-folder").mkdir()
@@ -164,7 +170,7 @@ WRONG = {
     "unknown suite": (["run", "quik", "--output", "board"], ["'quik'", "did you mean 'quick'"]),
     "suite file missing": (["run", "absent.toml", "--output", "board"], ["absent.toml", "No such file"]),
     "suite file a folder": (["run", "a-folder.toml", "--output", "board"], ["a-folder.toml"]),
-    "broken TOML": (ran("broken"), ["broken.toml", "not TOML", "line"]),
+    "broken TOML": (ran("broken"), ["broken.toml", "not TOML", "line 2"]),
     "not UTF-8": (ran("latin"), ["latin.toml", "not TOML"]),
     "unknown field": (ran("unknown-field"), ["unknown-field.toml", "colour"]),
     "wrong type": (ran("wrong-type"), ["wrong-type.toml", "workloads.0.timesteps", "integer"]),
@@ -265,7 +271,7 @@ WRONG = {
     ),
     "no policy to write": (
         [*SEENN, "--operating-point", "budget:0.1", "--json", "out.json", "--per-sample", "out.csv"],
-        ["budget:0.1", "out.csv"],
+        ["budget:0.1", "nothing is written"],
     ),
 }
 
@@ -281,33 +287,26 @@ def check_refusal(answer, words):
 
 
 @pytest.mark.parametrize(("arguments", "words"), WRONG.values(), ids=WRONG.keys())
-def test_wrong_input_is_one_line_exit_2_and_nothing_written(
-    place,
-    exitbench,
-    monkeypatch,
-    own_home,
-    arguments,
-    words,  # noqa: F811
-):
+def test_wrong_input_is_one_line_exit_2_and_nothing_written(place, exitbench, monkeypatch, arguments, words):
     monkeypatch.chdir(place)
     before = tree(place)
     answer = exitbench(*arguments)
     after = tree(place)
     assert after == before, sorted(set(after) ^ set(before))
-    assert not own_home.exists()
+    assert not home().exists()
     check_refusal(answer, words)
 
 
-@pytest.mark.parametrize("case", ["unknown suite", "unknown field", "NaN logits", "knob out of range", "unknown flag"])
-def test_a_process_of_its_own_refuses_alike(place, own_home, case):  # noqa: F811
+@pytest.mark.parametrize("case", ["unknown suite", "unknown field", "NaN logits", "unknown flag", "missing option"])
+def test_a_process_of_its_own_refuses_alike(place, case):
     arguments, words = WRONG[case]
     before = tree(place)
     check_refusal(process(*arguments, cwd=place), words)
     assert tree(place) == before
-    assert not own_home.exists()
+    assert not home().exists()
 
 
-HEAVY = ("torch", "numpy", "pandas", "scipy", "pydantic", "safetensors", "tonic")
+HEAVY = ("torch", "numpy", "pandas", "scipy", "safetensors", "tonic", "bench_plugins")
 
 
 @pytest.mark.parametrize(
@@ -325,6 +324,13 @@ def test_help_imports_nothing_heavy(tmp_path, arguments):
     )
     assert "exitbench" in done.stdout
     assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
+@pytest.mark.parametrize("arguments", [[], ["data"]], ids=["exitbench", "exitbench data"])
+def test_no_command_shows_the_help_and_nothing_else(exitbench, arguments):
+    answer = exitbench(*arguments)
+    assert "Usage:" in answer.out + answer.err
+    assert "exitbench: \n" not in answer.err
 
 
 LISTED = {
@@ -559,7 +565,7 @@ def test_train_record_and_replay_with_inputs_one_after_the_other(tmp_path, exitb
     assert result["parameters"]["beta"] == 2
 
 
-def test_a_dry_run_says_what_would_be_done_and_writes_nothing(place, exitbench, monkeypatch, own_home):  # noqa: F811
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(place, exitbench, monkeypatch):
     monkeypatch.chdir(place)
     before = tree(place)
     answer = exitbench("run", "tiny.toml", *TINY, "--dry-run")
@@ -568,7 +574,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(place, exitbench, 
     assert "fixed, stability, seenn-i" in answer.out
     assert "exitbench-results/tiny" in answer.out
     assert tree(place) == before
-    assert not own_home.exists()
+    assert not home().exists()
 
 
 def test_a_failed_row_is_exit_code_1(tmp_path, exitbench, monkeypatch):

@@ -249,6 +249,7 @@ def constant(values: list[float], timesteps: int = 3) -> Trace:
         (SeennI(), 1.0, [1e30, 0.0, 0.0]),  # exactly one
         (SeennI(accumulate="mean", alpha=8.0), 1.0, [1e6, 0.0]),
         (DynamicConfidence(alpha=30.0), 0.5, [-7.0, -7.0]),
+        (SeennI(), 0.1, [0.0] * 10),  # chance
         (DtSnn(), 1.0, [2.0, 2.0]),  # entropy exactly one
         (DtSnn(accumulate="mean"), 0.0, [1e30, 0.0]),  # exactly nought
         (Margin(), 0.0, [5.0, 5.0, 1.0]),

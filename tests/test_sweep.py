@@ -1,5 +1,6 @@
 """The sweep by sorting says what replaying every distinct threshold says, ties, infinities and neighbours included."""
 
+import itertools
 import math
 import sys
 from typing import ClassVar
@@ -117,7 +118,7 @@ def test_a_family_tries_every_threshold_that_its_knob_can_express(name):
 @quick
 def test_a_lower_threshold_never_stops_a_sample_later(name, trace):
     exits = check_sweep(STRATEGIES[name].fit(calibrations(trace)).strategy, trace)
-    for lower, higher in zip(exits, exits[1:], strict=False):
+    for lower, higher in itertools.pairwise(exits):
         assert all(a <= b for a, b in zip(lower, higher, strict=True))
 
 
@@ -161,8 +162,8 @@ def test_thresholds_separate_adjacent_doubles(low):
 
 def test_thresholds_between_the_largest_doubles_do_not_overflow():
     largest = sys.float_info.max
-    thresholds = distinct_thresholds(sort_scores(torch.tensor([[-largest], [largest]]).double(), scored([[0], [0]])))
-    assert thresholds.tolist() == [-math.inf, 0.0, math.inf]
+    both = torch.tensor([[-largest], [largest]], dtype=torch.float64)
+    assert distinct_thresholds(sort_scores(both, scored([[0], [0]]))).tolist() == [-math.inf, 0.0, math.inf]
     high = torch.tensor([[largest / 2], [largest]], dtype=torch.float64)
     assert distinct_thresholds(sort_scores(high, scored([[0], [0]]))).tolist() == [-math.inf, largest * 0.75, math.inf]
 

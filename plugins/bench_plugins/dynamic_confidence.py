@@ -10,7 +10,7 @@ import math
 from typing import ClassVar, Self
 
 import torch
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq
 
 from bench_core import Calibration, Evidence, ExitStrategy, Knob, Overhead, ScoreStrategy, hookimpl
 from bench_plugins._readout import largest_probability, readout, softmax_overhead
@@ -43,17 +43,21 @@ class DynamicConfidence(ScoreStrategy):
 
 
 def _fitted_alpha(calibration: Calibration) -> float:
+    """Where negative log-likelihood at T has no slope in 1 / alpha, or the end of the range that lies beyond."""
     trace = calibration.trace
     total = torch.cat([chunk[:, -1] for _, chunk in trace.totals()])
-    right = total.gather(1, trace.labels[:, None])
+    right = total.gather(1, trace.labels[:, None])[:, 0]
 
-    def negative_log_likelihood(log_alpha: float) -> float:
-        alpha = math.exp(log_alpha)
-        return float((torch.logsumexp(total / alpha, 1) - right[:, 0] / alpha).mean())
+    def slope(log_alpha: float) -> float:
+        expected = (torch.softmax(total / math.exp(log_alpha), 1) * total).sum(1)
+        return float((expected - right).mean())  # falls as alpha grows
 
-    bounds = (math.log(SMALLEST), math.log(LARGEST))
-    found = minimize_scalar(negative_log_likelihood, bounds=bounds, method="bounded", options={"xatol": 1e-10})
-    return math.exp(found.x)
+    low, high = math.log(SMALLEST), math.log(LARGEST)
+    if slope(low) <= 0:
+        return SMALLEST
+    if slope(high) >= 0:
+        return LARGEST
+    return math.exp(brentq(slope, low, high, xtol=1e-13))
 
 
 @hookimpl

@@ -9,15 +9,30 @@ with C >= 1 - epsilon.
 passes. ``search=bins`` is the authors' code: ``bins`` equal bins up to the largest gap of all, the first that
 qualifies, and the last always does.
 
+Calibration is on held-out data by default. The authors calibrate on training data with dropout 0.3 behind every spiking
+layer, which imitates the gap to unseen data: record such a trace and set ``calibrate_on=train-dropout``.
+
 Both become one score: -epsilon*, where epsilon*(t, gap) is the smallest epsilon at which that gap stops at t.
 """
 
+import json
 from typing import ClassVar, Self
 
 import numpy as np
 import torch
 
-from bench_core import Calibration, Evidence, ExitStrategy, Knob, Operations, Overhead, ScoreStrategy, Trace, hookimpl
+from bench_core import (
+    Calibration,
+    Evidence,
+    ExitStrategy,
+    Knob,
+    Operations,
+    Overhead,
+    ScoreStrategy,
+    Trace,
+    UsageError,
+    hookimpl,
+)
 from bench_core.costs.operations import Array
 from bench_plugins._readout import top_two
 
@@ -33,11 +48,23 @@ class TopKCutoff(ScoreStrategy):
     knobs: ClassVar[tuple[Knob, ...]] = (
         Knob("search", "choice", "exact", choices=("exact", "bins"), help="where thresholds are looked for"),
         Knob("bins", "int", 100, low=1, high=100_000, help="number of bins for search=bins"),
+        Knob(
+            "calibrate_on",
+            "choice",
+            "held-out",
+            choices=("held-out", "train-dropout"),
+            help="what the calibration trace holds",
+        ),
     )
     _tables: tuple[tuple[Array, Array], ...] = ()  # per t < T: gaps, ascending, and epsilon* of a gap above each
 
     def learn(self, calibration: Calibration) -> Self:
         trace = calibration.trace
+        if self.parameters["calibrate_on"] == "train-dropout" and not _is_training_with_dropout(trace):
+            raise UsageError(
+                f"{self.name}: calibrate_on=train-dropout needs a calibration trace of the training split with dropout; "
+                "`exitbench record WORKLOAD --split train --dropout 0.3` makes one"
+            )
         gaps = torch.cat([_gap(totals) for _, totals in trace.totals()]).numpy()  # [N, T]
         settled = _settled(trace)
         find = self._exact if self.parameters["search"] == "exact" else self._binned
@@ -86,6 +113,11 @@ def _gap(totals: torch.Tensor) -> torch.Tensor:
     """top1 - top2 over the last dimension."""
     first, second = top_two(totals)
     return first - second
+
+
+def _is_training_with_dropout(trace: Trace) -> bool:
+    variant = json.loads(trace.header.get("variant", "null")) or {}
+    return trace.header.get("split") == "train" and float(variant.get("dropout", 0.0)) > 0.0
 
 
 def _settled(trace: Trace) -> Array:

@@ -1,0 +1,148 @@
+"""SpikeCP: stop when the conformal prediction set holds at most a few labels.
+
+Source: Chen, Park and Simeone, "SpikeCP: Delay-Adaptive Reliable Spiking Neural Networks via Conformal Prediction",
+arXiv 2305.11322. At every timestep each label c gets a conformal p-value from held-out calibration samples,
+
+    p_t(c) = (1 + #{i : s_t(x_i, y_i) >= s_t(x, c)}) / (n + 1),     s_t(x, c) = -log softmax(S_t)[c],
+
+and the set keeps the labels whose p-value, corrected for T looks, exceeds alpha. On exchangeable data the set at the
+stop holds the label with probability at least 1 - alpha:
+
+- ``correction=bonferroni``: T p_t(c). Valid whatever the dependence between timesteps.
+- ``correction=simes``: min over r of T p_(r)(c) / r, p_(1) <= p_(2) <= … the p-values so far. Never larger sets; valid
+  under positive dependence, which is plausible here and not proven.
+"""
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from bench_core import (
+    Calibration,
+    Evidence,
+    ExitPolicy,
+    ExitStrategy,
+    Knob,
+    ListedPolicies,
+    Operations,
+    Overhead,
+    PolicyFamily,
+    ScoreFamily,
+    ScoreStrategy,
+    State,
+    hookimpl,
+)
+from bench_core.costs.operations import Array
+from bench_plugins._readout import softmax_overhead
+
+GRID = tuple(float(x) for x in np.geomspace(1e-3, 0.9, 30))  # levels compared where no exact sweep is to be had
+
+
+class ConformalPValues:
+    """p-values of every label at every timestep, against the calibration samples' scores.
+
+    Args:
+        calibration: held-out data, exchangeable with what is tested.
+    """
+
+    def __init__(self, calibration: Calibration) -> None:
+        trace = calibration.trace
+        scores = []
+        for start, totals in trace.totals():
+            labels = trace.labels[start : start + len(totals), None, None].expand(-1, trace.timesteps, 1)
+            scores.append(-torch.log_softmax(totals, 2).gather(2, labels).squeeze(2))
+        self._scores = torch.cat(scores).sort(0).values.T.contiguous()  # [T, n], ascending
+
+    def __call__(self, t: int, total: torch.Tensor) -> torch.Tensor:
+        """p_t(c), float64 [B, K]."""
+        known = self._scores[t - 1]
+        below = torch.searchsorted(known, -torch.log_softmax(total, 1))  # scores strictly below
+        return (1 + len(known) - below).to(torch.float64) / (len(known) + 1)
+
+
+class _BonferroniScore(ScoreStrategy):
+    """Minus the smallest alpha at which the set is small enough."""
+
+    name: ClassVar[str] = "spikecp"
+    reference: ClassVar[str] = "Chen, Park and Simeone, arXiv 2305.11322"
+    family_knob: ClassVar[Knob] = Knob(
+        "alpha", low=0.0, high=1.0, open_low=True, open_high=True, help="share of sets that may miss the label"
+    )
+    knobs: ClassVar[tuple[Knob, ...]] = (
+        Knob("max_set", "int", 1, low=1, help="stop when the set has at most so many labels"),
+        Knob("correction", "choice", "bonferroni", choices=("bonferroni", "simes"), help="for looking T times"),
+    )
+    p_values: ConformalPValues
+
+    def score(self, evidence: Evidence) -> torch.Tensor:
+        corrected = evidence.T * self.p_values(evidence.t, evidence.total)
+        return -smallest_level(corrected, self.parameters["max_set"])
+
+    def threshold_of(self, knob: Array) -> Array:
+        return np.nextafter(-knob, -np.inf)  # alpha* <= alpha stops, and the comparison is strict
+
+    def knob_of(self, threshold: Array) -> Array:
+        return np.nextafter(-threshold, -np.inf)
+
+    def overhead(self, classes: int) -> Overhead:
+        return conformal_overhead(classes)
+
+
+class SpikeCP(ExitStrategy):
+    """Conformal prediction sets at every timestep; stop when the set has at most ``max_set`` labels."""
+
+    name: ClassVar[str] = "spikecp"
+    reference: ClassVar[str] = _BonferroniScore.reference
+    family_knob: ClassVar[Knob] = _BonferroniScore.family_knob
+    knobs: ClassVar[tuple[Knob, ...]] = _BonferroniScore.knobs
+    nested: ClassVar[bool] = True
+
+    def fit(self, calibration: Calibration) -> PolicyFamily:
+        p_values = ConformalPValues(calibration)
+        if self.parameters["correction"] == "bonferroni":
+            inner = _BonferroniScore(**self.parameters)
+            inner.p_values = p_values
+            return ScoreFamily(inner)
+        max_set = self.parameters["max_set"]
+        return ListedPolicies(GRID, lambda alpha: SimesPolicy(p_values, alpha, max_set))
+
+
+class SimesPolicy(ExitPolicy):
+    """Stop on Simes-corrected sets; the p-values so far are the state."""
+
+    def __init__(self, p_values: ConformalPValues, alpha: float, max_set: object) -> None:
+        self._p_values, self._alpha, self._max_set = p_values, alpha, max_set
+
+    def overhead(self, classes: int) -> Overhead:
+        return conformal_overhead(classes)
+
+    def start(self, evidence: Evidence) -> State:
+        batch, classes = evidence.total.shape
+        return {"seen": torch.ones(batch, classes, 0, dtype=torch.float64)}
+
+    def should_exit(self, evidence: Evidence, state: State) -> tuple[torch.Tensor, State]:
+        newest = self._p_values(evidence.t, evidence.total)
+        seen = torch.cat([state["seen"], newest[:, :, None]], dim=2).sort(2).values
+        ranks = torch.arange(1, seen.shape[2] + 1, dtype=torch.float64)
+        combined = (evidence.T * seen / ranks).amin(2)
+        return smallest_level(combined, self._max_set) <= self._alpha, {"seen": seen}
+
+
+def smallest_level(corrected: torch.Tensor, max_set: object) -> torch.Tensor:
+    """The smallest alpha at which at most ``max_set`` labels have a corrected p-value above it, float64 [B]."""
+    assert isinstance(max_set, int)
+    classes = corrected.shape[1]
+    if max_set >= classes:
+        return torch.zeros(len(corrected), dtype=torch.float64)
+    return corrected.sort(1, descending=True).values[:, max_set]
+
+
+def conformal_overhead(classes: int) -> Overhead:
+    """A log softmax, a binary search per label (charged as ten comparisons), and counting the set."""
+    return softmax_overhead(classes, scaled=False, more=Operations(logarithms=1, comparisons=11 * classes))
+
+
+@hookimpl
+def bench_exit_strategies() -> list[ExitStrategy]:
+    return [SpikeCP()]

@@ -1,0 +1,229 @@
+"""Imports flow one way: nothing right of the trace knows networks, nothing left of it knows what comes later."""
+
+import ast
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+import bench_core
+
+ROOT = Path(bench_core.__file__).parent.parent
+CORE = ROOT / "bench_core"
+PLUGINS = ROOT / "plugins" / "bench_plugins"
+
+# Left of the trace, in the order of the data flow; a module may import its own group and those before it.
+LEFT = (
+    ("errors", "digests", "hashing", "knobs", "progress"),
+    ("data",),
+    ("snn",),
+    ("training",),
+    ("conversion",),
+    ("costs.ledger",),
+    ("recording",),
+)
+# The waist of the hourglass: files and counts, which both sides use.
+WAIST = ("trace", "store", "costs.operations", "costs.models", "costs.builtin", "costs")
+# Right of the trace, in order.
+RIGHT = (
+    ("columns",),
+    ("exits",),
+    ("replay",),
+    ("sweep",),
+    ("curves", "selection", "metrics", "statistics"),
+    ("scoring",),
+    ("rows",),
+    ("live",),
+    ("results",),
+    ("leaderboard",),
+    ("report",),
+)
+NETWORKS = ("snn", "training", "conversion", "costs.ledger", "recording")
+WHATEVER_RUNS_IT = (
+    "cli",
+    "execution",
+    "stages",
+    "offline",
+    "reproduction",
+    "plugin_manager",
+    "hookspecs",
+    "suite",
+    "ship",
+)
+
+
+def name_of(path):
+    parts = path.relative_to(CORE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+CORE_FILES = sorted(CORE.rglob("*.py"))
+PLUGIN_FILES = sorted(PLUGINS.rglob("*.py"))
+MODULES = {name_of(path): path for path in CORE_FILES}
+del MODULES[""]  # the public names, imported when used
+
+
+def imports(path, *, lazy=True):
+    """(line, dotted name) of each import of our own; ``lazy`` includes those inside functions. Types are no imports."""
+    found = []
+
+    def visit(node):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            return
+        if isinstance(node, ast.FunctionDef) and not lazy:
+            return
+        if isinstance(node, ast.Import):
+            found.extend((node.lineno, alias.name) for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: write the absolute name"
+            found.extend((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return found
+
+
+def core_imports(path, *, lazy=True):
+    """(line, module of bench_core) of each import, by the longest name that is a module."""
+    for line, dotted in imports(path, lazy=lazy):
+        if dotted.split(".")[0] != "bench_core":
+            continue
+        name = dotted.removeprefix("bench_core").strip(".")
+        while name and name not in MODULES:
+            name = name.rpartition(".")[0]
+        if name:
+            yield line, name
+
+
+def belongs(module, groups):
+    """Whether a module, or the package that it lies in, is one of ``groups``."""
+    return any(module == group or module.startswith(f"{group}.") for group in groups)
+
+
+def place(module, sides):
+    """Position of a module in an ordered side, by its longest listed name, or None."""
+    if belongs(module, WAIST) and module not in {name for group in sides for name in group}:
+        return None
+    return next((index for index, group in enumerate(sides) if belongs(module, group)), None)
+
+
+def listed(groups):
+    return [name for group in groups for name in group]
+
+
+def test_every_name_of_the_order_is_a_module():
+    missing = [name for name in [*listed(LEFT), *WAIST, *listed(RIGHT)] if name not in MODULES]
+    assert missing == []
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if place(m, LEFT) is not None])
+def test_left_of_the_trace_a_module_imports_from_its_left_only(module):
+    here = place(module, LEFT)
+    wrong = [
+        f"line {line}: {name}"
+        for line, name in core_imports(MODULES[module])
+        if not belongs(name, WAIST) and (place(name, LEFT) is None or place(name, LEFT) > here)
+    ]
+    assert wrong == []
+
+
+def reached(module):
+    """Every module that this one needs, and the way there; what a function imports when called counts too."""
+    ways = {module: module}
+    waiting = [module]
+    while waiting:
+        here = waiting.pop(0)
+        found = {name for _, name in core_imports(MODULES[here])}
+        found |= {name.rpartition(".")[0] for name in found} & MODULES.keys()  # a package comes with its modules
+        for name in sorted(found - ways.keys()):
+            ways[name] = f"{ways[here]} -> {name}"
+            waiting.append(name)
+    return ways
+
+
+RIGHT_AND_WAIST = [m for m in MODULES if (place(m, RIGHT) is not None or belongs(m, WAIST)) and m != "costs.ledger"]
+
+
+@pytest.mark.parametrize("module", RIGHT_AND_WAIST)
+def test_right_of_the_trace_nothing_needs_networks_training_or_recording(module):
+    assert [way for name, way in reached(module).items() if belongs(name, NETWORKS)] == []
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if place(m, RIGHT) is not None])
+def test_right_of_the_trace_a_module_imports_from_its_left_only(module):
+    here = place(module, RIGHT)
+    wrong = [
+        f"line {line}: {name}"
+        for line, name in core_imports(MODULES[module], lazy=False)
+        if place(name, RIGHT) is not None and place(name, RIGHT) > here
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if place(m, LEFT + RIGHT) is not None or belongs(m, WAIST)])
+def test_what_computes_does_not_know_what_runs_it(module):
+    known = [f"line {line}: {name}" for line, name in core_imports(MODULES[module]) if belongs(name, WHATEVER_RUNS_IT)]
+    assert known == []
+
+
+def test_no_two_modules_import_each_other():
+    graph = {name: {found for _, found in core_imports(path, lazy=False)} - {name} for name, path in MODULES.items()}
+    finished, path = set(), []
+
+    def follow(name):
+        if name in path:
+            pytest.fail(" -> ".join([*path[path.index(name) :], name]))
+        if name not in finished:
+            path.append(name)
+            for found in sorted(graph[name]):
+                follow(found)
+            finished.add(path.pop())
+
+    for name in graph:
+        follow(name)
+
+
+@pytest.mark.parametrize("path", CORE_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_harness_imports_no_plugin(path):
+    assert [dotted for _, dotted in imports(path) if dotted.split(".")[0] == "bench_plugins"] == []
+
+
+@pytest.mark.parametrize("path", CORE_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_harness_goes_to_its_modules_and_not_to_the_public_names(path):
+    public = {f"bench_core.{name}" for name in bench_core.__all__} - {"bench_core.hookimpl", "bench_core.__version__"}
+    assert [found for found in imports(path) if found[1] in public and found[1] != "bench_core.replay"] == []
+
+
+@pytest.mark.parametrize("path", PLUGIN_FILES, ids=lambda path: str(path.relative_to(PLUGINS)))
+def test_a_shipped_plugin_uses_public_names_only(path):
+    """What a module of the harness offers stands in its ``__all__``."""
+    for line, dotted in imports(path):
+        module, _, name = dotted.rpartition(".")
+        if module.split(".")[0] == "bench_core":
+            assert name in importlib.import_module(module).__all__, f"line {line}: {dotted}"
+
+
+@pytest.mark.parametrize("library", ["tonic"])
+def test_an_optional_library_is_imported_lazily_and_in_one_file(library):
+    paths = [*CORE_FILES, *PLUGIN_FILES]
+    users = [p for p in paths if any(dotted.split(".")[0] == library for _, dotted in imports(p))]
+    eager = [p for p in paths if any(dotted.split(".")[0] == library for _, dotted in imports(p, lazy=False))]
+    assert eager == []
+    assert len(users) <= 1
+
+
+def test_the_command_line_and_the_package_import_nothing_heavy():
+    light = {*sys.stdlib_module_names, "bench_core", "typer", "pluggy"}
+    for path in (CORE / "__init__.py", CORE / "__main__.py", CORE / "cli.py", CORE / "errors.py"):
+        for line, dotted in imports(path, lazy=False):
+            assert dotted.split(".")[0] in light, f"{path.name}, line {line}: {dotted}"
+    assert {name for _, name in core_imports(CORE / "cli.py", lazy=False)} <= {"errors"}
+
+
+@pytest.mark.parametrize("path", [*CORE_FILES, *PLUGIN_FILES], ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_module_says_in_its_first_line_what_it_is_for(path):
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert text
+    assert len(text.splitlines()[0]) > 20
