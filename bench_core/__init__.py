@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from bench_core.exits import State as State
     from bench_core.knobs import Knob as Knob
     from bench_core.plugin_manager import load_registry as load_registry
-    from bench_core.replay import replay as replay
+    from bench_core.replay import replay_policy as replay_policy
     from bench_core.snn import AnalogNetwork as AnalogNetwork
     from bench_core.snn import SpikingNetwork as SpikingNetwork
     from bench_core.snn import SpikingNeuron as SpikingNeuron
@@ -83,7 +83,7 @@ _HOMES = {
     "load_suite": "suite",
     "load_trace": "trace",
     "replace_activations": "conversion",
-    "replay": "replay",
+    "replay_policy": "replay",
     "run_suite": "execution",
     "save_trace": "trace",
 }

@@ -13,6 +13,8 @@ from bench_core.errors import ExitBenchError, UsageError
 
 __all__ = ["main"]
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="exitbench",
     help="Compare dynamic-exit methods for spiking neural networks on the same traces.",
@@ -46,14 +48,9 @@ class Listing(StrEnum):
 def main() -> None:
     """Run the command line; errors a user can cause are one line and exit code 2, Ctrl-C is 130."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
-    except typer.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt:
-        print("stopped; what is finished is kept, the same command continues", file=sys.stderr)
-        sys.exit(130)
+        code = app(standalone_mode=False)
+    except (typer.Abort, KeyboardInterrupt):
+        code = INTERRUPTED
     except ExitBenchError as error:
         print(f"exitbench: {error}", file=sys.stderr)
         sys.exit(2)
@@ -63,8 +60,12 @@ def main() -> None:
     except Exception as error:
         if not hasattr(error, "format_message"):  # not a click usage error: a defect, shown whole
             raise
-        print(f"exitbench: {error.format_message()}", file=sys.stderr)
+        if message := error.format_message():  # empty where the help was shown instead
+            print(f"exitbench: {message}", file=sys.stderr)
         sys.exit(2)
+    if code == INTERRUPTED:
+        print("stopped; what is finished is kept, the same command continues", file=sys.stderr)
+    sys.exit(code or 0)
 
 
 @app.callback(invoke_without_command=True)
@@ -86,9 +87,8 @@ def run(
     traces: Annotated[bool, typer.Option("--traces", help="Copy the traces into the results.")] = False,
 ) -> None:
     """The main job: train, convert and record what is missing, then replay and write the leaderboard."""
-    from bench_core.execution import competitors, run_suite
+    from bench_core.execution import plan, run_suite
     from bench_core.report.terminal import terminal
-    from bench_core.stages import Workload
     from bench_core.store import Store, default_root
 
     registry = _registry(plugin)
@@ -97,12 +97,11 @@ def run(
     _refuse_file(place)
     store = Store(default_root())
     if dry_run:
-        entrants = competitors(chosen, registry)
-        workloads = [Workload.resolve(spec, registry) for spec in chosen.workloads]
-        for workload in workloads:
+        planned = plan(chosen, registry)
+        for workload in planned.workloads:
             trained = store.get("networks", workload.training_key) is not None
             print(f"{workload.spec.name}: {'record with trained weights' if trained else 'train, then record'}")
-        print(f"replay: {', '.join(entrant.label for entrant in entrants)}")
+        print(f"replay: {', '.join(entrant.label for entrant in planned.competitors)}")
         print(f"results: {place}")
         return
     board = run_suite(
@@ -234,7 +233,6 @@ def replay(
 ) -> None:
     """Replay one strategy on trace files: bring your own logits."""
     from bench_core.offline import replay_files
-    from bench_core.report.terminal import replay_summary
     from bench_core.store import Store, default_root
 
     result = replay_files(
@@ -248,7 +246,7 @@ def replay(
         per_sample=per_sample,
         json_file=json_file,
     )
-    print(replay_summary(result))
+    print(result.summary())
 
 
 @app.command()
@@ -342,8 +340,9 @@ def _knobs(item: Any) -> str:
 
 
 def _refuse_file(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--output {folder}: a file is in the way")
+    for place in (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            raise UsageError(f"--output {folder}: {place} is a file")
 
 
 def _refuse_missing_folder(path: Path) -> None:

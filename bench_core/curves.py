@@ -10,7 +10,7 @@ import torch
 from bench_core.costs.operations import Array
 from bench_core.exits import ListedPolicies, PolicyFamily, ScoreFamily
 from bench_core.knobs import KnobValue
-from bench_core.replay import InputFrames, Outcome, replay, score_table
+from bench_core.replay import InputFrames, Outcome, replay_policy, score_table
 from bench_core.sweep import SortedScores, distinct_thresholds, exit_timesteps_at, sort_scores
 from bench_core.trace import Trace
 
@@ -52,7 +52,7 @@ class FamilyOnTrace:
                 threshold = float(self.family.strategy.threshold_of(np.array([value], dtype=np.float64))[0])
                 self._outcomes[value] = _outcome(self.trace, exit_timesteps_at(self._table, threshold))
             else:
-                self._outcomes[value] = replay(self.family.policy(value), self.trace, self.inputs)
+                self._outcomes[value] = replay_policy(self.family.policy(value), self.trace, self.inputs)
         return self._outcomes[value]
 
     @cached_property

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from bench_core.costs.models import CostModel
 from bench_core.digests import json_digest
 from bench_core.errors import ExitBenchError, UsageError
 from bench_core.exits import ExitPolicy, ExitStrategy, Requirement, State
@@ -26,7 +27,7 @@ from bench_core.store import Artifact, Store, default_root
 from bench_core.suite import EVERY_STRATEGY, Suite
 from bench_core.trace import Trace, save_trace
 
-__all__ = ["Competitor", "competitors", "policy_artifacts", "run_suite", "score_workload"]
+__all__ = ["Competitor", "Plan", "competitors", "plan", "policy_artifacts", "run_suite", "score_workload"]
 
 LATENCY_SALT = 0x4C415445  # which test samples are timed
 _SAME = "calibration equals test"
@@ -81,30 +82,29 @@ def run_suite(
         UsageError: before anything is computed, for a name, knob or operating point that can't be.
     """
     store = store or Store(default_root())
-    points = [OperatingPoint.parse(text) for text in suite.operating_points]
-    cost_models = [registry.find("cost_models", name) for name in suite.cost_models]
-    entrants = competitors(suite, registry)
-    workloads = [Workload.resolve(spec, registry) for spec in suite.workloads]
-
-    recorded: dict[str, _Recorded | str] = {}
-    for workload in workloads:
+    planned = plan(suite, registry)
+    recorded: dict[str, _Recorded | str] = {}  # every trace is kept before the first strategy runs
+    for workload in planned.workloads:
         recorded[workload.spec.name] = _guarded(f"workload {workload.spec.name}", _record, workload, store)
 
-    scores, facts = [], {}
-    for workload in workloads:
-        name = workload.spec.name
-        ready = recorded[name]
-        if isinstance(ready, str):
-            scores.append(
-                WorkloadScores(name, [Entry(e.label, e.strategy.family_knob.name, None, ready) for e in entrants])
-            )
-            continue
-        facts[name] = _facts(ready)
-        contest = _contest(ready, store, refit=refit)
-        scores.append(score_workload(name, entrants, points, contest, _digests(ready)))
+    scores: list[WorkloadScores] = []
+    facts = {}
+    for name, ready in recorded.items():
+        outcome = (
+            ready if isinstance(ready, str) else _guarded(f"workload {name}", _compete, ready, planned, store, refit)
+        )
+        if isinstance(outcome, str):
+            recorded[name] = outcome
+            entries = [Entry(e.label, e.strategy.family_knob.name, None, outcome) for e in planned.competitors]
+            scores.append(WorkloadScores(name, entries))
+        else:
+            scores.append(outcome[0])
+            facts[name] = outcome[1]
 
     note("intervals and ranks …")
-    rows = row_table(suite.name, scores, points, cost_models, resamples=suite.resamples, seed=suite.seed)
+    rows = row_table(
+        suite.name, scores, planned.points, planned.cost_models, resamples=suite.resamples, seed=suite.seed
+    )
     board = Board(
         rows=rows,
         workloads=workload_table(scores),
@@ -123,17 +123,38 @@ def run_suite(
     return board
 
 
+@dataclass(frozen=True)
+class Plan:
+    """A suite with everything that it names looked up."""
+
+    points: list[OperatingPoint]
+    cost_models: list[CostModel]
+    competitors: list[Competitor]
+    workloads: list[Workload]
+
+
+def plan(suite: Suite, registry: Registry) -> Plan:
+    """Look up everything that a suite names. Raises UsageError for a name, knob or operating point that can't be."""
+    return Plan(
+        [OperatingPoint.parse(text) for text in suite.operating_points],
+        [registry.find("cost_models", name) for name in suite.cost_models],
+        competitors(suite, registry),
+        [Workload.resolve(spec, registry) for spec in suite.workloads],
+    )
+
+
 def competitors(suite: Suite, registry: Registry) -> list[Competitor]:
     """The strategies of a suite in order, ``*`` replaced by every registered one. Raises UsageError."""
     found: dict[str, Competitor] = {}
     for spec in suite.strategies:
         names = list(registry.strategies) if spec.name == EVERY_STRATEGY else [spec.name]
         for name in names:
-            strategy = registry.find("strategies", name).with_parameters(spec.parameters)
+            strategy = registry.find("strategies", name)
             if strategy.family_knob.name in spec.parameters:
                 raise UsageError(
                     f"{name}: {strategy.family_knob.name} is chosen by the operating points, not by the suite"
                 )
+            strategy = strategy.with_parameters(spec.parameters)
             label = _label(strategy)
             found.setdefault(label, Competitor(label, strategy))
     return list(found.values())
@@ -166,6 +187,13 @@ def _record(workload: Workload, store: Store) -> _Recorded:
         recorded_trace(workload, weights, split, store, network=network) for split in ("calibration", "test")
     )
     return _Recorded(workload, weights, network, calibration, test)
+
+
+def _compete(ready: _Recorded, planned: Plan, store: Store, refit: bool) -> tuple[WorkloadScores, dict[str, Any]]:
+    """All competitors on one recorded workload, and the facts about it that the manifest holds."""
+    contest = _contest(ready, store, refit=refit)
+    name = ready.workload.spec.name
+    return score_workload(name, planned.competitors, planned.points, contest, _digests(ready)), _facts(ready)
 
 
 def _contest(ready: _Recorded, store: Store, *, refit: bool) -> Contest:
@@ -247,29 +275,22 @@ def _measure(board: Board, suite: Suite, ready: _Recorded, result: WorkloadScore
     wanted: dict[str, ExitPolicy] = {}
     rows: list[dict[str, Any]] = []
     for entry in result.entries:
-        for policy in entry.scores.policies if entry.scores else []:
-            if policy.policy is None:
+        if entry.scores is None:
+            continue
+        for scored in entry.scores.policies:
+            if scored.policy is None:
                 continue
-            made_of = [
-                ready.weights.digest,
-                entry.label,
-                policy.value,
-                entry.scores.parameters if entry.scores else None,
-            ]
+            made_of = [ready.weights.digest, entry.label, scored.value, entry.scores.parameters]
             digest = json_digest(made_of)[:16]
-            rows.append(
-                {
-                    "workload": result.name,
-                    "strategy": entry.label,
-                    "operating_point": str(policy.point),
-                    "policy": digest,
-                }
-            )
+            place = {"workload": result.name, "strategy": entry.label, "operating_point": str(scored.point)}
+            rows.append({**place, "policy": digest})
             if not board.is_measured(digest):
-                wanted[digest] = policy.policy
-    measured = {}
+                wanted[digest] = scored.policy
+    run, samples = _live_runner(ready, suite.latency.samples)
+    for digest, policy in list(wanted.items()):
+        if isinstance(_guarded(f"{result.name}, live", run, policy, 0), str):
+            del wanted[digest]  # its wall clock is n/a
     if wanted:
-        run, samples = _live_runner(ready, suite.latency.samples)
         with progress(f"measure {result.name}", samples, "samples at batch 1") as advance:
             measured = measure_latency(
                 run, wanted, samples=samples, repetitions=suite.latency.repetitions, advance=advance

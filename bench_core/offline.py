@@ -89,6 +89,26 @@ class ReplayResult:
             "calibration_equals_test": self.same_trace,
         }
 
+    def summary(self) -> str:
+        """What ``exitbench replay`` prints."""
+        references = self.references
+        last = 100 * float(static_accuracy(self.test)[-1])
+        settings = ", ".join(f"{name} = {value}" for name, value in self.parameters.items() if value is not None)
+        lines = [
+            f"{self.strategy} ({settings})",
+            f"chosen by: {self.operating_point or 'the given knob'}; {self.status}",
+        ]
+        if self.accuracy is not None and self.average_exit_timestep is not None:
+            lines.append(
+                f"accuracy {100 * self.accuracy:.2f} % (static T {last:.2f} %), average exit timestep "
+                f"{self.average_exit_timestep:.4f} of {self.test.timesteps}"
+            )
+        lines.append(
+            f"AET {references.aet:.4f}, empirical AET {references.empirical_aet:.4f}, OCT {references.oct:.4f}, "
+            f"oracle accuracy {100 * references.oracle_accuracy:.2f} %"
+        )
+        return "\n".join(lines)
+
     def per_sample(self) -> pd.DataFrame:
         """What ``--per-sample`` writes: a row per test sample, in the trace's order."""
         assert self.outcome is not None
@@ -137,12 +157,15 @@ def replay_files(
     for path in (per_sample, json_file):
         if path is not None and not path.absolute().parent.is_dir():
             raise UsageError(f"{path}: its folder doesn't exist; make it first")
+        if path is not None and path.is_dir():
+            raise UsageError(f"{path}: is a folder; name a file")
     calibration, test = _matching_traces(calibration_path, test_path)
     same = calibration.digest == test.digest
     if same:
         note("warning: calibration and test are the same trace; the figures say nothing about unseen data")
-    learn, run = (Recorded(trace, resolve_inputs(trace, registry)) for trace in (calibration, test))
-    if Requirement.INPUTS in strategy.requires and (learn.inputs is None or run.inputs is None):
+    looks = Requirement.INPUTS in strategy.requires
+    learn, run = (Recorded(trace, resolve_inputs(trace, registry) if looks else None) for trace in (calibration, test))
+    if looks and (learn.inputs is None or run.inputs is None):
         raise UsageError(
             f"{strategy.name} looks at inputs, and these traces don't say where they come from; "
             "record them with `exitbench record`, or take another strategy"
@@ -151,8 +174,7 @@ def replay_files(
     artifacts = policy_artifacts(store, identity) if store else None
     if value is not None:
         family = fit_family(strategy, learn, artifacts)
-        inputs = run.inputs if Requirement.INPUTS in strategy.requires else None
-        outcome: Outcome | None = FamilyOnTrace(family, test, inputs).outcome(value)
+        outcome: Outcome | None = FamilyOnTrace(family, test, run.inputs).outcome(value)
         fitted = family.strategy.parameters if isinstance(family, ScoreFamily) else strategy.parameters
         status, rule = "ok", None
     else:

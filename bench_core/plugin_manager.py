@@ -24,7 +24,7 @@ from bench_core.costs import CostModel
 from bench_core.data import Dataset
 from bench_core.errors import PluginError, UsageError
 from bench_core.exits import ExitStrategy
-from bench_core.knobs import nearest
+from bench_core.knobs import Knob, nearest
 from bench_core.snn.models import Model
 from bench_core.training import Regularizer
 
@@ -116,7 +116,7 @@ def load_registry(files: Iterable[Path] = ()) -> Registry:
             manager.register(plugin, name=f"{record.distribution}:{record.name}")
             _refuse_unknown_hooks(plugin)
             _collect(registry, record, manager, plugin)
-        except Exception as error:  # whatever a plugin raises is that plugin's problem, not the run's
+        except (Exception, SystemExit) as error:  # whatever a plugin raises is that plugin's problem, not the run's
             if os.environ.get("EXITBENCH_STRICT_PLUGINS") == "1":
                 raise
             record.problem = record.problem or _last_line(error)
@@ -195,10 +195,12 @@ def _checked(hook: str, base: type, returned: object) -> list[Any]:
         name = getattr(item, "name", None)
         if not isinstance(name, str) or not 1 <= len(name) <= 64 or not name.isprintable():
             raise PluginError(hook, f"{hook} returned {type(item).__name__}, whose name {name!r:.60} is no short text")
+        if isinstance(item, ExitStrategy) and not isinstance(getattr(item, "family_knob", None), Knob):
+            raise PluginError(hook, f"strategy {name} has no family_knob, a bench_core.Knob")
     return items
 
 
-def _last_line(error: Exception) -> str:
+def _last_line(error: BaseException) -> str:
     if isinstance(error, PluginError):
         return error.message
-    return traceback.format_exception_only(error)[-1].strip()
+    return " ".join(traceback.format_exception_only(error)[-1].split())

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from bench_core.errors import PluginError
-from bench_core.exits import Evidence, ExitPolicy, ScoreStrategy, checked_score
+from bench_core.exits import Evidence, ExitPolicy, ScoreStrategy, State, checked_score
 from bench_core.trace import Trace
 
-__all__ = ["ExitController", "InputFrames", "Outcome", "replay", "score_table"]
+__all__ = ["ExitController", "InputFrames", "Outcome", "replay_policy", "score_table"]
 
 InputFrames = Callable[[torch.Tensor, int], torch.Tensor]
 """(positions [B], frames presented F) -> network input [B, F, C, H, W]."""
@@ -62,7 +62,7 @@ class ExitController:
         self._inputs = inputs
         self._t = 0
         self._total = torch.zeros(batch, classes, dtype=torch.float64)
-        self._state = policy.start(self._evidence(torch.zeros_like(self._total)))
+        self._state = self._checked(policy.start(self._evidence(torch.zeros_like(self._total))))
 
     def observe(self, step_logits: torch.Tensor) -> torch.Tensor | None:
         """Take in o_t [B', K] of the unfinished samples.
@@ -71,14 +71,15 @@ class ExitController:
             Indices among those B' that go on, or None when all of them do.
         """
         self._t += 1
-        step = step_logits.detach().cpu().to(torch.float64)
+        step = step_logits.detach().to("cpu", torch.float64, copy=True)
         self._total = self._total + step
         if self._t == self.timesteps:
             self._finish(torch.ones(len(step), dtype=torch.bool), forced=True)
             return self._compact(torch.zeros(0, dtype=torch.int64))
-        stop, self._state = self._policy.should_exit(self._evidence(step), self._state)
-        if stop.dtype != torch.bool or tuple(stop.shape) != (len(step),):
+        stop, state = self._policy.should_exit(self._evidence(step), self._state)
+        if not isinstance(stop, torch.Tensor) or stop.dtype != torch.bool or tuple(stop.shape) != (len(step),):
             raise PluginError(type(self._policy).__name__, f"should_exit must give bool [{len(step)}]")
+        self._state = self._checked(state)
         if not bool(stop.any()):
             return None
         self._finish(stop, forced=False)
@@ -87,7 +88,18 @@ class ExitController:
     def _evidence(self, step: torch.Tensor) -> Evidence:
         inputs, positions, frames = self._inputs, self.unfinished, max(self._t, 1)
         read = None if inputs is None else lambda: inputs(positions, frames)
-        return Evidence(self._t, self.timesteps, step, self._total, self._keys, read)
+        return Evidence(self._t, self.timesteps, step, self._total.clone(), self._keys, read)
+
+    def _checked(self, state: State) -> State:
+        """The state, if every tensor of it has a row for each unfinished sample. Raises PluginError."""
+        batch = len(self.unfinished)
+        if not isinstance(state, dict) or any(
+            not isinstance(value, torch.Tensor) or value.dim() == 0 or len(value) != batch for value in state.values()
+        ):
+            raise PluginError(
+                type(self._policy).__name__, f"its state must be a dict of tensors with {batch} rows each"
+            )
+        return state
 
     def _finish(self, stop: torch.Tensor, *, forced: bool) -> None:
         finished = self.unfinished[stop]
@@ -101,7 +113,7 @@ class ExitController:
         return keep
 
 
-def replay(policy: ExitPolicy, trace: Trace, inputs: InputFrames | None = None, *, batch: int = 4096) -> Outcome:
+def replay_policy(policy: ExitPolicy, trace: Trace, inputs: InputFrames | None = None, *, batch: int = 4096) -> Outcome:
     """Where ``policy`` stops every sample of ``trace``.
 
     Args:
@@ -140,10 +152,10 @@ def score_table(
         total = torch.zeros(len(keys), trace.classes, dtype=torch.float64)
         read = None if inputs is None else _shifted(inputs, start)
         for t in range(1, trace.timesteps):
-            step = trace.logits[rows, t - 1].to(torch.float64)
+            step = trace.logits[rows, t - 1].to(torch.float64, copy=True)
             total = total + step
             seen = None if read is None else _all_rows(read, len(keys), t)
-            table[rows, t - 1] = checked_score(strategy, Evidence(t, trace.timesteps, step, total, keys, seen))
+            table[rows, t - 1] = checked_score(strategy, Evidence(t, trace.timesteps, step, total.clone(), keys, seen))
     return table
 
 

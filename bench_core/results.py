@@ -58,7 +58,7 @@ class Board:
 
     def place_measurements(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Say which rows (workload, strategy, operating point, policy digest) the measurements belong to."""
-        self._placed += [{**self._by_policy[row["policy"]], **row} for row in rows]
+        self._placed += [{**self._by_policy[row["policy"]], **row} for row in rows if self.is_measured(row["policy"])]
         self.measurements = pd.DataFrame(self._placed, columns=list(MEASUREMENT_COLUMNS))
 
     def joined(self) -> pd.DataFrame:
@@ -76,7 +76,7 @@ def read_measurements(folder: Path) -> pd.DataFrame | None:
     path = folder / "measurements.csv"
     if not path.exists():
         return None
-    table = pd.read_csv(path)
+    table = pd.read_csv(path, dtype={"policy": str})
     return table if list(table.columns) == list(MEASUREMENT_COLUMNS) else None
 
 

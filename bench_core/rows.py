@@ -13,7 +13,7 @@ from bench_core.costs.models import CostModel
 from bench_core.costs.operations import Array
 from bench_core.exits import NeverExit
 from bench_core.metrics import fixed_hull, histogram_matched_accuracy, reference_points, static_accuracy
-from bench_core.replay import replay
+from bench_core.replay import replay_policy
 from bench_core.scoring import ScoredPolicy, StrategyScores, mean_energy, operation_counts
 from bench_core.selection import OperatingPoint
 from bench_core.statistics import bootstrap_means, interval, significantly_less, significantly_more
@@ -104,7 +104,7 @@ class _Board:
     ) -> None:
         self._workload, self._test, self._cost_models = workload, test, cost_models
         self._static = static_accuracy(test)
-        outcome = replay(NeverExit(), test)
+        outcome = replay_policy(NeverExit(), test)
         counts = operation_counts(test, outcome, NeverExit())
         self._static_energy = {model.name: mean_energy(model, counts) for model in cost_models}
         policies = [p for e in workload.entries if e.scores for p in e.scores.policies if p.outcome is not None]
@@ -164,9 +164,9 @@ class _Board:
         }
         row["accuracy_low"], row["accuracy_high"] = interval(accuracy_means)
         row["average_exit_timestep_low"], row["average_exit_timestep_high"] = interval(exit_means)
-        counts = operation_counts(self._test, policy.outcome, policy.policy)
+        assert policy.counts is not None
         for model in self._cost_models:
-            energy, static = mean_energy(model, counts), self._static_energy[model.name]
+            energy, static = mean_energy(model, policy.counts), self._static_energy[model.name]
             joules, share = energy_columns(model.name)
             row[joules] = energy
             row[share] = energy / static if energy is not None and static else None

@@ -22,7 +22,8 @@ from bench_core.exits import (
     State,
 )
 from bench_core.knobs import KnobValue
-from bench_core.replay import InputFrames, Outcome, replay
+from bench_core.progress import note
+from bench_core.replay import InputFrames, Outcome, replay_policy
 from bench_core.selection import OperatingPoint, choose
 from bench_core.trace import Trace
 
@@ -69,6 +70,7 @@ class ScoredPolicy:
         value: of the family knob; None where no policy of the family was chosen.
         policy, outcome: what was replayed on test and where it stopped the samples; None where infeasible.
         select_accuracy, select_timestep: of the chosen policy on the select half.
+        counts: what each test sample spent until its exit; None where infeasible.
     """
 
     point: OperatingPoint
@@ -78,6 +80,7 @@ class ScoredPolicy:
     outcome: Outcome | None = field(default=None, repr=False)
     select_accuracy: float | None = None
     select_timestep: float | None = None
+    counts: OperationCounts | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -130,8 +133,10 @@ def score_strategy(strategy: ExitStrategy, contest: Contest, points: Sequence[Op
     exit_sums, correct = on_select.curve(values)
     select = contest.select.trace
     static_correct = int(select.correct[:, -1].sum())
-    policies = []
+    policies: list[ScoredPolicy] = []
     for point in points:
+        value: KnobValue | None
+        policy: ExitPolicy
         chosen = choose(
             point,
             exit_sums,
@@ -140,26 +145,20 @@ def score_strategy(strategy: ExitStrategy, contest: Contest, points: Sequence[Op
             samples=len(select),
             timesteps=select.timesteps,
         )
-        if chosen is not None:
-            value = values[chosen]
-            policies.append(
-                ScoredPolicy(
-                    point,
-                    "ok",
-                    value,
-                    family.policy(value),
-                    on_test.outcome(value),
-                    int(correct[chosen]) / len(select),
-                    int(exit_sums[chosen]) / len(select),
-                )
-            )
-        elif point.kind == "iso-accuracy":
-            static = NeverExit()
-            outcome = replay(static, contest.test.trace)
-            accuracy = static_correct / len(select)
-            policies.append(ScoredPolicy(point, "fallback", None, static, outcome, accuracy, float(select.timesteps)))
-        else:
+        if chosen is None and point.kind == "budget":
             policies.append(ScoredPolicy(point, "infeasible"))
+            continue
+        if chosen is not None:
+            status, value = "ok", values[chosen]
+            policy, outcome = family.policy(value), on_test.outcome(value)
+            right, spent = int(correct[chosen]), int(exit_sums[chosen])
+        else:
+            status, value, policy = "fallback", None, NeverExit()
+            outcome = replay_policy(policy, contest.test.trace)
+            right, spent = static_correct, len(select) * select.timesteps
+        counts = operation_counts(contest.test.trace, outcome, policy)
+        figures = right / len(select), spent / len(select), counts
+        policies.append(ScoredPolicy(point, status, value, policy, outcome, *figures))
     parameters = family.strategy.parameters if isinstance(family, ScoreFamily) else strategy.parameters
     return StrategyScores(dict(parameters), policies, _test_curve(on_test, values))
 
@@ -198,7 +197,11 @@ def operation_counts(trace: Trace, outcome: Outcome, policy: ExitPolicy) -> Oper
 
 
 def mean_energy(model: CostModel, counts: OperationCounts) -> float | None:
-    """Mean joules per sample, or None where a count that the model needs was not recorded."""
+    """Mean joules per sample, or None where a count that the model needs was not recorded or the model fails."""
     if any(getattr(counts, name) is None for name in model.requires):
         return None
-    return float(np.mean(model.energy(counts)))
+    try:
+        return float(np.mean(model.energy(counts)))
+    except Exception as error:  # a plugin may raise anything
+        note(f"cost model {model.name}: failed: {type(error).__name__}: {error}")
+        return None

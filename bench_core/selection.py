@@ -9,6 +9,7 @@ static T, and a budget is infeasible.
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -53,7 +54,16 @@ class OperatingPoint:
 
     def minimum_correct(self, static_correct: int, samples: int) -> int:
         """The fewest right samples that iso-accuracy accepts, in whole samples so that rounding can't decide."""
-        return max(0, math.ceil(static_correct - self.value / 100 * samples - 1e-9))
+        return max(0, math.ceil(static_correct - self._exact / 100 * samples))
+
+    def allowance(self, samples: int, timesteps: int) -> int:
+        """The largest sum of exit timesteps that a budget allows."""
+        return math.floor(self._exact * timesteps * samples)
+
+    @property
+    def _exact(self) -> Fraction:
+        """The value as it is written: 0.29 is 29/100 and not the nearest binary fraction."""
+        return Fraction(repr(self.value))
 
 
 def choose(
@@ -77,7 +87,7 @@ def choose(
         allowed = correct >= point.minimum_correct(static_correct, samples)
         preference = np.lexsort((later_first, -correct, exit_sums))
     else:
-        allowed = exit_sums <= point.value * timesteps * samples + 1e-9
+        allowed = exit_sums <= point.allowance(samples, timesteps)
         preference = np.lexsort((later_first, -correct))
     qualified = preference[allowed[preference]]
     return int(qualified[0]) if len(qualified) else None

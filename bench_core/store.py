@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from bench_core.digests import tensors_digest
+from bench_core.digests import json_digest, tensors_digest
 from bench_core.errors import StoreError
 from bench_core.progress import note
 
@@ -67,8 +67,7 @@ class Store:
             except StoreError as error:
                 note(f"store: {error}; it is made again")
                 path.unlink(missing_ok=True)
-        shipped = self._shipped().get((kind, key))
-        return None if shipped is None else read_artifact(shipped, key)
+        return self._from_zoo(kind, key)
 
     def put(
         self,
@@ -87,8 +86,9 @@ class Store:
             header: strings of the file format itself.
         """
         path = self.path(kind, key)
-        record = {**(metadata or {}), "kind": kind, "key": key, "content": tensors_digest(tensors)}
         strings = dict(header or {})
+        record = {**(metadata or {}), "kind": kind, "key": key, "content": tensors_digest(tensors)}
+        record["seal"] = _seal(record, strings)
         write_safetensors(path, tensors, {**strings, "artifact": json.dumps(record)})
         return Artifact(dict(tensors), record, strings)
 
@@ -97,13 +97,24 @@ class Store:
         for key in keys:
             self.path(kind, key).unlink(missing_ok=True)
 
+    def _from_zoo(self, kind: str, key: str) -> Artifact | None:
+        shipped = self._shipped().get((kind, key))
+        try:
+            return None if shipped is None else read_artifact(shipped, key)
+        except StoreError as error:
+            note(f"shipped with exitbench: {error}; it is made again, or install again")
+            return None
+
     def _shipped(self) -> dict[tuple[str, str], Path]:
         if self._zoo_index is None:
             self._zoo_index = {}
             for path in sorted(self._zoo.glob("*/*.safetensors")) if self._zoo else []:
-                with safe_open(path, framework="pt") as handle:
-                    record = json.loads(handle.metadata()["artifact"])
-                self._zoo_index[record["kind"], record["key"]] = path
+                try:
+                    with safe_open(path, framework="pt") as handle:
+                        record = json.loads(handle.metadata()["artifact"])
+                    self._zoo_index[record["kind"], record["key"]] = path
+                except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+                    note(f"shipped with exitbench: {path}: damaged ({error}); it is made again, or install again")
         return self._zoo_index
 
 
@@ -122,14 +133,20 @@ def read_artifact(path: Path, key: str | None = None) -> Artifact:
         with safe_open(path, framework="pt") as handle:
             header = dict(handle.metadata() or {})
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  # not a mapping
-        metadata = json.loads(header.pop("artifact"))
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        metadata = dict(json.loads(header.pop("artifact")))
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(f"{path}: damaged ({error})") from error
     if key is not None and metadata.get("key") != key:
         raise StoreError(f"{path}: holds another artifact than its name says")
-    if metadata.get("content") != tensors_digest(tensors):
+    if metadata.get("content") != tensors_digest(tensors) or metadata.get("seal") != _seal(metadata, header):
         raise StoreError(f"{path}: altered (its content doesn't match its digest)")
     return Artifact(tensors, metadata, header)
+
+
+def _seal(record: Mapping[str, Any], header: Mapping[str, str]) -> str:
+    """Digest of an artifact's metadata and header."""
+    facts = {name: value for name, value in record.items() if name != "seal"}
+    return json_digest({"record": facts, "header": dict(header)})
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]) -> None:
@@ -144,10 +161,12 @@ def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], header: M
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)
+        temporary = None
     except (OSError, SafetensorError) as error:
+        raise StoreError(f"{path}: can't be written ({error}); free space or choose another place") from error
+    finally:  # Ctrl-C included
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        raise StoreError(f"{path}: can't be written ({error}); free space or choose another EXITBENCH_HOME") from error
 
 
 def copy_artifact(artifact: Artifact, path: Path) -> None:

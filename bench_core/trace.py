@@ -23,7 +23,10 @@ __all__ = ["SCHEMA", "Trace", "load_trace", "save_trace", "trace_tensors"]
 SCHEMA = "exitbench.trace/1"
 COUNTS = ("macs", "acs", "neuron_updates", "spikes")  # [N, T] int64
 _LOGIT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_INTEGER_TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_INTEGER_TYPES = (
+    *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+    *(torch.int8, torch.int16, torch.int32, torch.int64),
+)
 _CHUNK = 4_000_000  # values of float64 held at once
 _LARGEST = 1e300
 
@@ -170,7 +173,8 @@ def _check_finite(logits: torch.Tensor, refuse: Any) -> None:
 def _check_labels(labels: torch.Tensor, samples: int, classes: int, refuse: Any) -> None:
     if labels.dtype not in _INTEGER_TYPES or tuple(labels.shape) != (samples,):
         raise refuse(f"labels is {_describe(labels)}, expected whole numbers [{samples}] to match logits")
-    outside = torch.nonzero((labels < 0) | (labels.to(torch.int64) >= classes))
+    whole = labels.to(torch.int64)
+    outside = torch.nonzero((whole < 0) | (whole >= classes))
     if len(outside):
         first = int(outside[0])
         raise refuse(f"labels[{first}] = {int(labels[first])}, but logits have {classes} classes")
@@ -198,7 +202,7 @@ def _check_count(name: str, values: torch.Tensor, shape: tuple[int, ...], refuse
 def _check_json(header: Mapping[str, str], name: str, refuse: Any) -> None:
     try:
         json.loads(header.get(name, "null"))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise refuse(f"header {name!r} is not JSON") from None
 
 

@@ -203,9 +203,13 @@ WRONG = {
     # single stages
     "train an unknown workload": (["train", "dirct", "--suite", "tiny.toml", *TINY], ["'dirct'", "'direct'"]),
     "record an unknown workload": (["record", "dirct", "--suite", "tiny.toml", *TINY], ["'dirct'", "'direct'"]),
-    "record the train split": (
-        ["record", "direct", "--suite", "tiny.toml", *TINY, "--split", "train"],
-        ["--split train"],
+    "record an unknown split": (
+        ["record", "direct", "--suite", "tiny.toml", *TINY, "--split", "validation"],
+        ["--split validation", "calibration or test"],
+    ),
+    "record with all dropped": (
+        ["record", "direct", "--suite", "tiny.toml", *TINY, "--dropout", "1"],
+        ["--dropout 1", "[0, 1)"],
     ),
     "record into no folder": (
         ["record", "direct", "--suite", "tiny.toml", *TINY, "--output", "absent/t.safetensors"],

@@ -242,7 +242,7 @@ UNCOUNTABLE = {
     "neurons behind neurons": lambda: [conv(2, 3, 3), lif(), lif(), flat(), linear(147, 5)],
     "neurons at the end": lambda: [conv(2, 3, 3), lif(), flat(), linear(147, 5), lif()],
     "a synapse fed by a synapse": lambda: [conv(2, 3, 3), conv(3, 3, 1), lif(), flat(), linear(147, 5)],
-    "a synapse fed by a pooled synapse": lambda: [conv(2, 3, 9), flat(), linear(3, 6), lif(), linear(6, 5)],
+    "a synapse fed by a flattened synapse": lambda: [conv(2, 3, 9), flat(), linear(3, 6), lif(), linear(6, 5)],
 }
 
 

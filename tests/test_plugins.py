@@ -12,9 +12,8 @@ from bench_core import hookspecs
 from bench_core.errors import PluginError, UsageError
 from bench_core.execution import run_suite
 from bench_core.plugin_manager import load_registry
-from bench_core.store import Store
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
-from tests.helpers.suites import TINY_PLUGIN, parsed_suite, tiny_registry, write_plugin
+from tests.helpers.suites import TINY_PLUGIN, parsed_suite, tiny_registry, trained_store, write_plugin
 
 HOOKS = sorted(name for name in vars(hookspecs) if name.startswith("bench_"))
 SHIPPED = {
@@ -154,7 +153,7 @@ def test_the_same_name_may_be_used_for_another_kind(tmp_path):
 def test_strict_mode_raises_what_went_wrong(tmp_path, monkeypatch, case):
     monkeypatch.setenv("EXITBENCH_STRICT_PLUGINS", "1")
     source, words = BROKEN[case][0], BROKEN[case][1].split(": ")[-1].replace("ZeroDivisionError", "division by zero")
-    with pytest.raises((PluginError, RuntimeError, ZeroDivisionError), match=words):
+    with pytest.raises((PluginError, RuntimeError, ZeroDivisionError), match=re.escape(words)):
         loaded(tmp_path, source)
 
 
@@ -186,6 +185,13 @@ def test_an_unknown_name_is_refused_with_the_nearest(tmp_path):
 
 
 # --- strategies that fail while they are compared --------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained(tmp_path_factory, tmp_path):
+    """A store of this test's own with trained networks and nothing else."""
+    return trained_store(tmp_path_factory, tmp_path / "store")
+
 
 FAILING = {
     "crashes in fit": (
@@ -223,12 +229,10 @@ FAILING = {
 
 
 @pytest.mark.parametrize(("body", "words"), FAILING.values(), ids=FAILING.keys())
-def test_a_strategy_that_fails_leaves_the_other_rows_complete(tmp_path, capfd, body, words):
+def test_a_strategy_that_fails_leaves_the_other_rows_complete(tmp_path, trained, capfd, body, words):
     plugin = write_plugin(tmp_path / "suspect.py", strategy() + body + hook())
     suite = parsed_suite(strategies=[{"name": "mine"}, {"name": "fixed"}, {"name": "seenn-i"}])
-    board = run_suite(
-        suite, registry=tiny_registry(plugin), output=tmp_path / "board", store=Store(tmp_path / "store", zoo=None)
-    )
+    board = run_suite(suite, registry=tiny_registry(plugin), output=tmp_path / "board", store=trained)
     others = board.rows[board.rows["strategy"] != "mine"]
     assert len(others) == 4
     assert (others["status"] == "ok").all()
@@ -243,14 +247,14 @@ def test_a_strategy_that_fails_leaves_the_other_rows_complete(tmp_path, capfd, b
 
 
 @pytest.mark.parametrize("case", ["crashes in fit", "scores NaN", "scores a wrong shape", "looks at inputs undeclared"])
-def test_a_failed_strategy_has_no_figures_and_says_why(tmp_path, case):
+def test_a_failed_strategy_has_no_figures_and_says_why(tmp_path, trained, case):
     body, words = FAILING[case]
     plugin = write_plugin(tmp_path / "suspect.py", strategy() + body + hook())
     board = run_suite(
         parsed_suite(strategies=[{"name": "mine"}]),
         registry=tiny_registry(plugin),
         output=tmp_path / "board",
-        store=Store(tmp_path / "store", zoo=None),
+        store=trained,
     )
     assert board.failures == 2
     for row in board.rows.to_dict("records"):
@@ -268,7 +272,7 @@ def test_a_failed_strategy_has_no_figures_and_says_why(tmp_path, case):
     assert board.rows[figures].isna().all(axis=None)
 
 
-def test_a_cost_model_that_fails_leaves_the_accuracies(tmp_path):
+def test_a_cost_model_that_fails_leaves_the_accuracies(tmp_path, trained):
     source = (
         "class Priced(CostModel):\n    name = 'priced'\n    reference = ''\n"
         "    def energy(self, counts):\n        raise RuntimeError('sold out')\n"
@@ -278,7 +282,7 @@ def test_a_cost_model_that_fails_leaves_the_accuracies(tmp_path):
         parsed_suite(cost_models=["cmos45", "priced"]),
         registry=tiny_registry(write_plugin(tmp_path / "suspect.py", source)),
         output=tmp_path / "board",
-        store=Store(tmp_path / "store", zoo=None),
+        store=trained,
     )
     assert board.rows["accuracy"].notna().all()
     assert board.rows["energy_cmos45_joules"].notna().all()

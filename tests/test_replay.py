@@ -22,7 +22,7 @@ from bench_core.data import Dataset, ImageSplit
 from bench_core.errors import PluginError
 from bench_core.exits import Evidence, ExitPolicy, NeverExit, ScorePolicy, ScoreStrategy, State
 from bench_core.live import run_live
-from bench_core.replay import ExitController, Outcome, replay, score_table
+from bench_core.replay import ExitController, Outcome, replay_policy, score_table
 from bench_core.trace import Trace, load_trace, save_trace
 from tests.reference import rules
 from tests.traces import calibrations, make_trace, samples_of, traces
@@ -81,7 +81,7 @@ def test_no_public_name_is_shadowed_by_the_module_it_comes_from():
 @quick
 def test_no_result_depends_on_the_batch_size(name, trace, batch):
     policy = fitted(name, trace)
-    assert same(replay(policy, trace, batch=batch), replay(policy, trace))
+    assert same(replay_policy(policy, trace, batch=batch), replay_policy(policy, trace))
 
 
 @every_family
@@ -92,9 +92,9 @@ def test_permuting_the_samples_permutes_the_outcomes(name, trace, rng):
     rng.shuffle(order)
     index = torch.tensor(order)
     policy = fitted(name, trace)
-    whole = replay(policy, trace)
+    whole = replay_policy(policy, trace)
     permuted = Outcome(whole.exit_timesteps[index], whole.predictions[index], whole.forced[index])
-    assert same(replay(policy, trace.select(index)), permuted)
+    assert same(replay_policy(policy, trace.select(index)), permuted)
 
 
 @given(trace=traces(samples=20, timesteps=5, classes=4), batch=st.integers(1, 9))
@@ -111,7 +111,7 @@ def test_the_score_table_does_not_depend_on_the_batch_size(trace, batch):
 @quick
 def test_evidence_is_the_logits_so_far_in_float64(trace):
     policy = Asked()
-    replay(policy, trace)
+    replay_policy(policy, trace)
     samples = samples_of(trace)
     assert [(e.t, e.T) for e in policy.shown] == [(t, trace.timesteps) for t in range(1, trace.timesteps)]
     for evidence in policy.shown:
@@ -125,7 +125,7 @@ def test_evidence_is_the_logits_so_far_in_float64(trace):
 def test_a_policy_starts_once_a_batch_before_anything_is_known():
     trace = make_trace("normal", 1, 10, 3, 4)
     policy = Asked()
-    replay(policy, trace, batch=4)
+    replay_policy(policy, trace, batch=4)
     assert [(e.t, len(e.total)) for e in policy.started] == [(0, 4), (0, 4), (0, 2)]
     assert all(not e.total.any() and not e.step_logits.any() for e in policy.started)
 
@@ -133,7 +133,7 @@ def test_a_policy_starts_once_a_batch_before_anything_is_known():
 def test_no_decision_is_asked_at_the_last_timestep_and_stopping_there_is_forced():
     trace = make_trace("normal", 2, 9, 4, 3)
     policy = Asked()
-    outcome = replay(policy, trace)
+    outcome = replay_policy(policy, trace)
     assert [e.t for e in policy.shown] == [1, 2, 3]
     assert outcome.exit_timesteps.tolist() == [4] * 9
     assert outcome.forced.tolist() == [True] * 9
@@ -142,13 +142,13 @@ def test_no_decision_is_asked_at_the_last_timestep_and_stopping_there_is_forced(
 
 def test_no_decision_is_asked_with_one_timestep():
     policy = Asked(lambda evidence: pytest.fail("asked"))
-    assert replay(policy, make_trace("normal", 3, 5, 1, 3)).forced.tolist() == [True] * 5
+    assert replay_policy(policy, make_trace("normal", 3, 5, 1, 3)).forced.tolist() == [True] * 5
 
 
 def test_a_stopped_sample_is_not_asked_about_again_and_not_forced():
     trace = make_trace("normal", 4, 8, 5, 3)
     policy = Asked(lambda evidence: torch.arange(len(evidence.total)) % 2 == 0)
-    outcome = replay(policy, trace)
+    outcome = replay_policy(policy, trace)
     assert [len(e.total) for e in policy.shown] == [8, 4, 2, 1]
     assert outcome.exit_timesteps.tolist() == [1, 2, 1, 3, 1, 2, 1, 4]
     assert not outcome.forced.any()
@@ -156,21 +156,21 @@ def test_a_stopped_sample_is_not_asked_about_again_and_not_forced():
 
 def test_static_t_never_stops_early():
     trace = make_trace("saturated", 5, 7, 4, 3)
-    assert replay(NeverExit(), trace).exit_timesteps.tolist() == [4] * 7
+    assert replay_policy(NeverExit(), trace).exit_timesteps.tolist() == [4] * 7
 
 
 @given(traces(samples=30, timesteps=3, classes=3), st.integers(0, 2**70))
 @quick
 def test_uniform_is_the_reference_hash_of_sample_and_salt(trace, salt):
     policy = Asked()
-    replay(policy, trace)
+    replay_policy(policy, trace)
     assert policy.started[0].uniform(salt).tolist() == [rules.uniform(i, salt) for i in trace.sample_ids.tolist()]
 
 
 def test_uniform_numbers_of_different_salts_are_unrelated():
     trace = Trace(torch.zeros(2000, 1, 2), torch.zeros(2000, dtype=torch.int64), torch.arange(2000))
     policy = Asked()
-    replay(policy, trace)
+    replay_policy(policy, trace)
     draws = torch.stack([policy.started[0].uniform(salt) for salt in range(4)])
     correlations = torch.corrcoef(draws) - torch.eye(4)
     assert correlations.abs().max() < 5 / math.sqrt(2000)
@@ -205,7 +205,7 @@ class Ledger(ExitPolicy):
 @given(trace=traces(samples=40, timesteps=9, classes=5), batch=st.sampled_from((3, 4096)))
 @quick
 def test_state_is_compacted_with_the_samples_it_belongs_to(trace, batch):
-    exits = replay(Ledger(), trace, batch=batch).exit_timesteps.tolist()
+    exits = replay_policy(Ledger(), trace, batch=batch).exit_timesteps.tolist()
     for sample, found in zip(trace.sample_ids.tolist(), exits, strict=True):
         coins = [rules.uniform(sample, t) for t in range(1, trace.timesteps)]
         assert found == rules.first_below([*coins, 0.0], 0.4)
@@ -257,7 +257,7 @@ def test_a_live_run_stops_where_replay_of_what_it_saw_stops(name, constant):
         classes=4,
         constant_input=constant,
     )
-    expected = replay(policy, trace)
+    expected = replay_policy(policy, trace)
     assert same(found, expected)
     assert network.steps == int(expected.exit_timesteps.max())
 
@@ -300,7 +300,7 @@ def test_a_score_that_is_none_is_refused_by_replay_and_by_the_sweep(kind):
     make, message = ODD_SCORES[kind]
     trace = make_trace("normal", 7, 5, 4, 3)
     with pytest.raises(PluginError, match=message):
-        replay(ScorePolicy(Odd(make), 1e9), trace)
+        replay_policy(ScorePolicy(Odd(make), 1e9), trace)
     with pytest.raises(PluginError, match=message):
         score_table(Odd(make), trace)
 
@@ -319,7 +319,7 @@ def test_a_score_that_is_none_is_refused_by_replay_and_by_the_sweep(kind):
 )
 def test_an_answer_of_the_wrong_shape_or_type_is_refused(answer):
     with pytest.raises(PluginError, match=r"plugin Asked: should_exit must give bool \[5\]"):
-        replay(Asked(answer), make_trace("normal", 8, 5, 3, 3))
+        replay_policy(Asked(answer), make_trace("normal", 8, 5, 3, 3))
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_an_answer_of_the_wrong_shape_or_type_is_refused(answer):
 )
 def test_an_answer_that_is_no_tensor_is_refused_by_name(answer):
     with pytest.raises(PluginError, match=r"plugin Asked: should_exit must give bool \[5\]"):
-        replay(Asked(answer), make_trace("normal", 8, 5, 3, 3))
+        replay_policy(Asked(answer), make_trace("normal", 8, 5, 3, 3))
 
 
 class Keeps(ExitPolicy):
@@ -359,12 +359,12 @@ class Keeps(ExitPolicy):
 )
 def test_a_state_without_a_row_for_each_sample_is_refused_by_name(state):
     with pytest.raises(PluginError, match="plugin Keeps"):
-        replay(Keeps(state), make_trace("normal", 9, 5, 4, 3))
+        replay_policy(Keeps(state), make_trace("normal", 9, 5, 4, 3))
 
 
 def test_inputs_are_refused_to_a_policy_that_does_not_declare_them():
     with pytest.raises(PluginError, match="without declaring"):
-        replay(Asked(lambda evidence: evidence.inputs), make_trace("normal", 10, 3, 3, 3))
+        replay_policy(Asked(lambda evidence: evidence.inputs), make_trace("normal", 10, 3, 3, 3))
 
 
 @pytest.mark.parametrize("batch", [4, 4096])
@@ -385,7 +385,7 @@ def test_a_policy_sees_the_inputs_of_its_own_samples_and_no_frame_after_t(batch)
             assert torch.equal(evidence.inputs[:, -1].flatten(), state["mine"])
             return state["mine"] % 3 == evidence.t - 1, state
 
-    outcome = replay(Looks(), trace, frames, batch=batch)
+    outcome = replay_policy(Looks(), trace, frames, batch=batch)
     assert outcome.exit_timesteps.tolist() == [1, 2, 3, 1, 2, 3, 1, 2, 3, 1]
     assert max(most) == 3
 
@@ -467,7 +467,7 @@ def guarded(request, tmp_path) -> Trace:
 @pytest.mark.parametrize("batch", [7, 4096])
 def test_a_policy_can_reach_neither_later_logits_nor_labels(guarded, batch):
     burglar = Burglar(guarded)
-    exits = replay(burglar, guarded, batch=batch).exit_timesteps
+    exits = replay_policy(burglar, guarded, batch=batch).exit_timesteps
     assert burglar.searched > 0
     assert len(set(exits.tolist())) > 2
     assert burglar.loot == set()
@@ -509,7 +509,7 @@ def test_a_policy_that_looks_at_inputs_can_not_reach_the_labels_through_them():
     images = torch.arange(120, dtype=torch.uint8).reshape(30, 1, 2, 2)
     split = ImageSplit("test", images, trace.labels, trace.sample_ids)
     burglar = Burglar(trace)
-    replay(burglar, trace, Pictures().frames(split, 4))
+    replay_policy(burglar, trace, Pictures().frames(split, 4))
     assert burglar.loot == set()
 
 
@@ -540,7 +540,7 @@ def test_a_policy_that_writes_into_its_evidence_changes_no_prediction_and_no_tra
         vandalise(evidence)
         return evidence.uniform(evidence.t) < 0.3
 
-    outcome = replay(Asked(stops), trace)
+    outcome = replay_policy(Asked(stops), trace)
     fresh = make_trace("strong", 15, 30, 5, 3, dtype)
     expected = fresh.predictions.gather(1, outcome.exit_timesteps[:, None] - 1).flatten()
     assert fresh.digest == before == Trace(trace.logits, trace.labels, trace.sample_ids).digest

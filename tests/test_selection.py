@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bench_core import Calibration, Evidence, ExitPolicy, ExitStrategy, Knob, ListedPolicies, State, Trace, UsageError
 from bench_core.curves import FamilyOnTrace, candidates, thin
 from bench_core.exits import NeverExit
-from bench_core.replay import replay
+from bench_core.replay import replay_policy
 from bench_core.scoring import Contest, Recorded, score_strategy
 from bench_core.selection import OperatingPoint, choose
 from tests.reference import choice
@@ -195,7 +195,7 @@ def test_a_chosen_policy_meets_its_operating_point_on_the_select_half(point, see
     fit, select, test = (make_trace("normal", seed + i, 40, 5, 4) for i in range(3))
     found = scored(SeennI(), contest(fit, select, test), point)
     assert found.status == "ok"
-    outcome = replay(found.policy, select)
+    outcome = replay_policy(found.policy, select)
     right = int((outcome.predictions == select.labels).sum())
     kind, number = point.split(":")
     assert found.select_timestep == int(outcome.exit_timesteps.sum()) / 40

@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bench_core import Trace, UsageError
-from bench_core.replay import replay
+from bench_core.replay import replay_policy
 from tests.reference import rules
 from tests.traces import calibrations, make_trace, samples_of, trace_pairs, traces
 
@@ -37,7 +37,7 @@ def some_threshold(data: st.DataObject, scores: Scores) -> float:
 
 def check_exits(policy: object, trace: Trace, expected: list[int | None]) -> None:
     """Outcomes of a replay against exit timesteps; None where rounding may decide."""
-    outcome = replay(policy, trace)
+    outcome = replay_policy(policy, trace)
     found = zip(outcome.exit_timesteps.tolist(), outcome.predictions.tolist(), outcome.forced.tolist(), strict=True)
     for sample, wanted, (exit_timestep, prediction, forced) in zip(samples_of(trace), expected, found, strict=True):
         if wanted is not None:
@@ -153,7 +153,7 @@ def stops_at(policy: object, t: int, gap: float, timesteps: int) -> bool:
     logits = torch.zeros(1, timesteps, 2, dtype=torch.float64)
     logits[0, t - 1, 0] = gap
     probe = Trace(logits, torch.tensor([0]), torch.tensor([0]))
-    return int(replay(policy, probe).exit_timesteps) == t
+    return int(replay_policy(policy, probe).exit_timesteps) == t
 
 
 @given(
@@ -219,7 +219,7 @@ def test_the_hash_is_splitmix64():
 def test_random_exits_average_to_their_mean(mean):
     samples = 20_000
     trace = Trace(torch.zeros(samples, 4, 2), torch.zeros(samples, dtype=torch.int64), torch.arange(samples))
-    exits = replay(RandomExit().fit(calibrations(trace)).policy(mean), trace).exit_timesteps
+    exits = replay_policy(RandomExit().fit(calibrations(trace)).policy(mean), trace).exit_timesteps
     assert exits.double().mean().item() == pytest.approx(mean, abs=4 * 0.5 / math.sqrt(samples))
 
 
@@ -258,13 +258,13 @@ def constant(values: list[float], timesteps: int = 3) -> Trace:
 )
 def test_a_score_equal_to_its_threshold_does_not_stop(strategy, threshold, values):
     trace = constant(values)
-    assert replay(strategy.fit(calibrations(trace)).policy(threshold), trace).exit_timesteps.tolist() == [3]
+    assert replay_policy(strategy.fit(calibrations(trace)).policy(threshold), trace).exit_timesteps.tolist() == [3]
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10, 20, 101])
 def test_dt_snn_never_stops_on_no_evidence_at_all(classes):
     trace = constant([0.0] * classes)
-    assert replay(DtSnn().fit(calibrations(trace)).policy(1.0), trace).exit_timesteps.tolist() == [3]
+    assert replay_policy(DtSnn().fit(calibrations(trace)).policy(1.0), trace).exit_timesteps.tolist() == [3]
 
 
 @pytest.mark.parametrize(
@@ -290,9 +290,9 @@ def test_a_single_timestep_is_always_forced(strategy, value):
 @pytest.mark.parametrize("alpha", [1e-3, 1e-300])
 def test_a_small_alpha_saturates_instead_of_overflowing(alpha):
     trace = constant([1e30, 0.0, -1e30])
-    assert replay(SeennI(alpha=alpha).fit(calibrations(trace)).policy(0.9), trace).exit_timesteps.tolist() == [1]
+    assert replay_policy(SeennI(alpha=alpha).fit(calibrations(trace)).policy(0.9), trace).exit_timesteps.tolist() == [1]
 
 
 def test_ties_go_to_the_lowest_class():
     trace = constant([1.0, 4.0, 4.0, 4.0, 0.0, 4.0])
-    assert replay(Fixed().fit(calibrations(trace)).policy(2), trace).predictions.tolist() == [1]
+    assert replay_policy(Fixed().fit(calibrations(trace)).policy(2), trace).predictions.tolist() == [1]

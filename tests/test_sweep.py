@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from bench_core import Evidence, Trace
 from bench_core.curves import FamilyOnTrace
 from bench_core.exits import ScorePolicy, ScoreStrategy
-from bench_core.replay import replay, score_table
+from bench_core.replay import replay_policy, score_table
 from bench_core.sweep import distinct_thresholds, exit_timesteps_at, sort_scores
 from tests.traces import calibrations, make_trace, traces
 
@@ -67,7 +67,7 @@ def check_sweep(strategy: ScoreStrategy, trace: Trace, *, batch: int = 4096) -> 
     sums, correct = swept.curve(thresholds)
     exits = []
     for threshold, exit_sum, right in zip(thresholds.tolist(), sums.tolist(), correct.tolist(), strict=True):
-        outcome = replay(ScorePolicy(strategy, threshold), trace, batch=batch)
+        outcome = replay_policy(ScorePolicy(strategy, threshold), trace, batch=batch)
         assert int(outcome.exit_timesteps.sum()) == exit_sum
         assert int((outcome.predictions == trace.labels).sum()) == right
         assert exit_timesteps_at(table, threshold).tolist() == outcome.exit_timesteps.tolist()
@@ -90,7 +90,7 @@ def test_the_knob_values_of_a_family_do_on_the_sweep_what_their_policies_do_on_r
     swept = FamilyOnTrace(family, trace)
     values = swept.values()
     for value, exit_sum, right in zip(values, *(column.tolist() for column in swept.curve(values)), strict=True):
-        outcome, by_sweep = replay(family.policy(value), trace), swept.outcome(value)
+        outcome, by_sweep = replay_policy(family.policy(value), trace), swept.outcome(value)
         assert int(outcome.exit_timesteps.sum()) == exit_sum
         assert int((outcome.predictions == trace.labels).sum()) == right
         assert torch.equal(by_sweep.exit_timesteps, outcome.exit_timesteps)
@@ -110,7 +110,7 @@ def test_a_family_tries_every_threshold_that_its_knob_can_express(name):
     inside = [v for v in at_scores.tolist() if knob.low <= v < knob.high or (v == knob.high and not knob.open_high)]
     assert len(inside) > 5
     for value in inside:
-        assert tuple(replay(swept.family.policy(value), trace).exit_timesteps.tolist()) in tried
+        assert tuple(replay_policy(swept.family.policy(value), trace).exit_timesteps.tolist()) in tried
 
 
 @every_strategy

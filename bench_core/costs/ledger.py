@@ -55,6 +55,8 @@ class OperationLedger:
                 self.neuron_updates += shapes[index].numel()
             elif not isinstance(layer, AveragePool | Flatten | Synapse):
                 raise UncountableLayerError(type(layer).__name__)
+            elif index and isinstance(layer, Synapse) and not _fed_by_spikes(layers, index):
+                raise UncountableLayerError("a Synapse that isn't fed by spikes")
         self.macs_once = int(self._input_fan_out.sum()) if network.constant_input else 0
         self._counted: list[torch.Tensor] = []
 
@@ -98,6 +100,14 @@ def _meet(spikes: torch.Tensor, fan_out: torch.Tensor) -> torch.Tensor:
         spikes, fan_out = spikes.sum(2), fan_out[0]  # every channel has the same fan-out: add channels up first
     weights = torch.stack([fan_out.flatten(), torch.ones(fan_out.numel(), dtype=torch.float64)], dim=1)
     return spikes.flatten(2).to(torch.float64) @ weights
+
+
+def _fed_by_spikes(layers: list[nn.Module], index: int) -> bool:
+    """Whether only pools lie between the layer at ``index`` and a layer of neurons before it."""
+    before = index - 1
+    while before > 0 and isinstance(layers[before], AveragePool | Flatten):
+        before -= 1
+    return isinstance(layers[before], SpikingNeuron)
 
 
 def _shapes(network: SpikingNetwork, input_shape: tuple[int, int, int]) -> list[torch.Size]:

@@ -86,9 +86,10 @@ class Dataset(ABC):
 
     def frames(self, split: ImageSplit, timesteps: int) -> Callable[[torch.Tensor, int], torch.Tensor]:
         """Network input by position in a split: (positions [B], frames F) to float32 [B, F, C, H, W]."""
+        images = split.images  # not the split, through which labels could be reached
 
         def read(positions: torch.Tensor, frames: int) -> torch.Tensor:
-            encoded = self.encode(split.images[positions], timesteps, frames)
+            encoded = self.encode(images[positions], timesteps, frames)
             return encoded.unsqueeze(1) if self.constant_input else encoded.transpose(0, 1)
 
         return read

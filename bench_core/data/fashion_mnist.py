@@ -27,6 +27,7 @@ __all__ = ["FashionMNIST", "embed"]
 EMBEDDED = Path(__file__).parent.parent / "zoo" / "data" / "fashion-mnist"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 CALIBRATION_SIZE = 5_000
+MANIFEST_SHA256 = "47c3c4e37c8de9a35c6fc53c5e1f13ac946c3351c06a63d2cb2b596170df46cb"
 MEAN, STANDARD_DEVIATION = 0.2860, 0.3530
 
 # md5 of the uncompressed files, as everywhere on the web; the .gz files of different sources differ.
@@ -65,15 +66,23 @@ class FashionMNIST(Dataset):
 
 
 def _embedded_split(name: str) -> ImageSplit:
+    _check(EMBEDDED / "manifest.json", MANIFEST_SHA256)
     manifest = json.loads((EMBEDDED / "manifest.json").read_text(encoding="utf-8"))
     for file, expected in manifest["sha256"].items():
-        if file.startswith(name) and (found := file_digest(EMBEDDED / file)) != expected:
-            raise DataError(
-                f"{EMBEDDED / file}: altered (sha256 {found[:12]}…, expected {expected[:12]}…); install again"
-            )
+        if file.startswith(name):
+            _check(EMBEDDED / file, expected)
     labels = read_idx(EMBEDDED / f"{name}-labels.gz").to(torch.int64)
     ids = torch.tensor(manifest["calibration_ids"]) if name == "calibration" else torch.arange(len(labels))
     return ImageSplit(name, read_idx(EMBEDDED / f"{name}-images.gz").unsqueeze(1), labels, ids)
+
+
+def _check(path: Path, expected: str) -> None:
+    try:
+        found = file_digest(path)
+    except OSError as error:
+        raise DataError(f"{path}: can't be read ({error.strerror}); install exitbench again") from error
+    if found != expected:
+        raise DataError(f"{path}: altered (sha256 {found[:12]}…, expected {expected[:12]}…); install exitbench again")
 
 
 def _training_split() -> ImageSplit:

@@ -3,11 +3,9 @@
 from tabulate import tabulate
 
 from bench_core.leaderboard import leaderboard, reference_line, sections, static_line, workload_facts
-from bench_core.metrics import static_accuracy
-from bench_core.offline import ReplayResult
 from bench_core.results import Board
 
-__all__ = ["loss_curve", "replay_summary", "terminal"]
+__all__ = ["loss_curve", "terminal"]
 
 _COLUMNS = {
     "rank": "#",
@@ -59,24 +57,3 @@ def loss_curve(history: list[dict[str, float]]) -> str:
         for r in history
     ]
     return tabulate(rows, headers=["epoch", "loss", "train acc %", ""], disable_numparse=True)
-
-
-def replay_summary(result: ReplayResult) -> str:
-    """What ``exitbench replay`` prints."""
-    references = result.references
-    last = 100 * float(static_accuracy(result.test)[-1])
-    settings = ", ".join(f"{name} = {value}" for name, value in result.parameters.items() if value is not None)
-    lines = [
-        f"{result.strategy} ({settings})",
-        f"chosen by: {result.operating_point or 'the given knob'}; {result.status}",
-    ]
-    if result.accuracy is not None and result.average_exit_timestep is not None:
-        lines.append(
-            f"accuracy {100 * result.accuracy:.2f} % (static T {last:.2f} %), average exit timestep "
-            f"{result.average_exit_timestep:.4f} of {result.test.timesteps}"
-        )
-    lines.append(
-        f"AET {references.aet:.4f}, empirical AET {references.empirical_aet:.4f}, OCT {references.oct:.4f}, "
-        f"oracle accuracy {100 * references.oracle_accuracy:.2f} %"
-    )
-    return "\n".join(lines)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from bench_core.data.base import Dataset, ImageSplit
+from bench_core.errors import UsageError
 from bench_core.progress import Advance, progress
 from bench_core.snn.network import SpikingNetwork
 from bench_core.store import Store
@@ -73,6 +74,10 @@ class _Training:
             weight_decay=self.recipe.weight_decay,
         )
         self.batches = len(split) // self.recipe.batch_size
+        if not self.batches:
+            raise UsageError(
+                f"batch_size = {recipe.batch_size} is larger than the training split ({len(split)} samples)"
+            )
 
     def run_epoch(self, epoch: int, advance: Advance) -> EpochRecord:
         recipe, split = self.recipe, self.split
@@ -112,7 +117,8 @@ def _logits(network: nn.Module, inputs: torch.Tensor, timesteps: int) -> torch.T
 def _save(network: nn.Module, optimizer: torch.optim.SGD, history: list[EpochRecord], store: Store, key: str) -> None:
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     for name, parameter in network.named_parameters():
-        tensors[f"momentum.{name}"] = optimizer.state[parameter]["momentum_buffer"]
+        if (buffer := optimizer.state[parameter].get("momentum_buffer")) is not None:
+            tensors[f"momentum.{name}"] = buffer
     store.put("training", key, tensors, {"history": [dataclasses.asdict(record) for record in history]})
 
 
@@ -123,5 +129,6 @@ def _resume(network: nn.Module, optimizer: torch.optim.SGD, store: Store, key: s
     state = {n.removeprefix("network."): t for n, t in saved.tensors.items() if n.startswith("network.")}
     network.load_state_dict(state)
     for name, parameter in network.named_parameters():
-        optimizer.state[parameter]["momentum_buffer"] = saved.tensors[f"momentum.{name}"].clone()
+        if (buffer := saved.tensors.get(f"momentum.{name}")) is not None:
+            optimizer.state[parameter]["momentum_buffer"] = buffer.clone()
     return [EpochRecord(**record) for record in saved.metadata["history"]]

@@ -15,10 +15,12 @@ NOTHING = Operations()
 
 
 def readout(evidence: Evidence, accumulate: object, alpha: object = 1.0) -> torch.Tensor:
-    """S_t / alpha or S_t / (t alpha), float64 [B, K]."""
+    """S_t / alpha or S_t / (t alpha), up to a shift per sample that a softmax doesn't see, float64 [B, K]."""
     chosen = evidence.mean if accumulate == "mean" else evidence.total
     assert isinstance(alpha, float)
-    return chosen if alpha == 1.0 else chosen / alpha
+    if alpha == 1.0:
+        return chosen
+    return (chosen - chosen.amax(1, keepdim=True)) / alpha  # shifted first, so that a small alpha can't overflow
 
 
 def largest_probability(values: torch.Tensor) -> torch.Tensor:

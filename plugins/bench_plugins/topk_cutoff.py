@@ -62,7 +62,7 @@ class TopKCutoff(ScoreStrategy):
         trace = calibration.trace
         if self.parameters["calibrate_on"] == "train-dropout" and not _is_training_with_dropout(trace):
             raise UsageError(
-                f"{self.name}: calibrate_on=train-dropout needs a calibration trace of the training split with dropout; "
+                f"{self.name}: calibrate_on=train-dropout needs a trace of the training split with dropout; "
                 "`exitbench record WORKLOAD --split train --dropout 0.3` makes one"
             )
         gaps = torch.cat([_gap(totals) for _, totals in trace.totals()]).numpy()  # [N, T]

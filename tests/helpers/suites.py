@@ -1,9 +1,12 @@
 """Suites made of the tiny plugin, as dictionaries and as TOML files."""
 
 import json
+import shutil
 from pathlib import Path
 
 from bench_core.plugin_manager import load_registry
+from bench_core.stages import Workload, trained_weights
+from bench_core.store import Store
 from bench_core.suite import parse_suite
 
 TINY_PLUGIN = Path(__file__).with_name("tiny_plugin.py")
@@ -56,6 +59,16 @@ def write_plugin(path, source):
     """A single-file plugin with the imports that a plugin's author would write."""
     path.write_text(f"import numpy as np\nimport torch\nfrom bench_core import *\n\n{source}\n")
     return path
+
+
+def trained_store(tmp_path_factory, folder):
+    """A store in ``folder`` that holds the tiny networks, trained once per session, and nothing else."""
+    source = Store(tmp_path_factory.getbasetemp() / "trained-tiny-networks", zoo=None)
+    registry = tiny_registry()
+    for spec in parsed_suite(workloads=[DIRECT, EVENTS, CONVERTED]).workloads:
+        trained_weights(Workload.resolve(spec, registry), source)
+    shutil.copytree(source.root / "networks", folder / "networks")
+    return Store(folder, zoo=None)
 
 
 def _toml(value):
