@@ -301,7 +301,7 @@ def test_wrong_input_is_one_line_exit_2_and_nothing_written(place, exitbench, mo
     check_refusal(answer, words)
 
 
-@pytest.mark.parametrize("case", ["unknown suite", "unknown field", "NaN logits", "unknown flag", "missing option"])
+@pytest.mark.parametrize("case", ["unknown suite", "NaN logits", "unknown flag", "unknown command", "missing option"])
 def test_a_process_of_its_own_refuses_alike(place, case):
     arguments, words = WRONG[case]
     before = tree(place)

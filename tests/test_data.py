@@ -101,7 +101,7 @@ def test_a_missing_file_is_refused(tmp_path):
         read_idx(tmp_path / "absent")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_mutated_bytes_are_a_tensor_or_a_data_error_and_nothing_else(tmp_path, data):
     content = bytearray(data.draw(st.sampled_from([RAW, PACKED])))

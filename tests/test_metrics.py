@@ -10,7 +10,7 @@ from bench_core.metrics import fixed_hull, histogram_matched_accuracy, reference
 from tests.reference import bounds, rules
 from tests.traces import samples_of, traces
 
-thorough = settings(max_examples=200, deadline=None)
+thorough = settings(max_examples=120, deadline=None)
 
 
 @st.composite
@@ -50,7 +50,7 @@ def test_empirical_aet_is_at_most_aet_is_at_most_oct(correct):
 
 
 @given(traces(samples=20, timesteps=8, classes=6))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_aet_is_t_less_the_static_accuracies_before_t(trace):
     static = static_accuracy(trace).tolist()
     expected = trace.timesteps - sum(static[:-1])
@@ -58,7 +58,7 @@ def test_aet_is_t_less_the_static_accuracies_before_t(trace):
 
 
 @given(traces(samples=20, timesteps=8, classes=6))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_static_accuracy_counts_right_predictions(trace):
     correct = rules.correctness(samples_of(trace), trace.labels.tolist())
     expected = [bounds.right_at(correct, t) / len(correct) for t in range(1, trace.timesteps + 1)]

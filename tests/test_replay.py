@@ -13,6 +13,7 @@ from bench_plugins.baselines import Fixed, Margin, RandomExit, Stability
 from bench_plugins.dt_snn import DtSnn
 from bench_plugins.dynamic_confidence import DynamicConfidence
 from bench_plugins.seenn_i import SeennI
+from bench_plugins.spikecp import SpikeCP
 from bench_plugins.topk_cutoff import TopKCutoff
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -38,6 +39,8 @@ FAMILIES = {
     "random": (RandomExit(seed=5), 1.4),
     "stability": (Stability(), 2),
     "margin": (Margin(), 0.3),
+    "spikecp": (SpikeCP(), 0.6),
+    "spikecp simes": (SpikeCP(correction="simes"), 0.6),
 }
 every_family = pytest.mark.parametrize("name", FAMILIES)
 

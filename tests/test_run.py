@@ -15,7 +15,7 @@ from bench_core import columns, recording, stages
 from bench_core.data import calibration_halves
 from bench_core.errors import UsageError
 from bench_core.execution import competitors, run_suite
-from bench_core.exits import NeverExit
+from bench_core.exits import Calibration, NeverExit
 from bench_core.live import run_live
 from bench_core.replay import replay_policy
 from bench_core.reproduction import reproduce_board
@@ -604,6 +604,31 @@ def test_a_live_run_of_a_batch_is_bit_equal_to_its_trace(finished, registry):
         assert torch.equal(listening.logits, trace.logits[:100])
         assert (live.exit_timesteps == steps).all()
         assert live.forced.all()
+
+
+@pytest.mark.parametrize("content", WORKLOADS, ids=lambda content: content["name"])
+def test_samples_that_go_on_alone_are_those_of_the_trace(finished, registry, content):
+    """Design 5.6 (b): with finished samples dropped, logits off by more than 1e-4 occur in at most 2 % of samples."""
+    _, _, store = finished
+    workload = Workload.resolve(parsed_suite(workloads=[content]).workloads[0], registry)
+    weights = trained_weights(workload, store)
+    recorded = recorded_trace(workload, weights, "test", store)
+    dataset, split, steps = workload.dataset, workload.dataset.split("test"), workload.spec.timesteps
+    mixed = registry.strategies["random"].fit(Calibration(recorded)).policy(2.5)
+    listening = Listening(spiking_network(workload, weights), 100, steps, dataset.classes)
+    live = run_live(
+        listening,
+        dataset.encode(split.images[:100], steps),
+        split.sample_ids[:100],
+        mixed,
+        timesteps=steps,
+        classes=dataset.classes,
+        constant_input=dataset.constant_input,
+    )
+    assert live.exit_timesteps.unique().tolist() == [2, 3]
+    ran = torch.arange(1, steps + 1) <= live.exit_timesteps[:, None]
+    off = ((listening.logits - recorded.logits[:100]).abs().amax(2) > 1e-4) & ran
+    assert off.any(1).sum() <= 2
 
 
 # --- reproducing -----------------------------------------------------------------------------------------------------

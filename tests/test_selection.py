@@ -19,7 +19,7 @@ from bench_core.selection import OperatingPoint, choose
 from tests.reference import choice
 from tests.traces import calibrations, make_trace
 
-thorough = settings(max_examples=300, deadline=None)
+thorough = settings(max_examples=150, deadline=None)
 POINTS = st.sampled_from(("0", "0.1", "0.5", "1", "2.5", "10", "33.3", "100"))
 SHARES = st.sampled_from(("0.05", "0.1", "0.25", "0.29", "0.3", "0.5", "0.57", "0.7", "0.999", "1"))
 

@@ -12,7 +12,7 @@ from bench_core.data import calibration_halves, stratified_cut
 from bench_core.data.builtin import FashionMNIST
 from tests.reference import rules
 
-thorough = settings(max_examples=150, deadline=None)
+thorough = settings(max_examples=80, deadline=None)
 LABELS = st.lists(st.integers(0, 5), min_size=1, max_size=60)
 
 

@@ -161,7 +161,7 @@ def test_an_altered_string_is_noticed_too(store, capfd, altered):
     assert str(path) in capfd.readouterr().err
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_flipped_byte_goes_unnoticed_in_the_tensors(store, capfd, data):
     store.put("networks", KEY, TENSORS, METADATA)

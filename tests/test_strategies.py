@@ -9,6 +9,7 @@ from bench_plugins.baselines import Fixed, Margin, RandomExit, Stability
 from bench_plugins.dt_snn import DtSnn
 from bench_plugins.dynamic_confidence import LARGEST, SMALLEST, DynamicConfidence
 from bench_plugins.seenn_i import SeennI
+from bench_plugins.spikecp import SpikeCP
 from bench_plugins.topk_cutoff import TopKCutoff
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ from bench_core.replay import replay_policy
 from tests.reference import rules
 from tests.traces import calibrations, make_trace, samples_of, trace_pairs, traces
 
-thorough = settings(max_examples=150, deadline=None)
+thorough = settings(max_examples=100, deadline=None)
 ACCUMULATE = st.sampled_from(("sum", "mean"))
 Scores = list[list[float]]
 
@@ -193,6 +194,53 @@ def test_exact_search_rejects_the_lucky_bin_that_the_authors_search_takes():
     assert stops_at(binned, 1, 2.0, 2)  # above 0 one in three is wrong: good enough for the first bin
 
 
+def same_unless_equal(known: list[float], surprise: float) -> bool:
+    """Whether no calibration score is so near to a surprise that rounding decides which is larger."""
+    return all(abs(s - surprise) > 1e-9 * max(1.0, abs(s)) for s in known)
+
+
+@given(
+    pair=trace_pairs(samples=12, timesteps=5, classes=5),
+    correction=st.sampled_from(("bonferroni", "simes")),
+    max_set=st.integers(1, 5),
+    alpha=st.floats(0.01, 0.99),
+)
+@thorough
+def test_spikecp_stops_where_few_enough_labels_have_a_corrected_p_value_above_alpha(pair, correction, max_set, alpha):
+    calibration, trace = pair
+    known, labels = samples_of(calibration), calibration.labels.tolist()
+    right = [
+        [rules.surprises(rules.totals(sample)[t])[label] for sample, label in zip(known, labels, strict=True)]
+        for t in range(trace.timesteps)
+    ]
+    expected: list[int | None] = []
+    for sample in samples_of(trace):
+        so_far: list[list[float]] = []
+        sure, stop = True, trace.timesteps
+        for t, total in enumerate(rules.totals(sample)[:-1], start=1):
+            so_far.append(rules.conformal_p_values(known, labels, total, t))
+            corrected = rules.corrected_p_values(so_far, trace.timesteps, correction)
+            sure &= all(same_unless_equal(right[t - 1], surprise) for surprise in rules.surprises(total))
+            sure &= not any(close(p, alpha) for p in corrected)
+            if sum(p > alpha for p in corrected) <= max_set:
+                stop = t
+                break
+        expected.append(stop if sure else None)
+    assume(any(t is not None for t in expected))
+    family = SpikeCP(correction=correction, max_set=max_set).fit(calibrations(calibration))
+    check_exits(family.policy(alpha), trace, expected)
+
+
+def test_a_spikecp_level_equal_to_alpha_stops():
+    # Seven samples with the right label on top, T = 2: the other label's p-value is 1/8, corrected 1/4.
+    logits = torch.tensor([[[float(i), 0.0]] * 2 for i in range(1, 8)], dtype=torch.float64)
+    trace = Trace(logits, torch.zeros(7, dtype=torch.int64), torch.arange(7))
+    for correction in ("bonferroni", "simes"):
+        family = SpikeCP(correction=correction).fit(calibrations(trace))
+        for alpha, t in ((0.25, 1), (math.nextafter(0.25, 0.0), 2)):
+            assert replay_policy(family.policy(alpha), trace).exit_timesteps.tolist() == [t] * 7
+
+
 @given(trace=traces(samples=20), data=st.data())
 @settings(max_examples=25, deadline=None)
 def test_fixed_stops_every_sample_at_t(trace, data):
@@ -279,6 +327,8 @@ def test_dt_snn_never_stops_on_no_evidence_at_all(classes):
         (Fixed(), 1),
         (RandomExit(), 1.0),
         (Stability(), 1),
+        (SpikeCP(), 0.5),
+        (SpikeCP(correction="simes"), 0.5),
     ],
     ids=lambda value: getattr(value, "name", value),
 )

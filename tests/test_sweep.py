@@ -12,6 +12,7 @@ from bench_plugins.baselines import Margin
 from bench_plugins.dt_snn import DtSnn
 from bench_plugins.dynamic_confidence import DynamicConfidence
 from bench_plugins.seenn_i import SeennI
+from bench_plugins.spikecp import SpikeCP
 from bench_plugins.topk_cutoff import TopKCutoff
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ from bench_core.replay import replay_policy, score_table
 from bench_core.sweep import distinct_thresholds, exit_timesteps_at, sort_scores
 from tests.traces import calibrations, make_trace, traces
 
-quick = settings(max_examples=20, deadline=None)
+quick = settings(max_examples=15, deadline=None)
 STRATEGIES = {
     "seenn-i sum": SeennI(),
     "seenn-i mean": SeennI(accumulate="mean", alpha=0.5),
@@ -35,6 +36,7 @@ STRATEGIES = {
     "topk-cutoff bins": TopKCutoff(search="bins", bins=9),
     "margin sum": Margin(),
     "margin mean": Margin(accumulate="mean"),
+    "spikecp": SpikeCP(),
 }
 every_strategy = pytest.mark.parametrize("name", STRATEGIES)
 
@@ -111,6 +113,14 @@ def test_a_family_tries_every_threshold_that_its_knob_can_express(name):
     assert len(inside) > 5
     for value in inside:
         assert tuple(replay_policy(swept.family.policy(value), trace).exit_timesteps.tolist()) in tried
+
+
+@every_strategy
+@given(threshold=st.floats(-0.999, -1e-6))
+@quick
+def test_a_threshold_survives_its_translation_to_the_knob_and_back_to_the_last_bit(name, threshold):
+    strategy = STRATEGIES[name].fit(calibrations(make_trace("normal", 1, 5, 2, 3))).strategy
+    assert strategy.threshold_of(strategy.knob_of(np.array([threshold]))).tolist() == [threshold]
 
 
 @every_strategy

@@ -265,7 +265,7 @@ VALID = {**tensors(), **counted()}
 HEADER = {"workload": "w", "split": "test", "schema": SCHEMA, "variant": "{}", "provenance": "{}", "layers": "[]"}
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_mutated_bytes_are_a_trace_or_a_trace_error_and_nothing_else(tmp_path, data):
     path = write(tmp_path / "mutated.safetensors", VALID, HEADER)

@@ -221,6 +221,17 @@ def test_an_incomplete_batch_is_dropped(stores, monkeypatch):
     assert sum(seen) == 6 * 64
 
 
+def test_every_epoch_has_an_order_of_its_own_and_the_same_one_every_time(stores, monkeypatch):
+    seen = []
+    real = loop.augment
+    monkeypatch.setattr(loop, "augment", lambda x, *a, **o: seen.append(x.sum((1, 2, 3)).tolist()) or real(x, *a, **o))
+    for _ in range(2):
+        train(next(stores), RECIPE.model_copy(update={"epochs": 3}))
+    epochs = torch.tensor(seen).reshape(6, -1).tolist()
+    assert epochs[:3] == epochs[3:]
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
 def test_another_seed_gives_another_network(stores):
     one, two = (train(next(stores), seed=seed)[0] for seed in (5, 6))
     assert tensors_digest(one.state_dict()) != tensors_digest(two.state_dict())

@@ -188,6 +188,27 @@ def cutoff_bin_thresholds(samples: list[Sample], labels: list[int], epsilon: flo
     return found
 
 
+def surprises(total: list[float]) -> list[float]:
+    """-log softmax of every class."""
+    largest = max(total)
+    whole = math.log(math.fsum(math.exp(value - largest) for value in total))
+    return [whole - (value - largest) for value in total]
+
+
+def conformal_p_values(samples: list[Sample], labels: list[int], total: list[float], t: int) -> list[float]:
+    """SpikeCP: p_t(c) = (1 + #{i : s_t(x_i, y_i) >= s_t(x, c)}) / (n + 1), s the surprise, for every class c."""
+    known = [surprises(totals(sample)[t - 1])[label] for sample, label in zip(samples, labels, strict=True)]
+    return [(1 + sum(s >= surprise for s in known)) / (len(known) + 1) for surprise in surprises(total)]
+
+
+def corrected_p_values(so_far: list[list[float]], timesteps: int, correction: str) -> list[float]:
+    """p-values of every class for T looks, from those at 1 .. t: T p_t, or Simes' min over r of T p_(r) / r."""
+    if correction == "bonferroni":
+        return [timesteps * p for p in so_far[-1]]
+    ranked = [sorted(seen) for seen in zip(*so_far, strict=True)]
+    return [min(timesteps * p / r for r, p in enumerate(seen, start=1)) for seen in ranked]
+
+
 def negative_log_likelihood(samples: list[Sample], labels: list[int], alpha: float) -> float:
     """Mean of -log softmax(S_T / alpha) at the label."""
     losses = []
