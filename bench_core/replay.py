@@ -88,7 +88,7 @@ class ExitController:
     def _evidence(self, step: torch.Tensor) -> Evidence:
         inputs, positions, frames = self._inputs, self.unfinished, max(self._t, 1)
         read = None if inputs is None else lambda: inputs(positions, frames)
-        return Evidence(self._t, self.timesteps, step, self._total.clone(), self._keys, read)
+        return Evidence(self._t, self.timesteps, step, self._total.clone(), self._keys.clone(), read)
 
     def _checked(self, state: State) -> State:
         """The state, if every tensor of it has a row for each unfinished sample. Raises PluginError."""

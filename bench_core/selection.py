@@ -50,7 +50,7 @@ class OperatingPoint:
         )
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.value:g}"
+        return f"{self.kind}:{self.value:.15g}"
 
     def minimum_correct(self, static_correct: int, samples: int) -> int:
         """The fewest right samples that iso-accuracy accepts, in whole samples so that rounding can't decide."""

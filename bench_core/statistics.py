@@ -37,8 +37,8 @@ def bootstrap_means(values: Array, *, resamples: int, seed: int) -> Array:
     for start in range(0, resamples, _CHUNK):
         count = min(_CHUNK, resamples - start)
         drawn = generator.integers(0, samples, size=(count, samples), dtype=np.int32)
-        drawn += np.arange(count, dtype=np.int32)[:, None] * np.int32(samples)
-        counts = np.bincount(drawn.reshape(-1), minlength=count * samples).reshape(count, samples)
+        places = drawn + np.arange(count)[:, None] * samples  # resample r counts in the r-th block
+        counts = np.bincount(places.reshape(-1), minlength=count * samples).reshape(count, samples)
         sums[start : start + count] = counts.astype(exact) @ columns
     return sums / samples
 

@@ -160,6 +160,7 @@ WRONG = {
     "unknown flag": ([*SEENN, "--fast"], ["--fast"]),
     "missing option": (["replay", "--test", "test.safetensors", "--strategy", "seenn-i"], ["--calibration"]),
     "missing value": ([*SEENN, "--json"], ["--json"]),
+    "nothing to list": (["list"], ["strategies"]),
     "unknown listing": (["list", "frogs"], ["frogs", "strategies"]),
     "unknown data command": (["data", "frobnicate"], ["frobnicate"]),
     "plugin missing": (
@@ -197,6 +198,10 @@ WRONG = {
     "unknown name for --only": (ran("tiny", "--only", "seen-i"), ["'seen-i'", "did you mean 'seenn-i'"]),
     "output is a file": (["run", "tiny.toml", *TINY, "--output", "a-file"], ["--output a-file"]),
     "output below a file": (["run", "tiny.toml", *TINY, "--output", "a-file/board"], ["a-file"]),
+    "output where nobody may write": (
+        ["run", "tiny.toml", *TINY, "--output", "/proc/exitbench/board"],
+        ["/proc/exitbench"],
+    ),
     "dry run of a bad suite": (ran("bad-knob", "--dry-run"), ["'alfa'"]),
     "dry run with a bad point": (ran("bad-point", "--dry-run"), ["'iso-acuracy:1'"]),
     "dry run with a bad cost model": (ran("no-cost-model", "--dry-run"), ["'cmos54'"]),
@@ -247,6 +252,7 @@ WRONG = {
     "knob empty": ([*SEENN, "--set", "threshold="], ["threshold", "a number"]),
     "knob not whole": (["replay", *TRACES, "--strategy", "fixed", "--set", "t=1.5"], ["t = 1.5", "whole number"]),
     "alpha zero": ([*SEENN, "--set", "alpha=0", "--set", "threshold=0.5"], ["alpha = 0", "(0, inf)"]),
+    "alpha infinite": ([*SEENN, "--set", "alpha=inf", "--set", "threshold=0.5"], ["alpha = inf", "(0, inf)"]),
     "unknown choice": ([*SEENN, "--set", "accumulate=median"], ["accumulate = median", "sum, mean"]),
     "--set without =": ([*SEENN, "--set", "threshold"], ["--set threshold", "KEY=VALUE"]),
     "--set without a key": ([*SEENN, "--set", "=0.5"], ["--set =0.5", "KEY=VALUE"]),
@@ -273,6 +279,9 @@ WRONG = {
         [*SEENN, "--per-sample", "absent/out.csv", "--json", "out.json"],
         ["absent/out.csv", "folder"],
     ),
+    "json and csv into one file": ([*SEENN, "--json", "out.txt", "--per-sample", "out.txt"], ["out.txt"]),
+    "json where nobody may write": ([*SEENN, "--json", "/proc/out.json"], ["/proc/out.json"]),
+    "csv where nobody may write": ([*SEENN, "--per-sample", "/proc/out.csv"], ["/proc/out.csv"]),
     "no policy to write": (
         [*SEENN, "--operating-point", "budget:0.1", "--json", "out.json", "--per-sample", "out.csv"],
         ["budget:0.1", "nothing is written"],
@@ -567,6 +576,13 @@ def test_train_record_and_replay_with_inputs_one_after_the_other(tmp_path, exitb
     result = json.loads((tmp_path / "out.json").read_text())
     assert result["samples"] == 300
     assert result["parameters"]["beta"] == 2
+
+    policies = []
+    for choice in (("--operating-point", "iso-accuracy:1"), ("--set", "beta=1")):
+        rest = (*files, "--strategy", "seenn-ii", "--set", "epochs=1", *TINY)
+        assert exitbench("replay", *rest, *choice).code == 0
+        policies.append(len(list((home() / "policies").rglob("*.safetensors"))))
+    assert policies == [1 + 3, 1 + 3 + 1]  # one learnt from half of calibration isn't taken for one learnt from all
 
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(place, exitbench, monkeypatch):

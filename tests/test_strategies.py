@@ -241,6 +241,12 @@ def test_a_spikecp_level_equal_to_alpha_stops():
             assert replay_policy(family.policy(alpha), trace).exit_timesteps.tolist() == [t] * 7
 
 
+def test_a_calibration_score_equal_to_a_labels_counts_towards_its_p_value():
+    silent = Trace(torch.zeros(7, 2, 3), torch.zeros(7, dtype=torch.int64), torch.arange(7))
+    family = SpikeCP().fit(calibrations(silent))  # every score is log 3, so every p-value is one
+    assert replay_policy(family.policy(0.99), silent).exit_timesteps.tolist() == [2] * 7
+
+
 @given(trace=traces(samples=20), data=st.data())
 @settings(max_examples=25, deadline=None)
 def test_fixed_stops_every_sample_at_t(trace, data):

@@ -110,7 +110,7 @@ def test_a_family_tries_every_threshold_that_its_knob_can_express(name):
     knob = strategy.family_knob
     at_scores = strategy.knob_of(scores[np.isfinite(scores)])
     inside = [v for v in at_scores.tolist() if knob.low <= v < knob.high or (v == knob.high and not knob.open_high)]
-    assert len(inside) > 5
+    assert len(inside) >= 5
     for value in inside:
         assert tuple(replay_policy(swept.family.policy(value), trace).exit_timesteps.tolist()) in tried
 
