@@ -47,6 +47,8 @@ class Listing(StrEnum):
 
 def main() -> None:
     """Run the command line; errors a user can cause are one line and exit code 2, Ctrl-C is 130."""
+    # Threads that spin for long make small operations many times slower on a machine that does other work too.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
         code = app(standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
@@ -60,7 +62,7 @@ def main() -> None:
     except Exception as error:
         if not hasattr(error, "format_message"):  # not a click usage error: a defect, shown whole
             raise
-        if message := error.format_message():  # empty where the help was shown instead
+        if message := " ".join(error.format_message().split()):  # empty where the help was shown instead
             print(f"exitbench: {message}", file=sys.stderr)
         sys.exit(2)
     if code == INTERRUPTED:

@@ -17,7 +17,7 @@ from bench_core.live import measure_latency, run_live
 from bench_core.plugin_manager import Registry
 from bench_core.progress import note, progress
 from bench_core.provenance import environment, manifest
-from bench_core.results import Board, read_measurements, write_board
+from bench_core.results import Board, make_folder, read_measurements, write_board
 from bench_core.rows import Entry, WorkloadScores, curve_table, row_table, workload_table
 from bench_core.scoring import Contest, Recorded, halve, score_strategy
 from bench_core.selection import OperatingPoint
@@ -83,6 +83,7 @@ def run_suite(
     """
     store = store or Store(default_root())
     planned = plan(suite, registry)
+    make_folder(output)
     recorded: dict[str, _Recorded | str] = {}  # every trace is kept before the first strategy runs
     for workload in planned.workloads:
         recorded[workload.spec.name] = _guarded(f"workload {workload.spec.name}", _record, workload, store)
@@ -292,17 +293,24 @@ def _measure(board: Board, suite: Suite, ready: _Recorded, result: WorkloadScore
             del wanted[digest]  # its wall clock is n/a
     if wanted:
         with progress(f"measure {result.name}", samples, "samples at batch 1") as advance:
+            timing = suite.latency
             measured = measure_latency(
-                run, wanted, samples=samples, repetitions=suite.latency.repetitions, advance=advance
+                run,
+                wanted,
+                samples=samples,
+                repetitions=timing.repetitions,
+                threads=timing.threads,
+                advance=advance,
             )
-        facts = {"samples": samples, "repetitions": suite.latency.repetitions, **_where()}
+        place = environment()
+        facts = {
+            "samples": samples,
+            "repetitions": timing.repetitions,
+            "threads": timing.threads,
+            "device": f"{place['device']} {place['machine']} {place['cpu_capability']}",
+        }
         board.add_measurements(measured, facts)
     board.place_measurements(rows)
-
-
-def _where() -> dict[str, Any]:
-    place = environment()
-    return {"threads": place["threads"], "device": f"{place['device']} {place['machine']} {place['cpu_capability']}"}
 
 
 def _live_runner(ready: _Recorded, samples: int) -> tuple[Callable[[ExitPolicy, int], object], int]:

@@ -51,7 +51,7 @@ class Knob:
             raise UsageError(f"{owner}: {self.name} = {value!s} is not {self._kind_in_words}") from None
         below = number <= self.low if self.open_low else number < self.low
         above = number >= self.high if self.open_high else number > self.high
-        if below or above or math.isnan(number):
+        if below or above or not math.isfinite(number):
             raise UsageError(f"{owner}: {self.name} = {value!s} is outside {self.range_text}")
         return number
 

@@ -82,6 +82,7 @@ def measure_latency(
     *,
     samples: int,
     repetitions: int,
+    threads: int,
     advance: Callable[..., None],
 ) -> dict[str, Latency]:
     """Measure policies side by side at batch 1.
@@ -93,21 +94,27 @@ def measure_latency(
         run: runs one policy on the sample at a position, live.
         policies: by name.
         samples, repetitions: how many samples, and how often each.
+        threads: that torch may use meanwhile.
         advance: progress, called once per sample.
     """
     everything = {"static": NeverExit(), **policies}
     seconds = {name: np.empty((samples, repetitions)) for name in everything}
-    for policy in everything.values():
-        run(policy, 0)
     order = random.Random(0)
-    for sample in range(samples):
-        jobs = [(name, turn) for name in everything for turn in range(repetitions)]
-        order.shuffle(jobs)
-        for name, turn in jobs:
-            start = time.perf_counter()
-            run(everything[name], sample)
-            seconds[name][sample, turn] = time.perf_counter() - start
-        advance()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for policy in everything.values():
+            run(policy, 0)
+        for sample in range(samples):
+            jobs = [(name, turn) for name in everything for turn in range(repetitions)]
+            order.shuffle(jobs)
+            for name, turn in jobs:
+                start = time.perf_counter()
+                run(everything[name], sample)
+                seconds[name][sample, turn] = time.perf_counter() - start
+            advance()
+    finally:
+        torch.set_num_threads(before)
     medians = {name: np.median(values, axis=1) * 1e3 for name, values in seconds.items()}
     static = medians["static"].mean()
     return {

@@ -159,6 +159,8 @@ def replay_files(
             raise UsageError(f"{path}: its folder doesn't exist; make it first")
         if path is not None and path.is_dir():
             raise UsageError(f"{path}: is a folder; name a file")
+    if per_sample is not None and json_file is not None and per_sample.absolute() == json_file.absolute():
+        raise UsageError(f"{per_sample}: --per-sample and --json name the same file")
     calibration, test = _matching_traces(calibration_path, test_path)
     same = calibration.digest == test.digest
     if same:

@@ -4,6 +4,7 @@
 joined when a board is shown, and stays until it is measured again.
 """
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,10 @@ from typing import Any
 import pandas as pd
 
 from bench_core.columns import CURVE_COLUMNS, MEASUREMENT_COLUMNS, SCHEMA, WORKLOAD_COLUMNS
-from bench_core.errors import UsageError
+from bench_core.errors import StoreError, UsageError
 from bench_core.live import Latency
 
-__all__ = ["Board", "read_board", "read_measurements", "write_board", "write_text"]
+__all__ = ["Board", "make_folder", "read_board", "read_measurements", "write_board", "write_text"]
 
 
 @dataclass
@@ -84,7 +85,7 @@ def write_board(board: Board, folder: Path) -> None:
     """Write all files of a board, each whole or not at all."""
     from bench_core.report.markdown import markdown
 
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_text(folder / "rows.csv", board.rows.to_csv(index=False))
     write_text(folder / "curves.csv", board.curves.to_csv(index=False))
     write_text(folder / "workloads.csv", board.workloads.to_csv(index=False))
@@ -98,7 +99,9 @@ def read_board(folder: Path) -> Board:
     """A board from its files. Raises UsageError, one line, for a folder that holds none or one of another schema."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        tables = [pd.read_csv(folder / f"{name}.csv") for name in ("rows", "workloads", "curves")]
+        digests = dict.fromkeys(("weights", "calibration_trace", "test_trace"), str)
+        rows = pd.read_csv(folder / "rows.csv", dtype=digests)
+        tables = [rows, *(pd.read_csv(folder / f"{name}.csv") for name in ("workloads", "curves"))]
     except FileNotFoundError as error:
         raise UsageError(
             f"results {folder}: {Path(error.filename).name} is missing; `exitbench run` writes it"
@@ -119,7 +122,23 @@ def read_board(folder: Path) -> Board:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, then rename it."""
+    """Write a text file under a temporary name, then rename it. Raises StoreError when the disk says no."""
     temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise StoreError(f"{path}: can't be written ({error.strerror}); choose another place or free space") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, before anything is computed. Raises UsageError where that can't be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".exitbench-probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(f"--output {folder}: can't be written to ({error.strerror})") from error

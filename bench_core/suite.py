@@ -51,10 +51,14 @@ class StrategySpec(_Spec):
 
 
 class LatencySpec(_Spec):
-    """How wall clock is measured: batch 1, on ``samples`` test samples, ``repetitions`` times after a warm-up."""
+    """How wall clock is measured: batch 1, on ``samples`` test samples, ``repetitions`` times after a warm-up.
+
+    One thread by default: at batch 1 a small network waits for a second one longer than it gains.
+    """
 
     samples: int = Field(default=50, ge=1)
     repetitions: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=1)
 
 
 class Suite(_Spec):

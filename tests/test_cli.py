@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from bench_plugins.seenn_ii import BETAS
 from safetensors.torch import save_file
 
 from bench_core import Calibration, load_trace
@@ -578,11 +579,14 @@ def test_train_record_and_replay_with_inputs_one_after_the_other(tmp_path, exitb
     assert result["parameters"]["beta"] == 2
 
     policies = []
-    for choice in (("--operating-point", "iso-accuracy:1"), ("--set", "beta=1")):
+    for choice in (("--operating-point", "iso-accuracy:1"), ("--set", f"beta={BETAS[1]}")):
         rest = (*files, "--strategy", "seenn-ii", "--set", "epochs=1", *TINY)
         assert exitbench("replay", *rest, *choice).code == 0
         policies.append(len(list((home() / "policies").rglob("*.safetensors"))))
-    assert policies == [1 + 3, 1 + 3 + 1]  # one learnt from half of calibration isn't taken for one learnt from all
+    assert policies == [
+        1 + len(BETAS),
+        2 + len(BETAS),
+    ]  # one learnt from half of calibration isn't taken for one learnt from all
 
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(place, exitbench, monkeypatch):

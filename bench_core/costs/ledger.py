@@ -77,8 +77,7 @@ class OperationLedger:
 
     def _count(self, neuron: nn.Module, _inputs: object, output: torch.Tensor) -> None:
         assert isinstance(neuron, SpikingNeuron)
-        spikes = output if neuron.amplitude == 1.0 else (output != 0).to(output.dtype)
-        self._counted.append(_meet(spikes, self._fan_outs[neuron]))
+        self._counted.append(_meet(output, self._fan_outs[neuron], neuron.amplitude))
 
     def _collect(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         per_layer = len(self._fan_outs)
@@ -94,10 +93,15 @@ class OperationLedger:
         return acs.T.round().to(torch.int64), spikes.T.round().to(torch.int64)
 
 
-def _meet(spikes: torch.Tensor, fan_out: torch.Tensor) -> torch.Tensor:
-    """Synapses met, and spikes, per timestep and sample, float64 [T, B, 2] (whole numbers, exact below 2**53)."""
+def _meet(spikes: torch.Tensor, fan_out: torch.Tensor, amplitude: float = 1.0) -> torch.Tensor:
+    """Synapses met, and spikes, per timestep and sample, float64 [T, B, 2] (whole numbers, exact below 2**53).
+
+    ``spikes`` are zeros and multiples of ``amplitude``.
+    """
     if fan_out.dim() == 3 and bool((fan_out == fan_out[:1]).all()):
         spikes, fan_out = spikes.sum(2), fan_out[0]  # every channel has the same fan-out: add channels up first
+    if amplitude != 1.0:
+        spikes = (spikes / amplitude).round()
     weights = torch.stack([fan_out.flatten(), torch.ones(fan_out.numel(), dtype=torch.float64)], dim=1)
     return spikes.flatten(2).to(torch.float64) @ weights
 
