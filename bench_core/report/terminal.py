@@ -1,5 +1,6 @@
 """The board in a terminal: one compact table per workload, within 100 columns."""
 
+import tabulate as tables
 from tabulate import tabulate
 
 from bench_core.leaderboard import leaderboard, reference_line, sections, static_line, workload_facts
@@ -13,11 +14,14 @@ _COLUMNS = {
     "value": "knob",
     "accuracy %": "acc %",
     "Δ points": "Δ",
-    "avg exit t": "avg exit t",
+    "avg exit t": "avg t",
     "ms": "ms",
-    "speed-up": "speed-up",
+    "speed-up": "speed",
     "gap points": "gap",
 }
+
+_SHORT_NOTES = {"missed target": "missed", "fallback: static T": "static T", "over budget on test": "over"}
+tables.MIN_PADDING = 0  # headers no wider than they are, so that a board fits a hundred columns
 
 
 def terminal(board: Board, operating_points: list[str]) -> str:
@@ -30,6 +34,8 @@ def terminal(board: Board, operating_points: list[str]) -> str:
         table["avg exit t"] = table["avg exit t"].str.split(" ").str[0]
         energies = [name for name in table.columns if name.startswith("µJ")]
         columns = {**_COLUMNS, **dict.fromkeys(energies[:1], "µJ"), "note": ""}
+        for long, short in _SHORT_NOTES.items():
+            table["note"] = table["note"].str.replace(long, short, regex=False)
         shown = table[list(columns)].rename(columns=columns)
         blocks.append(f"{workload}, {point}" + (f" (energy: {energies[0][4:-1]})" if energies else ""))
         if workload in facts:
