@@ -1,5 +1,6 @@
 """The board in a terminal: one compact table per workload, within 100 columns."""
 
+import pandas as pd
 import tabulate as tables
 from tabulate import tabulate
 
@@ -21,7 +22,6 @@ _COLUMNS = {
 }
 
 _SHORT_NOTES = {"missed target": "missed", "fallback: static T": "static T", "over budget on test": "over"}
-tables.MIN_PADDING = 0  # headers no wider than they are, so that a board fits a hundred columns
 
 
 def terminal(board: Board, operating_points: list[str]) -> str:
@@ -40,8 +40,17 @@ def terminal(board: Board, operating_points: list[str]) -> str:
         blocks.append(f"{workload}, {point}" + (f" (energy: {energies[0][4:-1]})" if energies else ""))
         if workload in facts:
             blocks.append(f"static %: {_short(static_line(facts[workload]))}\n{reference_line(facts[workload])}")
-        blocks.append(tabulate(shown.values.tolist(), headers=list(shown.columns), disable_numparse=True) + "\n")
+        blocks.append(_tight(shown) + "\n")
     return "\n".join(blocks)
+
+
+def _tight(table: pd.DataFrame) -> str:
+    """A table whose headers are no wider than they are, so that a board fits a hundred columns."""
+    usual, tables.MIN_PADDING = tables.MIN_PADDING, 0
+    try:
+        return tabulate(table.values.tolist(), headers=list(table.columns), disable_numparse=True)
+    finally:
+        tables.MIN_PADDING = usual
 
 
 def _short(line: str, most: int = 8) -> str:
