@@ -50,24 +50,31 @@ def main() -> None:
     # Threads that spin for long make small operations many times slower on a machine that does other work too.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
+        sys.exit(_exit_code())
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:  # whoever read our output has gone; the interpreter's last flush must not complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _exit_code() -> int:
+    try:
         code = app(standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except ExitBenchError as error:
         print(f"exitbench: {error}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        return 2
     except Exception as error:
         if not hasattr(error, "format_message"):  # not a click usage error: a defect, shown whole
             raise
         if message := " ".join(error.format_message().split()):  # empty where the help was shown instead
             print(f"exitbench: {message}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     if code == INTERRUPTED:
         print("stopped; what is finished is kept, the same command continues", file=sys.stderr)
-    sys.exit(code or 0)
+    return int(code or 0)
 
 
 @app.callback(invoke_without_command=True)
