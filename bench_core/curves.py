@@ -49,7 +49,7 @@ class FamilyOnTrace:
         """Where the policy of one knob value stops each sample."""
         if value not in self._outcomes:
             if isinstance(self.family, ScoreFamily):
-                threshold = float(self.family.strategy.threshold_of(np.array([value], dtype=np.float64))[0])
+                threshold = self.family.policy(value).threshold
                 self._outcomes[value] = _outcome(self.trace, exit_timesteps_at(self._table, threshold))
             else:
                 self._outcomes[value] = replay_policy(self.family.policy(value), self.trace, self.inputs)

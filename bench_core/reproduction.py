@@ -16,14 +16,13 @@ from typing import Any
 import pandas as pd
 
 from bench_core.errors import UsageError
-from bench_core.execution import competitors, policy_artifacts, run_suite, score_workload
+from bench_core.execution import plan, policy_artifacts, run_suite, score_workload
 from bench_core.offline import resolve_inputs
 from bench_core.plugin_manager import Registry
 from bench_core.provenance import environment
 from bench_core.results import Board, read_board, write_text
 from bench_core.rows import curve_table, row_table, workload_table
 from bench_core.scoring import Contest, Recorded, halve
-from bench_core.selection import OperatingPoint
 from bench_core.store import Store, default_root
 from bench_core.suite import Suite, parse_suite
 from bench_core.trace import load_trace
@@ -109,9 +108,9 @@ def _suite_of(board: Board, folder: Path) -> Suite:
 
 
 def _from_traces(committed: Board, suite: Suite, folder: Path, registry: Registry) -> Board:
-    points = [OperatingPoint.parse(text) for text in suite.operating_points]
+    planned = plan(suite, registry)
     labels = set(committed.rows["strategy"])
-    entrants = [entrant for entrant in competitors(suite, registry) if entrant.label in labels]
+    entrants = [entrant for entrant in planned.competitors if entrant.label in labels]
     store = Store(default_root())
     scores = []
     for spec in suite.workloads:
@@ -126,9 +125,11 @@ def _from_traces(committed: Board, suite: Suite, folder: Path, registry: Registr
         fit, select = halve(sides[0])
         artifacts = policy_artifacts(store, {"trace": facts["recording"]["calibration"], "half": "fit"})
         digests = {name: str(facts[name]) for name in ("weights", "calibration_trace", "test_trace")}
-        scores.append(score_workload(spec.name, entrants, points, Contest(fit, select, sides[1], artifacts), digests))
-    models = [registry.find("cost_models", name) for name in suite.cost_models]
-    rows = row_table(suite.name, scores, points, models, resamples=suite.resamples, seed=suite.seed)
+        contest = Contest(fit, select, sides[1], artifacts)
+        scores.append(score_workload(spec.name, entrants, planned.points, contest, digests))
+    rows = row_table(
+        suite.name, scores, planned.points, planned.cost_models, resamples=suite.resamples, seed=suite.seed
+    )
     return Board(rows, workload_table(scores), curve_table(scores), None, committed.manifest)
 
 
