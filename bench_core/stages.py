@@ -19,7 +19,7 @@ from bench_core.snn.models import Model
 from bench_core.store import Artifact, Store
 from bench_core.suite import WorkloadSpec
 from bench_core.trace import Trace, trace_from_tensors, trace_tensors
-from bench_core.training import train_network
+from bench_core.training import Regularizer, train_network
 
 __all__ = ["Workload", "recorded_trace", "recording_key", "spiking_network", "trained_weights"]
 
@@ -29,12 +29,13 @@ RECORDING_VERSION = 1
 
 @dataclass(frozen=True)
 class Workload:
-    """A workload with its data set, model and converter looked up."""
+    """A workload with its data set, model, converter and regulariser looked up."""
 
     spec: WorkloadSpec
     dataset: Dataset
     model: Model
     converter: Converter | None
+    regularizer: Regularizer | None = None
 
     @classmethod
     def resolve(cls, spec: WorkloadSpec, registry: Registry) -> "Workload":
@@ -45,7 +46,10 @@ class Workload:
         if spec.conversion is not None:
             converter = registry.find("converters", spec.conversion.converter)
             converter = converter.with_parameters(spec.conversion.parameters)
-        return cls(spec, dataset, model, converter)
+        regularizer = None
+        if (wanted := spec.recipe.regularizer) is not None:
+            regularizer = registry.find("regularizers", wanted.name).with_parameters(wanted.parameters)
+        return cls(spec, dataset, model, converter, regularizer)
 
     @property
     def training_key(self) -> str:
@@ -53,6 +57,9 @@ class Workload:
         conversion = None
         if self.converter is not None:
             conversion = {"name": self.converter.name, "parameters": self.converter.parameters}
+        recipe = self.spec.recipe.identity
+        if self.regularizer is not None:
+            recipe["regularizer"] = {**recipe["regularizer"], "parameters": self.regularizer.parameters}
         return json_digest(
             {
                 "stage": "train",
@@ -61,7 +68,7 @@ class Workload:
                 "model": self.model.name,
                 "timesteps": 1 if conversion else self.spec.timesteps,
                 "seed": self.spec.seed,
-                "recipe": self.spec.recipe.model_dump(),
+                "recipe": recipe,
                 "conversion": conversion,
             }
         )
@@ -72,7 +79,13 @@ class Workload:
         shape, classes = self.dataset.input_shape, self.dataset.classes
         if self.converter is not None:
             return self.model.analog(shape, classes, self.converter.activation)
-        return self.model.spiking(shape, classes, constant_input=self.dataset.constant_input)
+        return self.model.spiking(
+            shape,
+            classes,
+            constant_input=self.dataset.constant_input,
+            normalization=self.spec.recipe.normalization,
+            timesteps=self.spec.timesteps,
+        )
 
 
 def trained_weights(workload: Workload, store: Store, *, retrain: bool = False) -> Artifact:
@@ -92,6 +105,7 @@ def trained_weights(workload: Workload, store: Store, *, retrain: bool = False) 
         store=store,
         key=key,
         title=f"train {workload.spec.name}",
+        regularizer=workload.regularizer,
     )
     metadata: dict[str, Any] = {
         "workload": workload.spec.model_dump(),

@@ -21,32 +21,43 @@ __all__ = ["SortedScores", "distinct_thresholds", "exit_timesteps_at", "sort_sco
 class SortedScores:
     """The running maxima of a score table in ascending order, with what passing each is worth.
 
+    A maximum that lasts for several timesteps of a sample is one entry.
+
     Attributes:
-        maxima: float64 [N (T-1)], ascending.
-        correct_above: int64 [N (T-1) + 1]; entry i is how many samples are right when exactly the maxima from i on are
+        maxima: float64 [M], ascending.
+        later_below: int64 [M + 1]; entry i is how many timesteps past the first are spent, over all samples, when
+            exactly the maxima before i don't stop.
+        correct_above: int64 [M + 1]; entry i is how many samples are right when exactly the maxima from i on are
             above the threshold.
         samples: N.
     """
 
     maxima: Array
+    later_below: Array
     correct_above: Array
     samples: int
 
     def curve(self, thresholds: Array) -> tuple[Array, Array]:
         """Summed exit timesteps and number of right samples at each threshold, int64 [P] each."""
         below = np.searchsorted(self.maxima, thresholds, side="right")  # maxima <= threshold don't stop
-        return self.samples + below, self.correct_above[below]
+        return self.samples + self.later_below[below], self.correct_above[below]
 
 
 def sort_scores(table: torch.Tensor, trace: Trace) -> SortedScores:
     """Prepare a score table [N, T-1] of ``trace`` for sweeping."""
-    correct = trace.correct.numpy().astype(np.int64)
-    maxima = _running_maxima(table).reshape(-1)
-    gain = (correct[:, :-1] - correct[:, 1:]).reshape(-1)  # of stopping at t instead of t + 1
-    order = np.argsort(maxima)  # the order among equal values is never looked at
-    from_here_on = np.zeros(len(order) + 1, dtype=np.int64)
-    from_here_on[:-1] = np.cumsum(gain[order][::-1])[::-1]
-    return SortedScores(maxima[order], correct[:, -1].sum() + from_here_on, len(trace))
+    correct = trace.correct.numpy()
+    maxima = _running_maxima(table)
+    rises = np.ones(maxima.shape, dtype=bool)
+    rises[:, 1:] = maxima[:, 1:] > maxima[:, :-1]
+    starts = np.flatnonzero(rises)
+    lasts = np.diff(starts, append=maxima.size)  # timesteps; every sample's first is a rise, so none is crossed
+    gain = correct[:, :-1].astype(np.int64) - correct[:, 1:]  # of stopping at t instead of t + 1
+    worth = np.add.reduceat(gain.reshape(-1), starts) if len(starts) else starts
+    values = maxima.reshape(-1)[starts]
+    order = np.argsort(values)  # the order among equal values is never looked at
+    later_below = np.concatenate(([0], np.cumsum(lasts[order])))
+    worth_below = np.concatenate(([0], np.cumsum(worth[order])))
+    return SortedScores(values[order], later_below, correct[:, 0].sum() - worth_below, len(trace))
 
 
 def distinct_thresholds(scores: SortedScores) -> Array:

@@ -4,11 +4,12 @@
 
 ``recorded`` is what ``exitbench run`` does, operation counts included; ``uncounted`` the same without them.
 ``stepwise`` calls the network step by step (the first layer of constant input runs once). ``every step`` also
-evaluates the first layer at every step. All are timed in turns in this one run, with the same batch; the figure is
-the median.
+evaluates the first layer at every step, and ``plain`` does so in PyTorch's default memory layout, as a loop without
+preparation would. All are timed in turns in this one run, with the same batch; the figure is the median.
 """
 
 import argparse
+import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -62,6 +63,8 @@ def main() -> None:
         }
         if network.constant_input:
             ways["every step"] = lambda: run_all(lambda x: stepwise(network, x, T, every_step=True))  # noqa: B023
+        plain = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
+        ways["plain"] = lambda: run_all(lambda x: stepwise(plain, x, T, every_step=True))  # noqa: B023
         for fold in sorted({1, 2, 4, 8, T}):
             if fold < T:
                 ways[f"fold {fold}"] = lambda fold=fold: run_all(lambda x: network.run(x, T, fold=fold))  # noqa: B023

@@ -2,8 +2,9 @@
 
     python benchmarks/replay_speed.py [--samples 10000] [--loop-samples 200]
 
-Both sides are timed in this one run on the same random logits (T = 16, K = 10). The loops stop each sample at each of
-100 thresholds in plain Python; they are timed on a part of the samples and scaled up in proportion.
+All are timed in this one run on the same random logits (T = 16, K = 10). The loops stop each sample at each of 100
+thresholds; they are timed on a part of the samples and scaled up in proportion. ``arrays`` are loops with one small
+array per sample, as papers' code has them; ``lists`` are the same in plain Python numbers, the fastest loops there are.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 
 from bench_core import Calibration, ScoreStrategy, Trace, load_registry
+from bench_core.costs.operations import Array
 from bench_core.replay import score_table
 from bench_core.sweep import distinct_thresholds, sort_scores
 
@@ -38,10 +40,10 @@ def sweep(strategy: ScoreStrategy, trace: Trace) -> int:
     return len(thresholds)
 
 
-def loop(
+def loop_lists(
     logits: list[list[list[float]]], labels: list[int], score: Callable[[list[float]], float], thresholds: list[float]
 ) -> None:
-    """The same by loops over thresholds, samples and timesteps."""
+    """The same by loops over thresholds, samples and timesteps, in plain Python numbers."""
     for threshold in thresholds:
         exits = correct = 0
         for sample, label in zip(logits, labels, strict=True):
@@ -52,6 +54,20 @@ def loop(
                     break
             exits += t
             correct += total.index(max(total)) == label
+
+
+def loop_arrays(logits: Array, labels: Array, score: Callable[[Array], float], thresholds: list[float]) -> None:
+    """The same by loops over thresholds, samples and timesteps, on an array [K] each."""
+    for threshold in thresholds:
+        exits = correct = 0
+        for sample, label in zip(logits, labels, strict=True):
+            total = np.zeros(CLASSES)
+            for t, step in enumerate(sample, start=1):
+                total += step
+                if t == TIMESTEPS or score(total) > threshold:
+                    break
+            exits += t
+            correct += total.argmax() == label
 
 
 def spread_thresholds(logits: list[list[list[float]]], score: Callable[[list[float]], float]) -> list[float]:
@@ -95,6 +111,30 @@ LOOP_SCORES: dict[str, Callable[[list[float]], float]] = {
 }
 
 
+def array_softmax(total: Array) -> Array:
+    powers = np.exp(total - total.max())
+    return powers / powers.sum()
+
+
+def array_entropy_score(total: Array) -> float:
+    p = array_softmax(total)
+    return (p * np.log(p + 1e-300)).sum() / math.log(CLASSES)
+
+
+def array_gap_score(total: Array) -> float:
+    second, first = np.sort(total)[-2:]
+    return first - second
+
+
+ARRAY_SCORES: dict[str, Callable[[Array], float]] = {
+    "seenn-i": lambda total: array_softmax(total).max(),
+    "dt-snn": array_entropy_score,
+    "dynamic-confidence": lambda total: array_softmax(total / 4).max(),
+    "topk-cutoff": array_gap_score,
+    "margin": lambda total: array_gap_score(array_softmax(total)),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=10_000)
@@ -105,25 +145,34 @@ def main() -> None:
     print(f"{len(trace)} samples, T = {TIMESTEPS}, K = {CLASSES}, {torch.get_num_threads()} threads")
     sweep(strategies["seenn-i"], trace)  # warm up
     trace = random_trace(arguments.samples)
-    fast_total = slow_total = 0.0
     few = trace.select(torch.arange(arguments.loop_samples))
-    logits, labels = few.logits.tolist(), few.labels.tolist()
+    logits, labels = few.logits.to(torch.float64), few.labels
+    scale = len(trace) / arguments.loop_samples
     start = time.perf_counter()
     _ = trace.correct
-    shared = time.perf_counter() - start
-    fast_total += shared
-    print(f"{'correctness, once':20s} {shared:8.3f} s")
+    totals = [time.perf_counter() - start, 0.0, 0.0]
+    print(f"{'correctness, once':20s} {totals[0]:8.3f} s")
     for name, score in LOOP_SCORES.items():
         start = time.perf_counter()
         distinct = sweep(strategies[name], trace)
-        fast = time.perf_counter() - start
-        thresholds = spread_thresholds(logits, score)
-        start = time.perf_counter()
-        loop(logits, labels, score, thresholds)
-        slow = (time.perf_counter() - start) * len(trace) / arguments.loop_samples
-        fast_total, slow_total = fast_total + fast, slow_total + slow
-        print(f"{name:20s} {fast:8.3f} s for {distinct} thresholds; loops {slow:8.1f} s for {THRESHOLDS}")
-    print(f"{'all':20s} {fast_total:8.3f} s against {slow_total:8.1f} s: {slow_total / fast_total:.0f} times faster")
+        swept = time.perf_counter()
+        thresholds = spread_thresholds(logits.tolist(), score)
+        lists = time.perf_counter()
+        loop_lists(logits.tolist(), labels.tolist(), score, thresholds)
+        arrays = time.perf_counter()
+        loop_arrays(logits.numpy(), labels.numpy(), ARRAY_SCORES[name], thresholds)
+        end = time.perf_counter()
+        times = [swept - start, (arrays - lists) * scale, (end - arrays) * scale]
+        totals = [total + seconds for total, seconds in zip(totals, times, strict=True)]
+        print(
+            f"{name:20s} {times[0]:8.3f} s for {distinct} thresholds; loops for {THRESHOLDS}: "
+            f"arrays {times[2]:7.1f} s, lists {times[1]:7.1f} s"
+        )
+    fast, lists, arrays = totals
+    print(
+        f"{'all':20s} {fast:8.3f} s: {arrays / fast:.0f} times faster than loops on arrays ({arrays:.0f} s), "
+        f"{lists / fast:.0f} times faster than on lists ({lists:.0f} s)"
+    )
 
 
 if __name__ == "__main__":

@@ -258,8 +258,8 @@ class TinyDoubling(TinyConv):
 
     name = "tiny-doubling"
 
-    def layers(self, input_shape, classes, node):
-        first, *others = super().layers(input_shape, classes, node)
+    def layers(self, input_shape, classes, parts):
+        first, *others = super().layers(input_shape, classes, parts)
         return [first, Doubling(), *others]
 
 

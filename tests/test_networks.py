@@ -8,6 +8,7 @@ from torch import nn
 
 from bench_core.conversion import replace_activations
 from bench_core.snn import AveragePool, Flatten, SpikingNetwork, SpikingNeuron, Synapse, if_neuron, lif_neuron
+from bench_core.snn.models import Parts
 from bench_core.snn.surrogate import triangle
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.tiny_plugin import TinyConv, TinyEvents, TinyShapes
@@ -20,7 +21,7 @@ def network(node=lif_neuron, *, constant_input=True, dtype=torch.float32, fused=
     """A tiny network with weights and normalisation statistics that are all different, and lively."""
     torch.manual_seed(3)
     shape = TinyShapes.input_shape if constant_input else TinyEvents.input_shape
-    found = SpikingNetwork(TinyConv().layers(shape, K, node), constant_input=constant_input).to(dtype)
+    found = SpikingNetwork(TinyConv().layers(shape, K, Parts(node)), constant_input=constant_input).to(dtype)
     for module in found.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.uniform_(-0.2, 0.2)
@@ -324,10 +325,14 @@ def test_pooling_averages_each_timestep_by_itself():
 
 def test_replacing_activations_keeps_all_other_layers():
     ann = TinyConv().analog((1, 8, 8), K, nn.ReLU)
-    places = [index for index, layer in enumerate(ann.layers) if isinstance(layer, nn.ReLU)]
-    snn = replace_activations(ann, {index: if_neuron(1.0) for index in places}, constant_input=True)
+    before = list(ann.layers)
+    places = [index for index, layer in enumerate(before) if isinstance(layer, nn.ReLU)]
+    assert [before[index] for index in places] == list(ann.activations)
+    neurons = [if_neuron(1.0 + index) for index in places]
+    snn = replace_activations(ann, neurons, constant_input=True)
+    assert [snn.layers[index] for index in places] == neurons
     for index, layer in enumerate(snn.layers):
-        assert isinstance(layer, SpikingNeuron) if index in places else layer is ann.layers[index]
+        assert index in places or layer is before[index]
 
 
 def test_the_ann_twin_runs_its_layers_in_order():

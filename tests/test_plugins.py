@@ -347,7 +347,8 @@ def test_the_base_class_that_a_hook_promises_is_public(name):
 CORE = Path(bench_core.__file__).parent
 METHODS = (
     *("seenn-i", "seenn_i", "seenn-ii", "seenn_ii", "dt-snn", "dt_snn", "topk-cutoff", "topk_cutoff", "topk"),
-    *("dynamic-confidence", "dynamic_confidence", "spikecp", "rcs", "qcfs", "bench_plugins"),
+    *("dynamic-confidence", "dynamic_confidence", "spikecp", "qcfs", "bench_plugins"),
+    *("rcs", "rcs-ann", "rcs-snn", "max-norm", "percentile-norm", "threshold-balancing", "normalized_conversion"),
 )
 
 

@@ -1,6 +1,7 @@
 """What a converter is to this project: an activation to train an ANN with, and the step from ANN to spiking network."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -37,8 +38,12 @@ class Converter(Configurable, ABC):
 
 
 def replace_activations(
-    ann: AnalogNetwork, neurons: dict[int, SpikingNeuron], *, constant_input: bool
+    ann: AnalogNetwork, neurons: Sequence[SpikingNeuron], *, constant_input: bool
 ) -> SpikingNetwork:
-    """The spiking network that has a neuron in the place (index among ``ann.layers``) of each activation."""
-    layers = [neurons.get(index, layer) for index, layer in enumerate(ann.layers)]
-    return SpikingNetwork(layers, constant_input=constant_input)
+    """The spiking network that has ``neurons``, in order, where the ANN has activations. The layers are taken over."""
+    place = {id(activation): neuron for activation, neuron in zip(ann.activations, neurons, strict=True)}
+    for module in list(ann.modules()):
+        for name, child in list(module.named_children()):
+            if id(child) in place:
+                setattr(module, name, place[id(child)])
+    return SpikingNetwork(list(ann.layers), constant_input=constant_input)

@@ -3,8 +3,8 @@
 Rules. An analogue input meets its weights by multiply-accumulates, all of them, zeros included; a weight that would
 reach outside the image is not counted. A spike (or an input event) costs one accumulate for every synapse it meets.
 Average pooling passes each spike on to the layer behind it, as hardware does that folds the pool's constant into
-the weights, so a pooled spike costs the fan-out at its pooled position. Biases, thresholds and potentials belong
-to the neuron update, one per neuron and timestep.
+the weights, so a pooled spike costs the fan-out at its pooled position. Biases, thresholds, potentials and learnt
+scales per timestep belong to the neuron update, one per neuron and timestep.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,6 +16,7 @@ from torch import nn
 from bench_core.snn.layers import AveragePool, Flatten, Synapse
 from bench_core.snn.network import SpikingNetwork
 from bench_core.snn.neurons import SpikingNeuron
+from bench_core.snn.normalization import TemporalScale
 
 __all__ = ["OperationLedger", "UncountableLayerError"]
 
@@ -46,18 +47,18 @@ class OperationLedger:
         stem = layers[0]
         if not isinstance(stem, Synapse):
             raise UncountableLayerError(type(stem).__name__)
-        self._input_fan_out = stem.fan_out(shapes[0])
-        self._fan_outs: dict[SpikingNeuron, torch.Tensor] = {}
+        self._input = _Synapses(stem.fan_out(shapes[0]))
+        self._synapses: dict[SpikingNeuron, _Synapses] = {}
         self.neuron_updates = 0
         for index, layer in enumerate(layers):
             if isinstance(layer, SpikingNeuron):
-                self._fan_outs[layer] = _fan_out_behind(layers, shapes, index)
+                self._synapses[layer] = _Synapses(_fan_out_behind(layers, shapes, index), layer.amplitude)
                 self.neuron_updates += shapes[index].numel()
-            elif not isinstance(layer, AveragePool | Flatten | Synapse):
+            elif not isinstance(layer, AveragePool | Flatten | Synapse | TemporalScale):
                 raise UncountableLayerError(type(layer).__name__)
             elif index and isinstance(layer, Synapse) and not _fed_by_spikes(layers, index):
                 raise UncountableLayerError("a Synapse that isn't fed by spikes")
-        self.macs_once = int(self._input_fan_out.sum()) if network.constant_input else 0
+        self.macs_once = int(self._input.fan_out.sum()) if network.constant_input else 0
         self._counted: list[torch.Tensor] = []
 
     @contextmanager
@@ -67,7 +68,7 @@ class OperationLedger:
         Yields a function that, given the network's input, returns accumulates and spikes since its last call, int64
         [B, T] each.
         """
-        hooks = [neuron.register_forward_hook(self._count) for neuron in self._fan_outs]
+        hooks = [neuron.register_forward_hook(self._count) for neuron in self._synapses]
         try:
             yield self._collect
         finally:
@@ -77,10 +78,10 @@ class OperationLedger:
 
     def _count(self, neuron: nn.Module, _inputs: object, output: torch.Tensor) -> None:
         assert isinstance(neuron, SpikingNeuron)
-        self._counted.append(_meet(output, self._fan_outs[neuron], neuron.amplitude))
+        self._counted.append(self._synapses[neuron].meet(output))
 
     def _collect(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        per_layer = len(self._fan_outs)
+        per_layer = len(self._synapses)
         folds = [
             torch.stack(self._counted[start : start + per_layer]).sum(0)
             for start in range(0, len(self._counted), per_layer)
@@ -89,21 +90,36 @@ class OperationLedger:
         counts = torch.cat(folds)  # [T, B, 2]
         acs, spikes = counts[..., 0], counts[..., 1]
         if not self._network.constant_input:
-            acs = acs + _meet(inputs, self._input_fan_out)[..., 0]  # each input event is an accumulate per synapse
+            acs = acs + self._input.meet(inputs)[..., 0]  # each input event is an accumulate per synapse
         return acs.T.round().to(torch.int64), spikes.T.round().to(torch.int64)
 
 
-def _meet(spikes: torch.Tensor, fan_out: torch.Tensor, amplitude: float = 1.0) -> torch.Tensor:
-    """Synapses met, and spikes, per timestep and sample, float64 [T, B, 2] (whole numbers, exact below 2**53).
+class _Synapses:
+    """The synapses behind a layer of neurons: how many each of its spikes meets.
 
-    ``spikes`` are zeros and multiples of ``amplitude``.
+    Args:
+        fan_out: synapses behind each neuron, float64 [C, H, W] or [F].
+        amplitude: what a spike carries.
     """
-    if fan_out.dim() == 3 and bool((fan_out == fan_out[:1]).all()):
-        spikes, fan_out = spikes.sum(2), fan_out[0]  # every channel has the same fan-out: add channels up first
-    if amplitude != 1.0:
-        spikes = (spikes / amplitude).round()
-    weights = torch.stack([fan_out.flatten(), torch.ones(fan_out.numel(), dtype=torch.float64)], dim=1)
-    return spikes.flatten(2).to(torch.float64) @ weights
+
+    def __init__(self, fan_out: torch.Tensor, amplitude: float = 1.0) -> None:
+        self.fan_out = fan_out
+        self._amplitude = amplitude
+        self._channels_alike = fan_out.dim() == 3 and bool((fan_out == fan_out[:1]).all())
+        weights = fan_out[0] if self._channels_alike else fan_out
+        self._weights = torch.stack([weights.flatten(), torch.ones(weights.numel(), dtype=torch.float64)], dim=1)
+
+    def meet(self, spikes: torch.Tensor) -> torch.Tensor:
+        """Synapses met, and spikes, per timestep and sample, float64 [T, B, 2] (whole numbers, exact below 2**53).
+
+        ``spikes`` [T, B, ...] are zeros and multiples of the amplitude.
+        """
+        if self._channels_alike:
+            spikes = spikes.sum(2)  # the same fan-out in every channel: add channels up first
+        spikes = spikes.flatten(2).to(torch.float64)
+        if self._amplitude != 1.0:
+            spikes = (spikes / self._amplitude).round()
+        return spikes @ self._weights
 
 
 def _fed_by_spikes(layers: list[nn.Module], index: int) -> bool:
@@ -117,6 +133,7 @@ def _fed_by_spikes(layers: list[nn.Module], index: int) -> bool:
 def _shapes(network: SpikingNetwork, input_shape: tuple[int, int, int]) -> list[torch.Size]:
     """Shape of one sample's input to each layer, without time and batch."""
     shapes = []
+    network.reset()
     parameter = next(network.parameters())
     x = torch.zeros((1, 1, *input_shape), dtype=parameter.dtype, device=parameter.device)
     with torch.no_grad():

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from bench_core.snn.normalization import ThresholdDependentBatchNorm
+
 __all__ = ["AveragePool", "Flatten", "Synapse"]
 
 
@@ -30,7 +32,8 @@ class Synapse(nn.Module):
     def fuse(self) -> None:
         """Fold the (evaluation-mode) normalisation into weight and bias."""
         if self.norm is not None and isinstance(self.operation, nn.Conv2d):
-            self.operation = nn.utils.fuse_conv_bn_eval(self.operation.eval(), self.norm.eval())
+            norm = self.norm.plain() if isinstance(self.norm, ThresholdDependentBatchNorm) else self.norm
+            self.operation = nn.utils.fuse_conv_bn_eval(self.operation.eval(), norm.eval())
             self.norm = None
 
     def fan_out(self, input_shape: torch.Size) -> torch.Tensor:

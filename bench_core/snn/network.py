@@ -7,6 +7,7 @@ from torch import nn
 
 from bench_core.snn.layers import Synapse
 from bench_core.snn.neurons import SpikingNeuron
+from bench_core.snn.normalization import TemporalScale
 
 __all__ = ["AnalogNetwork", "SpikingNetwork"]
 
@@ -35,15 +36,15 @@ class SpikingNetwork(nn.Module):
     def reset(self) -> None:
         """Forget all state: the next step starts new samples."""
         self._current = None
-        for neuron in self.neurons():
-            neuron.reset()
+        for module in self._stateful():
+            module.reset()
 
     def keep(self, index: torch.Tensor) -> None:
         """Go on with the samples at ``index`` [B'] only; all state is compacted."""
         if self._current is not None:
             self._current = self._current[:, index]
-        for neuron in self.neurons():
-            neuron.keep(index)
+        for module in self._stateful():
+            module.keep(index)
 
     def step(self, frame: torch.Tensor) -> torch.Tensor:
         """One timestep.
@@ -85,6 +86,9 @@ class SpikingNetwork(nn.Module):
             logits.append(self._advance(current))
         return torch.cat(logits)
 
+    def _stateful(self) -> Iterator[SpikingNeuron | TemporalScale]:
+        return (module for module in self.modules() if isinstance(module, SpikingNeuron | TemporalScale))
+
     def _advance(self, current: torch.Tensor) -> torch.Tensor:
         for layer in list(self.layers)[1:]:
             current = layer(current)
@@ -101,11 +105,17 @@ class SpikingNetwork(nn.Module):
 
 
 class AnalogNetwork(nn.Module):
-    """The ANN twin: the same layers with activation functions where the spiking network has neurons."""
+    """The ANN twin: the same layers with activation functions where the spiking network has neurons.
 
-    def __init__(self, layers: Sequence[nn.Module]) -> None:
+    Args:
+        layers: modules on [1, B, ...].
+        activations: those modules, or parts of them, that stand where the spiking network has neurons, input to output.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], activations: Sequence[nn.Module]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
+        self.activations = tuple(activations)  # a tuple, so that they aren't registered twice
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Images [B, C, H, W] to logits [B, K]."""

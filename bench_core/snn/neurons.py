@@ -29,6 +29,10 @@ class SpikingNeuron(nn.Module):
         reset: ``hard`` or ``soft``.
         initial: potential before the first step.
         amplitude: value that a spike carries to the next layer.
+
+    Attributes:
+        keeps_potentials: keep the potential after every timestep of a training pass, for regularisers.
+        potentials: what was kept, after the reset, [T, B, ...], with gradient; else None.
     """
 
     def __init__(
@@ -47,10 +51,12 @@ class SpikingNeuron(nn.Module):
         self.initial = initial
         self.amplitude = amplitude
         self.potential: torch.Tensor | None = None  # [B, ...]
+        self.keeps_potentials = False
+        self.potentials: torch.Tensor | None = None
 
     def reset(self) -> None:
         """Forget the potential: the next call starts new samples."""
-        self.potential = None
+        self.potential = self.potentials = None
 
     def keep(self, index: torch.Tensor) -> None:
         """Go on with the samples at ``index`` [B'] only."""
@@ -64,25 +70,30 @@ class SpikingNeuron(nn.Module):
             potential = torch.full_like(current[0], self.initial)
         if torch.is_grad_enabled() and current.requires_grad:
             spikes: torch.Tensor
-            spikes, self.potential = _SpikingSequence.apply(  # type: ignore[no-untyped-call]  # torch's own
-                current, potential, self.decay, self.threshold, self.reset_mode
+            spikes, after = _SpikingSequence.apply(  # type: ignore[no-untyped-call]  # torch's own
+                current, potential, self.decay, self.threshold, self.reset_mode, self.keeps_potentials
             )
+            self.potential = after[-1]
+            self.potentials = after if self.keeps_potentials else None
             return spikes if self.amplitude == 1.0 else spikes * self.amplitude
         return self._infer(current, potential)
 
     def _infer(self, current: torch.Tensor, potential: torch.Tensor) -> torch.Tensor:
-        outputs = []
-        for step in current:
+        first = current[0]
+        spikes = torch.empty_strided(  # every timestep laid out as its current is, so that no layer has to reorder
+            current.shape, (first.numel(), *first.stride()), dtype=current.dtype, device=current.device
+        )
+        for step, fired in zip(current, spikes, strict=True):
             potential = potential + step if self.decay == 1.0 else torch.add(step, potential, alpha=self.decay)
-            fired = potential >= self.threshold
-            spikes = fired.to(step.dtype)
+            torch.ge(potential, self.threshold, out=fired)
             if self.reset_mode == "hard":
-                potential.masked_fill_(fired, 0.0)
+                potential.addcmul_(potential, fired, value=-1.0)  # u - u s
             else:
-                potential.sub_(spikes, alpha=self.threshold)
-            outputs.append(spikes if self.amplitude == 1.0 else spikes.mul_(self.amplitude))
+                potential.sub_(fired, alpha=self.threshold)
+            if self.amplitude != 1.0:
+                fired.mul_(self.amplitude)
         self.potential = potential
-        return outputs[0].unsqueeze(0) if len(outputs) == 1 else torch.stack(outputs)
+        return spikes
 
     def extra_repr(self) -> str:
         return f"decay={self.decay}, threshold={self.threshold}, reset={self.reset_mode}"
@@ -104,32 +115,42 @@ def if_neuron(threshold: float) -> SpikingNeuron:
 class _SpikingSequence(torch.autograd.Function):
     """The neuron's loop over time with a hand-written backward pass (triangle surrogate, reset not detached).
 
-    Equal to autograd through the loop (a test compares), at a fraction of its memory traffic.
+    Equal to autograd through the loop (a test compares), at a fraction of its memory traffic. Gives the spikes
+    [T, B, ...] and the potential after every timestep [T, B, ...], or after the last one only [1, B, ...].
     """
 
     @staticmethod
     def forward(  # noqa: PLR0917  # torch passes them by position
-        ctx: Any, current: torch.Tensor, initial: torch.Tensor, decay: float, threshold: float, reset: ResetMode
+        ctx: Any,
+        current: torch.Tensor,
+        initial: torch.Tensor,
+        decay: float,
+        threshold: float,
+        reset: ResetMode,
+        keep: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         spikes = torch.empty_like(current)
         potentials = torch.empty_like(current)  # before the reset
+        kept = torch.empty_like(current) if keep else None
         after = initial
         for t, step in enumerate(current):
             before = torch.add(step, after, alpha=decay, out=potentials[t])
             spikes[t] = before >= threshold
             after = before * (1.0 - spikes[t]) if reset == "hard" else before - threshold * spikes[t]
+            if kept is not None:
+                kept[t] = after
         ctx.save_for_backward(potentials)
         ctx.constants = decay, threshold, reset
-        return spikes, after.detach()
+        return spikes, after.unsqueeze(0) if kept is None else kept
 
     @staticmethod
     def backward(
         ctx: Any, spikes_gradient: torch.Tensor, after_gradient: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, None, None, None]:
+    ) -> tuple[torch.Tensor, torch.Tensor, None, None, None, None]:
         (potentials,) = ctx.saved_tensors
         decay, threshold, reset = ctx.constants
         current_gradient = torch.empty_like(potentials)
-        carried = after_gradient
+        carried = after_gradient[-1]
         for t in range(len(potentials) - 1, -1, -1):
             before = potentials[t]
             slope = triangle(before - threshold)
@@ -139,4 +160,6 @@ class _SpikingSequence(torch.autograd.Function):
                 through_reset = 1.0 - threshold * slope
             gradient = torch.addcmul(slope.mul_(spikes_gradient[t]), carried, through_reset, out=current_gradient[t])
             carried = decay * gradient
-        return current_gradient, carried, None, None, None
+            if t and len(after_gradient) > 1:
+                carried = carried + after_gradient[t - 1]
+        return current_gradient, carried, None, None, None, None

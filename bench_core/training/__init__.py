@@ -1,7 +1,7 @@
 """Training: losses, regularisers, recipes, the loop."""
 
 from bench_core.training.loop import EpochRecord, train_network
-from bench_core.training.recipe import Recipe
+from bench_core.training.recipe import Recipe, RegularizerSpec
 from bench_core.training.regularizers import LayerRecord, Regularizer
 
-__all__ = ["EpochRecord", "LayerRecord", "Recipe", "Regularizer", "train_network"]
+__all__ = ["EpochRecord", "LayerRecord", "Recipe", "Regularizer", "RegularizerSpec", "train_network"]

@@ -10,11 +10,12 @@ from torch import nn
 from bench_core.data.base import Dataset, ImageSplit
 from bench_core.errors import UsageError
 from bench_core.progress import Advance, progress
-from bench_core.snn.network import SpikingNetwork
+from bench_core.snn.network import AnalogNetwork, SpikingNetwork
 from bench_core.store import Store
 from bench_core.training.augmentation import augment
 from bench_core.training.losses import LOSSES
 from bench_core.training.recipe import Recipe
+from bench_core.training.regularizers import LayerRecord, Regularizer, layer_records
 
 __all__ = ["EpochRecord", "train_network"]
 
@@ -29,7 +30,7 @@ class EpochRecord:
 
 
 def train_network(
-    network: nn.Module,
+    network: SpikingNetwork | AnalogNetwork,
     dataset: Dataset,
     split: ImageSplit,
     *,
@@ -39,21 +40,24 @@ def train_network(
     store: Store,
     key: str,
     title: str,
+    regularizer: Regularizer | None = None,
 ) -> list[EpochRecord]:
     """Train ``network`` in place, on the training split only.
 
     After every epoch weights and optimiser state go to the store under ``key``; a run that was stopped goes on behind
     the last one and ends with the same weights. The order and augmentation of epoch e depend on (seed, e) alone.
+    ``regularizer`` is the one that the recipe names; its term is part of the reported loss.
 
     Returns:
         One record per epoch.
     """
-    training = _Training(network, dataset, split, timesteps=timesteps, recipe=recipe, seed=seed)
+    training = _Training(network, dataset, split, regularizer, timesteps=timesteps, recipe=recipe, seed=seed)
     history = _resume(network, training.optimizer, store, key)
     with progress(title, recipe.epochs * training.batches, "batches") as advance:
         advance(len(history) * training.batches)
         for epoch in range(len(history), recipe.epochs):
-            history.append(training.run_epoch(epoch, advance))
+            with layer_records(network, wanted=regularizer is not None) as records:
+                history.append(training.run_epoch(epoch, records, advance))
             _save(network, training.optimizer, history, store, key)
     return history
 
@@ -62,9 +66,17 @@ class _Training:
     """What stays the same from epoch to epoch."""
 
     def __init__(
-        self, network: nn.Module, dataset: Dataset, split: ImageSplit, *, timesteps: int, recipe: Recipe, seed: int
+        self,
+        network: SpikingNetwork | AnalogNetwork,
+        dataset: Dataset,
+        split: ImageSplit,
+        regularizer: Regularizer | None,
+        *,
+        timesteps: int,
+        recipe: Recipe,
+        seed: int,
     ) -> None:
-        self.network, self.dataset, self.split = network, dataset, split
+        self.network, self.dataset, self.split, self.regularizer = network, dataset, split, regularizer
         self.timesteps, self.recipe, self.seed = timesteps, recipe, seed
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         self.optimizer = torch.optim.SGD(
@@ -79,7 +91,7 @@ class _Training:
                 f"batch_size = {recipe.batch_size} is larger than the training split ({len(split)} samples)"
             )
 
-    def run_epoch(self, epoch: int, advance: Advance) -> EpochRecord:
+    def run_epoch(self, epoch: int, records: list[LayerRecord], advance: Advance) -> EpochRecord:
         recipe, split = self.recipe, self.split
         self.network.train()
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
@@ -89,9 +101,12 @@ class _Training:
             self.optimizer.param_groups[0]["lr"] = self._rate(epoch * self.batches + batch)
             index = order[batch * recipe.batch_size : (batch + 1) * recipe.batch_size]
             images = augment(split.images[index], generator, shift=recipe.shift, flip=recipe.flip)
+            records.clear()
             logits = _logits(self.network, self.dataset.encode(images, self.timesteps), self.timesteps)
             labels = split.labels[index]
             loss = LOSSES[recipe.loss](logits, labels)
+            if self.regularizer is not None and recipe.regularizer is not None:
+                loss = loss + recipe.regularizer.weight * self.regularizer.loss(records, logits, labels)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -106,7 +121,7 @@ class _Training:
         return self.recipe.learning_rate * 0.5 * (1.0 + math.cos(math.pi * share))
 
 
-def _logits(network: nn.Module, inputs: torch.Tensor, timesteps: int) -> torch.Tensor:
+def _logits(network: SpikingNetwork | AnalogNetwork, inputs: torch.Tensor, timesteps: int) -> torch.Tensor:
     """Logits [T, B, K]; an ANN counts as one timestep."""
     if isinstance(network, SpikingNetwork):
         return network.run(inputs, timesteps)

@@ -6,7 +6,7 @@ from typing import Final
 import torch
 import torch.nn.functional as F
 
-__all__ = ["LOSSES", "mean_cross_entropy", "temporal_efficient_training"]
+__all__ = ["LOSSES", "accumulated_prefix", "mean_cross_entropy", "temporal_efficient_training"]
 
 TET_WEIGHT = 1e-3
 TET_TARGET = 1.0
@@ -27,7 +27,18 @@ def temporal_efficient_training(logits: torch.Tensor, labels: torch.Tensor) -> t
     return (1.0 - TET_WEIGHT) * cross_entropy + TET_WEIGHT * distance
 
 
+def accumulated_prefix(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean over t of the cross-entropy of m_t, what the network says if it is stopped at t (DT-SNN's training loss).
+
+    ``logits``: o_t [T, B, K]; ``labels``: int64 [B]. Source: Li et al., DAC 2023: deep supervision of every prefix.
+    """
+    steps = torch.arange(1, len(logits) + 1, dtype=logits.dtype, device=logits.device)
+    means = logits.cumsum(0) / steps[:, None, None]
+    return F.cross_entropy(means.flatten(0, 1), labels.repeat(len(logits)))
+
+
 LOSSES: Final[dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]] = {
     "mean-cross-entropy": mean_cross_entropy,
     "tet": temporal_efficient_training,
+    "accumulated-prefix": accumulated_prefix,
 }

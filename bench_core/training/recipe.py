@@ -1,10 +1,26 @@
 """How a network is trained, as a suite states it."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Recipe"]
+__all__ = ["Recipe", "RegularizerSpec"]
+
+
+class RegularizerSpec(BaseModel):
+    """A regulariser that is added to the task's loss.
+
+    Attributes:
+        name: of a registered regulariser.
+        weight: factor of its term.
+        parameters: its knobs.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: str = Field(min_length=1, max_length=64)
+    weight: float = Field(gt=0, allow_inf_nan=False)
+    parameters: dict[str, float | int | str] = {}
 
 
 class Recipe(BaseModel):
@@ -15,6 +31,8 @@ class Recipe(BaseModel):
         learning_rate, momentum, weight_decay: of SGD; the rate falls along a half cosine, step by step.
         loss: see ``bench_core.training.losses``.
         shift, flip: augmentation of the raw images: shifts of up to so many pixels, random mirroring.
+        normalization: between synapses and neurons: ``bn``, ``tdbn`` or ``tebn`` (``bench_core.snn.normalization``).
+        regularizer: added to the loss, or None.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -24,6 +42,14 @@ class Recipe(BaseModel):
     learning_rate: float = Field(0.1, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
-    loss: Literal["mean-cross-entropy", "tet"] = "mean-cross-entropy"
+    loss: Literal["mean-cross-entropy", "tet", "accumulated-prefix"] = "mean-cross-entropy"
     shift: int = Field(0, ge=0, le=8)
     flip: bool = False
+    normalization: Literal["bn", "tdbn", "tebn"] = "bn"
+    regularizer: RegularizerSpec | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the trained weights depend on; fields that came later count only where they are set."""
+        later = {"normalization": "bn", "regularizer": None}
+        return {name: value for name, value in self.model_dump().items() if name not in later or value != later[name]}

@@ -1,13 +1,18 @@
 """What a regulariser is to this project: a loss on what the layers did, added to the task's loss."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from bench_core.knobs import Configurable
+from bench_core.snn.network import AnalogNetwork, SpikingNetwork
+from bench_core.snn.neurons import SpikingNeuron
 
-__all__ = ["LayerRecord", "Regularizer"]
+__all__ = ["LayerRecord", "Regularizer", "layer_records"]
 
 
 @dataclass(frozen=True)
@@ -16,13 +21,40 @@ class LayerRecord:
 
     Attributes:
         current: its input, [T, B, ...]; for an ANN the pre-activation with T = 1.
-        output: its output, [T, B, ...]; spikes, or activations with T = 1.
+        output: its output, [T, B, ...]; spikes (0 or 1), or activations with T = 1.
         potential: membrane potential after the reset, [T, B, ...]; None in an ANN.
+        threshold: potential at which its neurons spike; None in an ANN.
     """
 
     current: torch.Tensor
     output: torch.Tensor
-    potential: torch.Tensor | None
+    potential: torch.Tensor | None = None
+    threshold: float | None = None
+
+
+@contextmanager
+def layer_records(network: SpikingNetwork | AnalogNetwork, *, wanted: bool = True) -> Iterator[list[LayerRecord]]:
+    """Collect a record of every layer of neurons (or activations) while the network runs inside the block.
+
+    Clear the list before every batch; it stays empty where records aren't ``wanted``. A spiking network has to run
+    all its timesteps in one fold.
+    """
+    records: list[LayerRecord] = []
+
+    def collect(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        if isinstance(module, SpikingNeuron):
+            records.append(LayerRecord(inputs[0], output / module.amplitude, module.potentials, module.threshold))
+        else:
+            records.append(LayerRecord(inputs[0], output))
+
+    nodes = network.neurons() if isinstance(network, SpikingNetwork) else network.activations
+    with ExitStack() as stack:
+        for node in nodes if wanted else ():
+            stack.callback(node.register_forward_hook(collect).remove)
+            if isinstance(node, SpikingNeuron):
+                node.keeps_potentials = True
+                stack.callback(setattr, node, "keeps_potentials", False)
+        yield records
 
 
 class Regularizer(Configurable, ABC):

@@ -46,11 +46,12 @@ def _fitted_alpha(calibration: Calibration) -> float:
     """Where negative log-likelihood at T has no slope in 1 / alpha, or the end of the range that lies beyond."""
     trace = calibration.trace
     total = torch.cat([chunk[:, -1] for _, chunk in trace.totals()])
-    right = total.gather(1, trace.labels[:, None])[:, 0]
+    below_top = total - total.amax(1, keepdim=True)  # a softmax doesn't see the shift
+    right = float(below_top.gather(1, trace.labels[:, None]).mean())
 
     def slope(log_alpha: float) -> float:
-        expected = (torch.softmax(total / math.exp(log_alpha), 1) * total).sum(1)
-        return float((expected - right).mean())  # falls as alpha grows
+        weights = torch.exp(below_top / math.exp(log_alpha))
+        return float(((weights * below_top).sum(1) / weights.sum(1)).mean()) - right  # falls as alpha grows
 
     low, high = math.log(SMALLEST), math.log(LARGEST)
     if slope(low) <= 0:

@@ -44,11 +44,8 @@ class QCFS(Converter):
 
     def convert(self, ann: AnalogNetwork, inputs: torch.Tensor) -> SpikingNetwork:
         del inputs  # nothing is measured: the thresholds were learnt
-        neurons = {
-            index: if_neuron(float(layer.scale.detach()))
-            for index, layer in enumerate(ann.layers)
-            if isinstance(layer, QCFSActivation)
-        }
+        scales = [layer.scale for layer in ann.activations if isinstance(layer, QCFSActivation)]
+        neurons = [if_neuron(float(scale.detach())) for scale in scales]
         return replace_activations(ann, neurons, constant_input=True)
 
 

@@ -56,7 +56,8 @@ class TopKCutoff(ScoreStrategy):
             help="what the calibration trace holds",
         ),
     )
-    _tables: tuple[tuple[Array, Array], ...] = ()  # per t < T: gaps, ascending, and epsilon* of a gap above each
+    # per t < T: gaps [G], ascending, and the score of a gap that is strictly above so many of them [G + 1]
+    _tables: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()
 
     def learn(self, calibration: Calibration) -> Self:
         trace = calibration.trace
@@ -69,15 +70,12 @@ class TopKCutoff(ScoreStrategy):
         settled = _settled(trace)
         find = self._exact if self.parameters["search"] == "exact" else self._binned
         learnt = self._copy()
-        learnt._tables = tuple(find(gaps, settled, t) for t in range(trace.timesteps - 1))
+        learnt._tables = tuple(_table(*find(gaps, settled, t)) for t in range(trace.timesteps - 1))
         return learnt
 
     def score(self, evidence: Evidence) -> torch.Tensor:
-        levels, epsilons = self._tables[evidence.t - 1]
-        gap = _gap(evidence.total).numpy()
-        below = np.searchsorted(levels, gap, side="left")  # how many levels the gap is strictly above
-        padded = np.concatenate(([np.inf], epsilons))
-        return torch.from_numpy(-padded[below])
+        levels, scores = self._tables[evidence.t - 1]
+        return scores[torch.searchsorted(levels, _gap(evidence.total))]  # how many levels the gap is strictly above
 
     def threshold_of(self, knob: Array) -> Array:
         return np.nextafter(-knob, -np.inf)  # epsilon* <= epsilon stops, and the comparison is strict
@@ -89,12 +87,14 @@ class TopKCutoff(ScoreStrategy):
         return Overhead(per_decision=Operations(additions=1, comparisons=2 * classes - 2))
 
     def _exact(self, gaps: Array, settled: Array, t: int) -> tuple[Array, Array]:
-        order = np.argsort(gaps[:, t], kind="stable")
+        order = np.argsort(gaps[:, t])
         gap, wrong = gaps[order, t], ~settled[order, t]
-        levels = np.unique(np.concatenate(([0.0], gap)))[:-1]  # above the largest gap nobody is left to judge by
-        first_above = np.searchsorted(gap, levels, side="right")
-        wrong_above = np.concatenate((np.cumsum(wrong[::-1])[::-1], [0]))[first_above]
-        rates = wrong_above / (len(gap) - first_above)
+        ends = np.flatnonzero(gap[1:] > gap[:-1]) + 1  # above the largest gap nobody is left to judge by
+        levels = gap[ends - 1]
+        if gap[0] > 0.0:
+            ends, levels = np.append(0, ends), np.append(0.0, levels)
+        wrong_above = wrong.sum() - np.append(0, np.cumsum(wrong))[ends]
+        rates = wrong_above / (len(gap) - ends)
         return levels, np.maximum.accumulate(rates[::-1])[::-1]
 
     def _binned(self, gaps: Array, settled: Array, t: int) -> tuple[Array, Array]:
@@ -107,6 +107,11 @@ class TopKCutoff(ScoreStrategy):
         rates = np.where(exits > 0, wrong / np.maximum(exits, 1), np.inf)
         rates[-1] = 0.0
         return levels, np.minimum.accumulate(rates)
+
+
+def _table(levels: Array, epsilons: Array) -> tuple[torch.Tensor, torch.Tensor]:
+    """Levels, and the scores between them: -epsilon*; below the lowest level no epsilon will do."""
+    return torch.from_numpy(levels.copy()), torch.from_numpy(-np.append(np.inf, epsilons))
 
 
 def _gap(totals: torch.Tensor) -> torch.Tensor:

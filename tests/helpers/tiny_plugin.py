@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench_core import AnalogNetwork, Dataset, ImageSplit, Model, SpikingNetwork, hookimpl, lif_neuron
+from bench_core import Dataset, ImageSplit, Model, hookimpl
 from bench_core.errors import DataError
 from bench_core.snn import AveragePool, Flatten, Synapse
 
@@ -88,23 +88,17 @@ class TinyConv(Model):
     name = "tiny-conv"
     reference = "the tests"
 
-    def layers(self, input_shape, classes, node):
+    def layers(self, input_shape, classes, parts):
         channels, height, width = input_shape
         return [
-            Synapse(nn.Conv2d(channels, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)),
-            node(),
+            *parts.synapse(nn.Conv2d(channels, 4, 3, padding=1, bias=False)),
+            parts.node(),
             AveragePool(2),
-            Synapse(nn.Conv2d(4, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)),
-            node(),
+            *parts.synapse(nn.Conv2d(4, 8, 3, padding=1, bias=False)),
+            parts.node(),
             Flatten(),
             Synapse(nn.Linear(8 * (height // 2) * (width // 2), classes)),
         ]
-
-    def spiking(self, input_shape, classes, *, constant_input):
-        return SpikingNetwork(self.layers(input_shape, classes, lif_neuron), constant_input=constant_input)
-
-    def analog(self, input_shape, classes, activation):
-        return AnalogNetwork(self.layers(input_shape, classes, activation))
 
 
 @hookimpl

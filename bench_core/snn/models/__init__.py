@@ -1,5 +1,5 @@
 """Model families, one file each."""
 
-from bench_core.snn.models.base import Model
+from bench_core.snn.models.base import Model, Parts
 
-__all__ = ["Model"]
+__all__ = ["Model", "Parts"]

@@ -2,27 +2,79 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import nn
 
+from bench_core.snn.layers import Synapse
 from bench_core.snn.network import AnalogNetwork, SpikingNetwork
+from bench_core.snn.neurons import lif_neuron
+from bench_core.snn.normalization import TemporalScale, batch_norm
 
-__all__ = ["Model"]
+__all__ = ["Model", "Parts"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a definition is built from; which parts these are makes it a spiking network or its ANN twin.
+
+    Attributes:
+        node: makes what stands behind a synapse: a layer of neurons, or an activation function.
+        normalization: one of ``bench_core.snn.normalization.NORMALIZATIONS``.
+        timesteps: T; 1 in an ANN.
+    """
+
+    node: Callable[[], nn.Module]
+    normalization: str = "bn"
+    timesteps: int = 1
+
+    def synapse(self, convolution: nn.Conv2d, *, branches: int = 1) -> list[nn.Module]:
+        """A convolution with its normalisation; ``branches`` outputs are added before the next node."""
+        norm = batch_norm(self.normalization, convolution.out_channels, branches=branches)
+        layers: list[nn.Module] = [Synapse(convolution, norm)]
+        return [*layers, TemporalScale(self.timesteps)] if self.normalization == "tebn" else layers
 
 
 class Model(ABC):
-    """Base of every model that ``bench_models`` returns: a ``name``, a ``reference``, and two builders."""
+    """Base of every model that ``bench_models`` returns: a ``name``, a ``reference``, and one definition, ``layers``.
+
+    Attributes:
+        neuron: makes the neurons of the spiking network; by default LIF.
+    """
 
     name: ClassVar[str]
     reference: ClassVar[str]
 
     @abstractmethod
-    def spiking(self, input_shape: tuple[int, int, int], classes: int, *, constant_input: bool) -> SpikingNetwork:
-        """A freshly initialised spiking network for frames of ``input_shape`` (C, H, W)."""
+    def layers(self, input_shape: tuple[int, int, int], classes: int, parts: Parts) -> list[nn.Module]:
+        """The layers in order, freshly initialised: the first a Synapse that reads frames, the last gives logits."""
 
-    @abstractmethod
+    def neuron(self) -> nn.Module:
+        """A fresh layer of neurons."""
+        return lif_neuron()
+
+    def spiking(
+        self,
+        input_shape: tuple[int, int, int],
+        classes: int,
+        *,
+        constant_input: bool,
+        normalization: str = "bn",
+        timesteps: int = 1,
+    ) -> SpikingNetwork:
+        """A freshly initialised spiking network; ``timesteps`` matters to ``tebn`` only."""
+        parts = Parts(self.neuron, normalization, timesteps)
+        return SpikingNetwork(self.layers(input_shape, classes, parts), constant_input=constant_input)
+
     def analog(
         self, input_shape: tuple[int, int, int], classes: int, activation: Callable[[], nn.Module]
     ) -> AnalogNetwork:
         """The ANN twin, with ``activation()`` where the spiking network has neurons."""
+        activations: list[nn.Module] = []
+
+        def node() -> nn.Module:
+            activations.append(activation())
+            return activations[-1]
+
+        return AnalogNetwork(self.layers(input_shape, classes, Parts(node)), activations)

@@ -1,14 +1,11 @@
 """The small convolutional networks of the default suite, as spiking networks and as their ANN twins."""
 
-from collections.abc import Callable
 from typing import ClassVar
 
 from torch import nn
 
 from bench_core.snn.layers import AveragePool, Flatten, Synapse
-from bench_core.snn.models.base import Model
-from bench_core.snn.network import AnalogNetwork, SpikingNetwork
-from bench_core.snn.neurons import lif_neuron
+from bench_core.snn.models.base import Model, Parts
 
 __all__ = ["SmallConv", "SmallConvDeep"]
 
@@ -20,13 +17,17 @@ class SmallConv(Model):
     reference: ClassVar[str] = "exitbench"
     plan: ClassVar[tuple[int | str, ...]] = (16, "pool", 32, "pool", 64, 64)
 
-    def spiking(self, input_shape: tuple[int, int, int], classes: int, *, constant_input: bool) -> SpikingNetwork:
-        return SpikingNetwork(_layers(self.plan, input_shape, classes, lif_neuron), constant_input=constant_input)
-
-    def analog(
-        self, input_shape: tuple[int, int, int], classes: int, activation: Callable[[], nn.Module]
-    ) -> AnalogNetwork:
-        return AnalogNetwork(_layers(self.plan, input_shape, classes, activation))
+    def layers(self, input_shape: tuple[int, int, int], classes: int, parts: Parts) -> list[nn.Module]:
+        channels, height, width = input_shape
+        layers: list[nn.Module] = []
+        for entry in self.plan:
+            if isinstance(entry, str):
+                layers.append(AveragePool(2))
+                height, width = height // 2, width // 2
+                continue
+            layers += [*parts.synapse(nn.Conv2d(channels, entry, 3, padding=1, bias=False)), parts.node()]
+            channels = entry
+        return [*layers, Flatten(), Synapse(nn.Linear(channels * height * width, classes))]
 
 
 class SmallConvDeep(SmallConv):
@@ -34,22 +35,3 @@ class SmallConvDeep(SmallConv):
 
     name: ClassVar[str] = "small-conv-deep"
     plan: ClassVar[tuple[int | str, ...]] = (16, "pool", 32, 48, "pool", 64, 64)
-
-
-def _layers(
-    plan: tuple[int | str, ...],
-    input_shape: tuple[int, int, int],
-    classes: int,
-    node: Callable[[], nn.Module],
-) -> list[nn.Module]:
-    channels, height, width = input_shape
-    layers: list[nn.Module] = []
-    for entry in plan:
-        if isinstance(entry, str):
-            layers.append(AveragePool(2))
-            height, width = height // 2, width // 2
-            continue
-        convolution = nn.Conv2d(channels, entry, 3, padding=1, bias=False)
-        layers += [Synapse(convolution, nn.BatchNorm2d(entry)), node()]
-        channels = entry
-    return [*layers, Flatten(), Synapse(nn.Linear(channels * height * width, classes))]
