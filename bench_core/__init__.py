@@ -79,6 +79,7 @@ _HOMES = {
     "SpikingNetwork": "snn",
     "SpikingNeuron": "snn",
     "Trace": "trace",
+    "TrainingBatch": "training",
     "if_neuron": "snn",
     "lif_neuron": "snn",
     "load_registry": "plugin_manager",

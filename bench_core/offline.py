@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from bench_core.curves import FamilyOnTrace
-from bench_core.data import Dataset, ImageSplit
+from bench_core.data import SPLITS, Dataset, ImageSplit
 from bench_core.errors import UsageError
 from bench_core.execution import policy_artifacts
 from bench_core.exits import ExitStrategy, Requirement, ScoreFamily
@@ -228,7 +228,7 @@ def resolve_inputs(trace: Trace, registry: Registry) -> InputFrames | None:
     provenance = json.loads(trace.header.get("provenance", "null"))
     digest = provenance.get("data") if isinstance(provenance, dict) else None
     split_name = trace.header.get("split", "")
-    if not digest or split_name not in ("calibration", "test"):
+    if not digest or split_name not in SPLITS:
         return None
     name = provenance.get("dataset")
     dataset = registry.datasets.get(name) if isinstance(name, str) else None

@@ -36,6 +36,7 @@ class Workload:
     model: Model
     converter: Converter | None
     regularizer: Regularizer | None = None
+    trunk: "Workload | None" = None  # what its training goes on from
 
     @classmethod
     def resolve(cls, spec: WorkloadSpec, registry: Registry) -> "Workload":
@@ -49,7 +50,10 @@ class Workload:
         regularizer = None
         if (wanted := spec.recipe.regularizer) is not None:
             regularizer = registry.find("regularizers", wanted.name).with_parameters(wanted.parameters)
-        return cls(spec, dataset, model, converter, regularizer)
+        trunk = None
+        if spec.recipe.trunk is not None:
+            trunk = cls.resolve(spec.model_copy(update={"recipe": spec.recipe.trunk}), registry)
+        return cls(spec, dataset, model, converter, regularizer, trunk)
 
     @property
     def training_key(self) -> str:
@@ -60,6 +64,8 @@ class Workload:
         recipe = self.spec.recipe.identity
         if self.regularizer is not None:
             recipe["regularizer"] = {**recipe["regularizer"], "parameters": self.regularizer.parameters}
+        if self.trunk is not None:
+            recipe["trunk"] = self.trunk.training_key
         return json_digest(
             {
                 "stage": "train",
@@ -94,6 +100,8 @@ def trained_weights(workload: Workload, store: Store, *, retrain: bool = False) 
     if not retrain and (found := store.get("networks", key)) is not None:
         return found
     network = workload.fresh_network()
+    if workload.trunk is not None:
+        network.load_state_dict(trained_weights(workload.trunk, store).tensors)
     split = workload.dataset.split("train")
     history = train_network(
         network,
@@ -104,7 +112,7 @@ def trained_weights(workload: Workload, store: Store, *, retrain: bool = False) 
         seed=workload.spec.seed,
         store=store,
         key=key,
-        title=f"train {workload.spec.name}",
+        title=f"train {workload.spec.name}" + (" (branch)" if workload.trunk else ""),
         regularizer=workload.regularizer,
     )
     metadata: dict[str, Any] = {

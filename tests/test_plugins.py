@@ -296,7 +296,7 @@ ITEMS = {
     "bench_models": ("models", "from tests.helpers.tiny_plugin import TinyConv\nclass Mine(TinyConv):"),
     "bench_regularizers": (
         "regularizers",
-        "class Mine(Regularizer):\n    def loss(self, layers, logits, labels):\n        return logits.sum()\n",
+        "class Mine(Regularizer):\n    def loss(self, batch):\n        return batch.logits.sum()\n",
     ),
     "bench_converters": (
         "converters",
@@ -346,7 +346,8 @@ def test_the_base_class_that_a_hook_promises_is_public(name):
 
 CORE = Path(bench_core.__file__).parent
 METHODS = (
-    *("seenn-i", "seenn_i", "seenn-ii", "seenn_ii", "dt-snn", "dt_snn", "topk-cutoff", "topk_cutoff", "topk"),
+    *("seenn-i", "seenn_i", "seenn-ii", "seenn_ii", "seenn-ii-joint", "dt-snn", "dt_snn"),
+    *("topk-cutoff", "topk_cutoff", "topk"),
     *("dynamic-confidence", "dynamic_confidence", "spikecp", "qcfs", "bench_plugins"),
     *("rcs", "rcs-ann", "rcs-snn", "max-norm", "percentile-norm", "threshold-balancing", "normalized_conversion"),
 )

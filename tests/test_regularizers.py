@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bench_core import LayerRecord, Regularizer, UsageError, hookimpl
+from bench_core import LayerRecord, Regularizer, TrainingBatch, UsageError
 from bench_core.snn import SpikingNeuron, lif_neuron
 from bench_core.stages import Workload
 from bench_core.store import Store
@@ -20,6 +20,11 @@ from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.suites import tiny_registry
 from tests.helpers.tiny_plugin import TinyConv, TinyShapes
 from tests.reference import regularizers as reference
+
+
+def seen(layers, logits, labels):
+    return TrainingBatch(torch.zeros(len(labels), 1, 2, 2), layers, logits, labels)
+
 
 few = settings(max_examples=40, deadline=None)
 
@@ -37,7 +42,7 @@ def test_rcs_for_anns_is_peak_over_rms_of_the_worst_right_sample(right, layers, 
     torch.manual_seed(seed)
     currents = [torch.randn(1, len(right), 2, 3, 3, dtype=torch.float64) for _ in range(layers)]
     logits, labels = logits_for(right, 1)
-    loss = RCSForANN().loss([LayerRecord(z, z.relu()) for z in currents], logits, labels)
+    loss = RCSForANN().loss(seen([LayerRecord(z, z.relu()) for z in currents], logits, labels))
     expected = reference.peak_over_rms([z[0].flatten(1).tolist() for z in currents], right)
     assert loss.item() == pytest.approx(expected, rel=1e-12)
 
@@ -56,7 +61,7 @@ def test_rcs_for_snns_is_one_over_the_cosine_of_the_worst_right_sample(right, ti
     made = [((torch.rand(shape) < 0.4).double(), torch.randn(shape, dtype=torch.float64)) for _ in range(2)]
     logits, labels = logits_for(right, timesteps)
     records = [LayerRecord(u, s, u, threshold) for s, u in made]
-    loss = RCSForSNN(n=n).loss(records, logits, labels)
+    loss = RCSForSNN(n=n).loss(seen(records, logits, labels))
     layers = [(s.flatten(2).tolist(), u.flatten(2).tolist(), threshold) for s, u in made]
     assert loss.item() == pytest.approx(
         reference.one_over_cosine(layers, right, max(1, int(n * timesteps))), rel=1e-9, abs=1e-12
@@ -71,8 +76,8 @@ def test_only_samples_that_are_right_at_each_of_the_last_timesteps_count():
     wrong_early[0] = wrong_early[0].flip(-1)
     wrong_late[2] = wrong_late[2].flip(-1)
     rcs = RCSForSNN(n=0.5)
-    assert rcs.loss([record], wrong_early, labels).item() == pytest.approx(1 / (0.75 + 1e-5))
-    assert rcs.loss([record], wrong_late, labels).item() == 0.0
+    assert rcs.loss(seen([record], wrong_early, labels)).item() == pytest.approx(1 / (0.75 + 1e-5))
+    assert rcs.loss(seen([record], wrong_late, labels)).item() == 0.0
 
 
 def test_the_end_is_never_empty():
@@ -80,14 +85,14 @@ def test_the_end_is_never_empty():
     spikes = torch.tensor([[[1.0, 0.0]], [[1.0, 0.0]], [[0.0, 1.0]]])
     record = LayerRecord(spikes, spikes, torch.zeros_like(spikes), 1.0)
     logits, labels = logits_for([True], 3)
-    assert RCSForSNN(n=0.3).loss([record], logits, labels).item() == pytest.approx(1 / (1 / 3 + 1e-5))
+    assert RCSForSNN(n=0.3).loss(seen([record], logits, labels)).item() == pytest.approx(1 / (1 / 3 + 1e-5))
 
 
 def test_the_end_has_no_gradient():
     potential = torch.rand(4, 2, 5, dtype=torch.float64, requires_grad=True)
     spikes = torch.zeros(4, 2, 5, dtype=torch.float64)
     logits, labels = logits_for([True, True], 4)
-    loss = RCSForSNN(n=0.3).loss([LayerRecord(spikes, spikes, potential, 1.0)], logits, labels)
+    loss = RCSForSNN(n=0.3).loss(seen([LayerRecord(spikes, spikes, potential, 1.0)], logits, labels))
     (gradient,) = torch.autograd.grad(loss, potential)
     assert gradient[:3].abs().sum() > 0
     assert gradient[3].abs().max() < 1e-12  # there the activity is the end itself, with cosine 1
@@ -96,7 +101,7 @@ def test_the_end_has_no_gradient():
 def test_rcs_for_snns_refuses_an_ann():
     logits, labels = logits_for([True], 1)
     with pytest.raises(UsageError, match=r"rcs-snn: it needs membrane potentials; for an ANN take rcs-ann"):
-        RCSForSNN().loss([LayerRecord(torch.zeros(1, 1, 4), torch.zeros(1, 1, 4))], logits, labels)
+        RCSForSNN().loss(seen([LayerRecord(torch.zeros(1, 1, 4), torch.zeros(1, 1, 4))], logits, labels))
 
 
 @pytest.mark.parametrize("reset", ["hard", "soft"])
@@ -175,15 +180,8 @@ class Total(Regularizer):
     name = "total"
     reference = "the tests"
 
-    def loss(self, layers, logits, labels):
-        return sum((layer.output.sum() + layer.potential.relu().sum()) for layer in layers)
-
-
-class TotalPlugin:
-    @staticmethod
-    @hookimpl
-    def bench_regularizers():
-        return [Total()]
+    def loss(self, batch):
+        return sum((layer.output.sum() + layer.potential.relu().sum()) for layer in batch.layers)
 
 
 def test_the_term_is_added_with_its_weight(tmp_path):

@@ -9,13 +9,15 @@ from bench_plugins.baselines import Fixed, Margin, RandomExit, Stability
 from bench_plugins.dt_snn import DtSnn
 from bench_plugins.dynamic_confidence import LARGEST, SMALLEST, DynamicConfidence
 from bench_plugins.seenn_i import SeennI
-from bench_plugins.spikecp import SpikeCP
+from bench_plugins.spikecp import ConformalPValues, SpikeCP
 from bench_plugins.topk_cutoff import TopKCutoff
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bench_core import Trace, UsageError
-from bench_core.replay import replay_policy
+from bench_core.curves import FamilyOnTrace, candidates
+from bench_core.replay import replay_policy, score_table
+from bench_core.selection import OperatingPoint, choose
 from tests.reference import rules
 from tests.traces import calibrations, make_trace, samples_of, trace_pairs, traces
 
@@ -231,6 +233,52 @@ def test_spikecp_stops_where_few_enough_labels_have_a_corrected_p_value_above_al
     check_exits(family.policy(alpha), trace, expected)
 
 
+def exchangeable_trace(seed: int, samples: int, first_id: int) -> Trace:
+    """Samples drawn independently of each other, four labels, evidence that grows with t and is often misleading."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 4, (samples,), generator=generator)
+    logits = 1.5 * torch.randn(samples, 5, 4, generator=generator, dtype=torch.float64)
+    strength = torch.rand(samples, 1, generator=generator, dtype=torch.float64)
+    logits[torch.arange(samples), :, labels] += 2.0 * strength
+    return Trace(logits, labels, torch.arange(first_id, first_id + samples))
+
+
+@pytest.mark.parametrize(("alpha", "max_set"), [(0.1, 1), (0.3, 1), (0.3, 2)])
+def test_sets_at_the_stop_hold_the_label_as_often_as_promised(alpha, max_set):
+    """Coverage of at least 1 - alpha on exchangeable data, on average over draws of calibration and test."""
+    covered = early = total = 0
+    for draw in range(150):
+        calibration, test = exchangeable_trace(2 * draw, 99, 0), exchangeable_trace(2 * draw + 1, 60, 1000)
+        family = SpikeCP(max_set=max_set).fit(calibrations(calibration))
+        exits = replay_policy(family.policy(alpha), test).exit_timesteps
+        p_values = ConformalPValues(calibrations(calibration))
+        for sample, t in enumerate(exits.tolist()):
+            at_stop = p_values(t, test.logits[sample : sample + 1, :t].sum(1))[0]
+            kept = 5 * at_stop > alpha
+            covered += bool(kept[test.labels[sample]])
+            early += t < 5
+            assert t == 5 or int(kept.sum()) <= max_set
+        total += len(test)
+    assert early > 0.05 * total  # it is a stop that is judged, not the end
+    assert covered / total >= 1 - alpha - 3 * math.sqrt(alpha * (1 - alpha) / total)
+
+
+def test_without_the_correction_the_promise_would_be_broken():
+    """Stopping at the first t with a small uncorrected set misses the label more often than alpha: why T p is taken."""
+    alpha, missed, total = 0.3, 0, 0
+    for draw in range(150):
+        calibration, test = exchangeable_trace(2 * draw, 99, 0), exchangeable_trace(2 * draw + 1, 60, 1000)
+        p_values = ConformalPValues(calibrations(calibration))
+        for sample in range(len(test)):
+            for t in range(1, 6):
+                kept = p_values(t, test.logits[sample : sample + 1, :t].sum(1))[0] > alpha
+                if kept.sum() <= 1 or t == 5:
+                    missed += not kept[test.labels[sample]]
+                    break
+        total += len(test)
+    assert missed / total > alpha + 3 * math.sqrt(alpha * (1 - alpha) / total)
+
+
 def test_a_spikecp_level_equal_to_alpha_stops():
     # Seven samples with the right label on top, T = 2: the other label's p-value is 1/8, corrected 1/4.
     logits = torch.tensor([[[float(i), 0.0]] * 2 for i in range(1, 8)], dtype=torch.float64)
@@ -275,6 +323,22 @@ def test_random_exits_average_to_their_mean(mean):
     trace = Trace(torch.zeros(samples, 4, 2), torch.zeros(samples, dtype=torch.int64), torch.arange(samples))
     exits = replay_policy(RandomExit().fit(calibrations(trace)).policy(mean), trace).exit_timesteps
     assert exits.double().mean().item() == pytest.approx(mean, abs=4 * 0.5 / math.sqrt(samples))
+
+
+@given(trace=traces(samples=12), delta=st.sampled_from([0.0, 5.0, 20.0]))
+@thorough
+def test_the_iso_accuracy_rule_is_the_pareto_front_procedure_of_dynamic_confidence(trace, delta):
+    """The least average exit timestep, of all confidences that occur, that loses no more than delta points."""
+    strategy = DynamicConfidence(alpha=3.0)
+    family = FamilyOnTrace(strategy.fit(calibrations(trace)), trace)
+    kept = candidates(family)
+    sums, correct = family.curve(kept)
+    point = OperatingPoint("iso-accuracy", delta)
+    static = int(trace.correct[:, -1].sum())
+    chosen = choose(point, sums, correct, static_correct=static, samples=len(trace), timesteps=trace.timesteps)
+    confidences = score_table(strategy, trace).tolist()
+    expected = rules.pareto_choice(confidences, trace.correct.tolist(), static - delta / 100 * len(trace))
+    assert (int(sums[chosen]), int(correct[chosen])) == expected
 
 
 @given(trace=traces(classes=4), k=st.integers(1, 14))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ from bench_core.store import Store
 from bench_core.training.augmentation import augment
 from bench_core.training.losses import LOSSES
 from bench_core.training.recipe import Recipe
-from bench_core.training.regularizers import LayerRecord, Regularizer, layer_records
+from bench_core.training.regularizers import LayerRecord, Regularizer, TrainingBatch, layer_records
 
 __all__ = ["EpochRecord", "train_network"]
 
@@ -52,13 +53,13 @@ def train_network(
         One record per epoch.
     """
     training = _Training(network, dataset, split, regularizer, timesteps=timesteps, recipe=recipe, seed=seed)
-    history = _resume(network, training.optimizer, store, key)
+    history = _resume(training.trained, training.optimizer, store, key)
     with progress(title, recipe.epochs * training.batches, "batches") as advance:
         advance(len(history) * training.batches)
         for epoch in range(len(history), recipe.epochs):
             with layer_records(network, wanted=regularizer is not None) as records:
                 history.append(training.run_epoch(epoch, records, advance))
-            _save(network, training.optimizer, history, store, key)
+            _save(training.trained, training.optimizer, history, store, key)
     return history
 
 
@@ -79,8 +80,12 @@ class _Training:
         self.network, self.dataset, self.split, self.regularizer = network, dataset, split, regularizer
         self.timesteps, self.recipe, self.seed = timesteps, recipe, seed
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        self.companion = _companion(regularizer, dataset, timesteps, seed)
+        self.trained: dict[str, nn.Module] = {"network": network}
+        if self.companion is not None:
+            self.trained["companion"] = self.companion.train()
         self.optimizer = torch.optim.SGD(
-            network.parameters(),
+            [parameter for module in self.trained.values() for parameter in module.parameters()],
             lr=self.recipe.learning_rate,
             momentum=self.recipe.momentum,
             weight_decay=self.recipe.weight_decay,
@@ -102,11 +107,14 @@ class _Training:
             index = order[batch * recipe.batch_size : (batch + 1) * recipe.batch_size]
             images = augment(split.images[index], generator, shift=recipe.shift, flip=recipe.flip)
             records.clear()
-            logits = _logits(self.network, self.dataset.encode(images, self.timesteps), self.timesteps)
+            inputs = self.dataset.encode(images, self.timesteps)
+            logits = _logits(self.network, inputs, self.timesteps)
             labels = split.labels[index]
             loss = LOSSES[recipe.loss](logits, labels)
             if self.regularizer is not None and recipe.regularizer is not None:
-                loss = loss + recipe.regularizer.weight * self.regularizer.loss(records, logits, labels)
+                first = inputs if self.dataset.constant_input else inputs[0]
+                seen = TrainingBatch(first, records, logits, labels, self.companion)
+                loss = loss + recipe.regularizer.weight * self.regularizer.loss(seen)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -129,21 +137,34 @@ def _logits(network: SpikingNetwork | AnalogNetwork, inputs: torch.Tensor, times
     return logits.unsqueeze(0)
 
 
-def _save(network: nn.Module, optimizer: torch.optim.SGD, history: list[EpochRecord], store: Store, key: str) -> None:
-    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
-    for name, parameter in network.named_parameters():
-        if (buffer := optimizer.state[parameter].get("momentum_buffer")) is not None:
-            tensors[f"momentum.{name}"] = buffer
+def _companion(regularizer: Regularizer | None, dataset: Dataset, timesteps: int, seed: int) -> nn.Module | None:
+    if regularizer is None:
+        return None
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return regularizer.companion(dataset.input_shape, timesteps)
+
+
+def _save(
+    trained: Mapping[str, nn.Module], optimizer: torch.optim.SGD, history: list[EpochRecord], store: Store, key: str
+) -> None:
+    tensors = {}
+    for part, module in trained.items():
+        tensors |= {f"{part}.{name}": tensor for name, tensor in module.state_dict().items()}
+        for name, parameter in module.named_parameters():
+            if (buffer := optimizer.state[parameter].get("momentum_buffer")) is not None:
+                tensors[f"momentum.{part}.{name}"] = buffer
     store.put("training", key, tensors, {"history": [dataclasses.asdict(record) for record in history]})
 
 
-def _resume(network: nn.Module, optimizer: torch.optim.SGD, store: Store, key: str) -> list[EpochRecord]:
+def _resume(trained: Mapping[str, nn.Module], optimizer: torch.optim.SGD, store: Store, key: str) -> list[EpochRecord]:
     saved = store.get("training", key)
     if saved is None:
         return []
-    state = {n.removeprefix("network."): t for n, t in saved.tensors.items() if n.startswith("network.")}
-    network.load_state_dict(state)
-    for name, parameter in network.named_parameters():
-        if (buffer := saved.tensors.get(f"momentum.{name}")) is not None:
-            optimizer.state[parameter]["momentum_buffer"] = buffer.clone()
+    for part, module in trained.items():
+        prefix = f"{part}."
+        module.load_state_dict({n.removeprefix(prefix): t for n, t in saved.tensors.items() if n.startswith(prefix)})
+        for name, parameter in module.named_parameters():
+            if (buffer := saved.tensors.get(f"momentum.{part}.{name}")) is not None:
+                optimizer.state[parameter]["momentum_buffer"] = buffer.clone()
     return [EpochRecord(**record) for record in saved.metadata["history"]]

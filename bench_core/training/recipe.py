@@ -1,8 +1,8 @@
 """How a network is trained, as a suite states it."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = ["Recipe", "RegularizerSpec"]
 
@@ -33,6 +33,7 @@ class Recipe(BaseModel):
         shift, flip: augmentation of the raw images: shifts of up to so many pixels, random mirroring.
         normalization: between synapses and neurons: ``bn``, ``tdbn`` or ``tebn`` (``bench_core.snn.normalization``).
         regularizer: added to the loss, or None.
+        trunk: recipe that is trained first; this one goes on from its weights. Branches of one trunk share it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -47,9 +48,18 @@ class Recipe(BaseModel):
     flip: bool = False
     normalization: Literal["bn", "tdbn", "tebn"] = "bn"
     regularizer: RegularizerSpec | None = None
+    trunk: "Recipe | None" = None
+
+    @model_validator(mode="after")
+    def _fits_its_trunk(self) -> Self:
+        if self.trunk is not None and self.trunk.normalization != self.normalization:
+            raise ValueError(
+                f"normalization = {self.normalization}, but its trunk has {self.trunk.normalization}; they must agree"
+            )
+        return self
 
     @property
     def identity(self) -> dict[str, Any]:
         """What the trained weights depend on; fields that came later count only where they are set."""
-        later = {"normalization": "bn", "regularizer": None}
+        later = {"normalization": "bn", "regularizer": None, "trunk": None}
         return {name: value for name, value in self.model_dump().items() if name not in later or value != later[name]}

@@ -12,7 +12,7 @@ from bench_core.knobs import Configurable
 from bench_core.snn.network import AnalogNetwork, SpikingNetwork
 from bench_core.snn.neurons import SpikingNeuron
 
-__all__ = ["LayerRecord", "Regularizer", "layer_records"]
+__all__ = ["LayerRecord", "Regularizer", "TrainingBatch", "layer_records"]
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,37 @@ def layer_records(network: SpikingNetwork | AnalogNetwork, *, wanted: bool = Tru
         yield records
 
 
+@dataclass(frozen=True)
+class TrainingBatch:
+    """What a regulariser sees of a batch.
+
+    Attributes:
+        inputs: what the network sees first, float32 [B, C, H, W]; of events the first frame.
+        layers: one record per layer of neurons, input to output.
+        logits: o_t [T, B, K], T = 1 for an ANN.
+        labels: int64 [B].
+        companion: what ``Regularizer.companion`` made, or None.
+    """
+
+    inputs: torch.Tensor
+    layers: list[LayerRecord]
+    logits: torch.Tensor
+    labels: torch.Tensor
+    companion: nn.Module | None = None
+
+
 class Regularizer(Configurable, ABC):
-    """Base of every regulariser that ``bench_regularizers`` returns."""
+    """Base of every regulariser that ``bench_regularizers`` returns.
+
+    Must implement: ``name``, ``reference``, ``loss``.
+    May implement: ``companion``. May set: ``knobs``.
+    """
 
     @abstractmethod
-    def loss(self, layers: list[LayerRecord], logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The term to add, a scalar with gradient.
+    def loss(self, batch: TrainingBatch) -> torch.Tensor:
+        """The term to add, a scalar with gradient."""
 
-        Args:
-            layers: one record per layer of neurons, input to output.
-            logits: o_t [T, B, K], T = 1 for an ANN.
-            labels: int64 [B].
-        """
+    def companion(self, input_shape: tuple[int, int, int], timesteps: int) -> nn.Module | None:
+        """A module that is trained along with the network and thrown away afterwards; by default none."""
+        del input_shape, timesteps
+        return None

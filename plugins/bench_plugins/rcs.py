@@ -23,7 +23,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from bench_core import Knob, LayerRecord, Regularizer, UsageError, hookimpl
+from bench_core import Knob, Regularizer, TrainingBatch, UsageError, hookimpl
 
 SMALL = 1e-5
 
@@ -34,10 +34,10 @@ class RCSForANN(Regularizer):
     name: ClassVar[str] = "rcs-ann"
     reference: ClassVar[str] = "Wu et al., arXiv 2301.09522"
 
-    def loss(self, layers: list[LayerRecord], logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        right = logits.detach().sum(0).argmax(1) == labels
+    def loss(self, batch: TrainingBatch) -> torch.Tensor:
+        right = batch.logits.detach().sum(0).argmax(1) == batch.labels
         terms = []
-        for layer in layers:
+        for layer in batch.layers:
             positive = layer.current[0].relu().flatten(1)  # [B, C H W]
             terms.append(positive.max() / (positive.square().mean(1) + SMALL).sqrt())
         return _worst(terms, right)
@@ -52,13 +52,13 @@ class RCSForSNN(Regularizer):
         Knob("n", "float", 0.3, low=0.0, open_low=True, high=1.0, help="share of the timesteps that are the end"),
     )
 
-    def loss(self, layers: list[LayerRecord], logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def loss(self, batch: TrainingBatch) -> torch.Tensor:
         share = self.parameters["n"]
         assert isinstance(share, float)
-        last = max(1, int(share * len(logits)))
-        right = (logits[-last:].detach().argmax(2) == labels).all(0)
+        last = max(1, int(share * len(batch.logits)))
+        right = (batch.logits[-last:].detach().argmax(2) == batch.labels).all(0)
         terms = []
-        for layer in layers:
+        for layer in batch.layers:
             if layer.potential is None or layer.threshold is None:
                 raise UsageError(f"{self.name}: it needs membrane potentials; for an ANN take rcs-ann")
             activity = (layer.output + (layer.potential / layer.threshold).relu()).flatten(2)  # [T, B, C H W]

@@ -18,7 +18,7 @@ def peak_over_rms(layers, right):
 
 
 def one_over_cosine(layers, right, last):
-    """RCS for SNNs. ``layers``: (spikes, potentials, threshold), [T][B][values]; ``last``: timesteps that are the end."""
+    """RCS for SNNs. ``layers``: (spikes, potentials, threshold), [T][B][values]; ``last``: length of the end."""
     total = 0.0
     for spikes, potentials, threshold in layers:
         steps = len(spikes)

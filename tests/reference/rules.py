@@ -242,3 +242,22 @@ def least_negative_log_likelihood(samples: list[Sample], labels: list[int], low:
             d = a + ratio * (b - a)
             at_d = loss(d)
     return best
+
+
+def pareto_choice(confidences: list[list[float]], correct: list[list[bool]], least: float) -> tuple[int, int]:
+    """The Pareto-front procedure: summed exit timesteps and right samples of the fastest threshold that is good enough.
+
+    Candidates are all confidences that occur; of the points that no other beats in both figures, the one with the least
+    average exit timestep among those with at least ``least`` samples right.
+    """
+    points = []
+    for threshold in [-1.0, *sorted({c for row in confidences for c in row})]:
+        exits = [first_above([*row, math.inf], threshold) for row in confidences]
+        right = sum(bits[t - 1] for bits, t in zip(correct, exits, strict=True))
+        points.append((sum(exits), right))
+    points.sort(key=lambda point: (point[0], -point[1]))
+    front: list[tuple[int, int]] = []
+    for point in points:
+        if not front or point[1] > front[-1][1]:
+            front.append(point)
+    return next(point for point in front if point[1] >= least)
