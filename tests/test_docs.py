@@ -9,10 +9,13 @@ from bench_core import hookspecs, load_registry
 from bench_core.report.markdown import markdown
 from bench_core.report.terminal import terminal
 from bench_core.results import read_board
+from bench_core.snn.normalization import NORMALIZATIONS
+from bench_core.training.losses import LOSSES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+METHODS = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
 QUICK = ROOT / "results" / "quick"
 
 
@@ -54,6 +57,32 @@ def test_every_hook_is_documented():
     assert len(hooks) == 6
     for name in hooks:
         assert "Returns objects derived from" in getattr(hookspecs, name).__doc__
+
+
+def shipped(kind):
+    registry = load_registry()
+    return [n for n in getattr(registry, kind) if registry.owners[kind, n].distribution == "exitbench"]
+
+
+@pytest.mark.parametrize("kind", ["strategies", "converters", "regularizers"])
+def test_every_shipped_method_has_a_row_in_the_docs(kind):
+    rows = [line for line in METHODS.splitlines() if line.startswith("|")]
+    assert shipped(kind)
+    assert [n for n in shipped(kind) if not any(f"`{n}`" in row or f'name = "{n}"' in row for row in rows)] == []
+
+
+def test_every_loss_and_normalisation_has_a_row_in_the_docs():
+    names = [f'loss = "{name}"' for name in LOSSES] + [f'normalization = "{name}"' for name in NORMALIZATIONS]
+    assert [name for name in names if name not in METHODS] == []
+
+
+def test_every_strategy_says_which_knob_and_paper_it_has_in_the_docs():
+    table = METHODS.split("## Exit strategies")[1].split("###")[0]
+    for name in shipped("strategies"):
+        strategy = load_registry().strategies[name]
+        row = next(line for line in table.splitlines() if line.startswith(f"| `{name}` |"))
+        assert f"`{strategy.family_knob.name}`" in row
+        assert re.sub(r":.*", "", strategy.reference) in row
 
 
 def test_every_link_to_a_file_leads_somewhere():

@@ -206,7 +206,7 @@ class Interrupting:
 
 
 def test_a_policy_can_be_trained_on_training_data(tmp_path):
-    """The trace of the training split as calibration: inputs are found, and a network that is always right does no harm."""
+    """The trace of the training split as calibration: its inputs are found."""
     from bench_core.offline import replay_files  # where it is used
     from bench_core.stages import recorded_trace
     from bench_core.trace import save_trace
