@@ -45,6 +45,14 @@ class FamilyOnTrace:
         correct = np.array([int((outcome.predictions == self.trace.labels).sum()) for outcome in outcomes])
         return sums, correct
 
+    def harmed(self, values: Sequence[KnobValue]) -> Array:
+        """Number of samples that are right at T and wrong at their exit, for each knob value, int64 [P]."""
+        if isinstance(self.family, ScoreFamily):
+            return self._sorted.harmed(self.family.strategy.threshold_of(np.array(values, dtype=np.float64)))
+        right_at_end = self.trace.correct[:, -1]
+        wrong = (self.outcome(value).predictions != self.trace.labels for value in values)
+        return np.array([int((right_at_end & w).sum()) for w in wrong], dtype=np.int64)
+
     def outcome(self, value: KnobValue) -> Outcome:
         """Where the policy of one knob value stops each sample."""
         if value not in self._outcomes:

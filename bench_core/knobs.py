@@ -95,6 +95,16 @@ class Configurable:
         """A copy with some knobs set, checked. Raises UsageError."""
         return type(self)(**{**self._set_parameters(), **parameters})
 
+    @property
+    def label(self) -> str:
+        """The name, with knobs that differ from their defaults in brackets."""
+        changed = [
+            f"{knob.name}={self.parameters[knob.name]}"
+            for knob in self.knobs
+            if self.parameters[knob.name] != knob.default
+        ]
+        return f"{self.name}[{','.join(changed)}]" if changed else self.name
+
     def _set_parameters(self) -> dict[str, object]:
         return {name: value for name, value in self.parameters.items() if value is not None}
 

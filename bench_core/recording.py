@@ -1,5 +1,6 @@
 """Recording: run a network once over a split, and keep what it said and spent as a trace."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,7 +13,7 @@ from bench_core.costs.ledger import OperationLedger, UncountableLayerError
 from bench_core.data import Dataset, ImageSplit
 from bench_core.progress import note, progress
 from bench_core.snn import SpikingNetwork
-from bench_core.trace import SCHEMA, Trace
+from bench_core.trace import LAYER_COUNTS, SCHEMA, Trace
 
 __all__ = ["BATCH", "PART", "record", "record_part"]
 
@@ -29,6 +30,7 @@ def record(
     *,
     title: str,
     dropout: float = 0.0,
+    per_layer: bool = False,
     header: dict[str, Any] | None = None,
     keep_part: Callable[[int, Callable[[], dict[str, torch.Tensor]]], dict[str, torch.Tensor]] | None = None,
 ) -> Trace:
@@ -38,6 +40,7 @@ def record(
         network: prepared for inference.
         title: shown with the progress.
         dropout: probability with which the output of every spiking layer is dropped while recording (seeded).
+        per_layer: keep accumulates and spikes of each layer as well, and what the layers are in the header.
         header: JSON-able entries of the trace's header, such as workload and provenance.
         keep_part: called with a part's number and a function that records it; may return the part from a store.
     """
@@ -49,7 +52,7 @@ def record(
             positions = torch.arange(start, min(start + PART, len(split)))
 
             def build(positions: torch.Tensor = positions) -> dict[str, torch.Tensor]:
-                return record_part(network, dataset, split, positions, timesteps, dropout=dropout)
+                return record_part(network, dataset, split, positions, timesteps, dropout=dropout, per_layer=per_layer)
 
             parts.append(build() if keep_part is None else keep_part(number, build))
             advance(len(positions))
@@ -58,7 +61,11 @@ def record(
     once = tensors.pop("macs_once", None)
     strings = {name: value if isinstance(value, str) else json.dumps(value) for name, value in (header or {}).items()}
     strings |= {"schema": SCHEMA, "split": split.name, "variant": json.dumps(variant)}
-    return Trace(logits, split.labels, split.sample_ids, tensors, once, strings)
+    layer_counts = {name: tensors.pop(name) for name in LAYER_COUNTS if name in tensors}
+    if layer_counts:
+        ledger = OperationLedger(network, dataset.input_shape)
+        strings["layers"] = json.dumps([dataclasses.asdict(layer) for layer in ledger.layers])
+    return Trace(logits, split.labels, split.sample_ids, tensors, once, strings, layer_counts)
 
 
 def record_part(
@@ -69,9 +76,10 @@ def record_part(
     timesteps: int,
     *,
     dropout: float = 0.0,
+    per_layer: bool = False,
 ) -> dict[str, torch.Tensor]:
     """A trace's tensors, without labels and ids, for the samples at ``positions``."""
-    ledger = None if dropout else _ledger(network, dataset)  # what is dropped costs nothing that can be told
+    ledger = None if dropout else _ledger(network, dataset, per_layer)  # what is dropped costs nothing that can be told
     chunks: dict[str, list[torch.Tensor]] = {"logits": []}
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
@@ -83,9 +91,8 @@ def record_part(
             logits = network.run(inputs, timesteps, fold=FOLD)
             chunks["logits"].append(logits.transpose(0, 1).contiguous())
             if ledger and collect:
-                acs, spikes = collect(inputs)
-                chunks.setdefault("acs", []).append(acs)
-                chunks.setdefault("spikes", []).append(spikes)
+                for name, values in collect(inputs).items():
+                    chunks.setdefault(name, []).append(values)
     network.reset()
     tensors = {name: torch.cat(values) for name, values in chunks.items()}
     if ledger:
@@ -113,9 +120,9 @@ def _dropping(network: SpikingNetwork, probability: float, *, seed: int) -> Iter
                 hook.remove()
 
 
-def _ledger(network: SpikingNetwork, dataset: Dataset) -> OperationLedger | None:
+def _ledger(network: SpikingNetwork, dataset: Dataset, per_layer: bool) -> OperationLedger | None:
     try:
-        return OperationLedger(network, dataset.input_shape)
+        return OperationLedger(network, dataset.input_shape, per_layer=per_layer)
     except UncountableLayerError as layer:
         note(f"operation counts: no rule for layer {layer}; energies will be n/a")
         return None

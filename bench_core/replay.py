@@ -9,7 +9,7 @@ from bench_core.errors import PluginError
 from bench_core.exits import Evidence, ExitPolicy, ScoreStrategy, State, checked_score
 from bench_core.trace import Trace
 
-__all__ = ["ExitController", "InputFrames", "Outcome", "replay_policy", "score_table"]
+__all__ = ["ExitController", "InputFrames", "Outcome", "replay_policy", "score_table", "static_outcome"]
 
 InputFrames = Callable[[torch.Tensor, int], torch.Tensor]
 """(positions [B], frames presented F) -> network input [B, F, C, H, W]."""
@@ -74,24 +74,26 @@ class ExitController:
         step = step_logits.detach().to("cpu", torch.float64, copy=True)
         self._total = self._total + step
         if self._t == self.timesteps:
-            self._finish(torch.ones(len(step), dtype=torch.bool), forced=True)
-            return self._compact(torch.zeros(0, dtype=torch.int64))
+            return self._finish_all(forced=True)
+        batch = step.shape[0]
         stop, state = self._policy.should_exit(self._evidence(step), self._state)
-        if not isinstance(stop, torch.Tensor) or stop.dtype != torch.bool or tuple(stop.shape) != (len(step),):
-            raise PluginError(type(self._policy).__name__, f"should_exit must give bool [{len(step)}]")
+        if not isinstance(stop, torch.Tensor) or stop.dtype != torch.bool or stop.shape != (batch,):
+            raise PluginError(type(self._policy).__name__, f"should_exit must give bool [{batch}]")
         self._state = self._checked(state)
-        if not bool(stop.any()):
+        stopped = int(stop.sum())
+        if stopped == 0:
             return None
-        self._finish(stop, forced=False)
-        return self._compact(torch.nonzero(~stop).flatten())
+        return self._finish_all(forced=False) if stopped == batch else self._finish(stop)
 
     def _evidence(self, step: torch.Tensor) -> Evidence:
         inputs, positions, frames = self._inputs, self.unfinished, max(self._t, 1)
         read = None if inputs is None else lambda: inputs(positions, frames)
-        return Evidence(self._t, self.timesteps, step, self._total.clone(), self._keys.clone(), read)
+        return Evidence(self._t, self.timesteps, step, self._total.clone(), self._keys, read)
 
     def _checked(self, state: State) -> State:
         """The state, if every tensor of it has a row for each unfinished sample. Raises PluginError."""
+        if isinstance(state, dict) and not state:
+            return state  # most policies have none
         batch = len(self.unfinished)
         if not isinstance(state, dict) or any(
             not isinstance(value, torch.Tensor) or value.dim() == 0 or len(value) != batch for value in state.values()
@@ -101,19 +103,27 @@ class ExitController:
             )
         return state
 
-    def _finish(self, stop: torch.Tensor, *, forced: bool) -> None:
-        finished = self.unfinished[stop]
+    def _finish(self, stop: torch.Tensor) -> torch.Tensor:
+        """Record the samples at ``stop`` [B'] and compact everything to the others, whose indices it gives."""
+        finished, keep = self.unfinished[stop], torch.nonzero(~stop).flatten()
         self.outcome.exit_timesteps[finished] = self._t
         self.outcome.predictions[finished] = self._total[stop].argmax(1)
-        self.outcome.forced[finished] = forced
-
-    def _compact(self, keep: torch.Tensor) -> torch.Tensor:
         self.unfinished, self._total, self._keys = self.unfinished[keep], self._total[keep], self._keys[keep]
         self._state = {name: values[keep] for name, values in self._state.items()}
         return keep
 
+    def _finish_all(self, *, forced: bool) -> torch.Tensor:
+        """The same where none goes on, which at batch 1 is every time: nothing is left to compact."""
+        self.outcome.exit_timesteps[self.unfinished] = self._t
+        self.outcome.predictions[self.unfinished] = self._total.argmax(1)
+        self.outcome.forced[self.unfinished] = forced
+        self.unfinished = self.unfinished[:0]
+        return self.unfinished
 
-def replay_policy(policy: ExitPolicy, trace: Trace, inputs: InputFrames | None = None, *, batch: int = 4096) -> Outcome:
+
+def replay_policy(
+    policy: ExitPolicy, trace: Trace, inputs: InputFrames | None = None, *, batch: int | None = None
+) -> Outcome:
     """Where ``policy`` stops every sample of ``trace``.
 
     Args:
@@ -122,6 +132,7 @@ def replay_policy(policy: ExitPolicy, trace: Trace, inputs: InputFrames | None =
         inputs: network input by position in the trace, for policies that look at it.
         batch: samples in flight at once; no result depends on it.
     """
+    batch = batch or _batch(trace)
     parts = []
     for start in range(0, len(trace), batch):
         logits = trace.logits[start : start + batch]
@@ -141,10 +152,17 @@ def replay_policy(policy: ExitPolicy, trace: Trace, inputs: InputFrames | None =
     )
 
 
+def static_outcome(trace: Trace) -> Outcome:
+    """What ``NeverExit`` comes to: every sample is forced at T."""
+    exits = torch.full((len(trace),), trace.timesteps, dtype=torch.int64)
+    return Outcome(exits, trace.predictions[:, -1], torch.ones(len(trace), dtype=torch.bool))
+
+
 def score_table(
-    strategy: ScoreStrategy, trace: Trace, inputs: InputFrames | None = None, *, batch: int = 4096
+    strategy: ScoreStrategy, trace: Trace, inputs: InputFrames | None = None, *, batch: int | None = None
 ) -> torch.Tensor:
     """The score of every sample at t = 1 .. T-1, float64 [N, T-1], as ``should_exit`` would see it."""
+    batch = batch or _batch(trace)
     table = torch.empty(len(trace), trace.timesteps - 1, dtype=torch.float64)
     for start in range(0, len(trace), batch):
         rows = slice(start, start + batch)
@@ -157,6 +175,11 @@ def score_table(
             seen = None if read is None else _all_rows(read, len(keys), t)
             table[rows, t - 1] = checked_score(strategy, Evidence(t, trace.timesteps, step, total.clone(), keys, seen))
     return table
+
+
+def _batch(trace: Trace) -> int:
+    """Samples at once whose evidence stays in a core's cache."""
+    return max(16, min(4096, 2**18 // trace.classes))
 
 
 def _shifted(inputs: InputFrames, start: int) -> InputFrames:

@@ -91,14 +91,21 @@ class Workload:
             constant_input=self.dataset.constant_input,
             normalization=self.spec.recipe.normalization,
             timesteps=self.spec.timesteps,
+            neuron=self.spec.recipe.neuron,
+            surrogate=self.spec.recipe.surrogate,
         )
 
 
 def trained_weights(workload: Workload, store: Store, *, retrain: bool = False) -> Artifact:
     """The trained weights: from the store, from the package's zoo, or trained now on the training split."""
     key = workload.training_key
-    if not retrain and (found := store.get("networks", key)) is not None:
-        return found
+    artifact = store.obtain("networks", key, lambda: _train(workload, store), again=retrain)
+    store.remove("training", [key])  # also what a run left that was killed right behind its last epoch
+    return artifact
+
+
+def _train(workload: Workload, store: Store) -> Artifact:
+    key = workload.training_key
     network = workload.fresh_network()
     if workload.trunk is not None:
         network.load_state_dict(trained_weights(workload.trunk, store).tensors)
@@ -122,9 +129,7 @@ def trained_weights(workload: Workload, store: Store, *, retrain: bool = False) 
         "training_data": split.digest,
         "environment": environment(),
     }
-    artifact = store.put("networks", key, network.state_dict(), metadata)
-    store.remove("training", [key])
-    return artifact
+    return store.put("networks", key, network.state_dict(), metadata)
 
 
 def spiking_network(workload: Workload, weights: Artifact) -> SpikingNetwork:
@@ -140,7 +145,9 @@ def spiking_network(workload: Workload, weights: Artifact) -> SpikingNetwork:
     return workload.converter.convert(network, inputs).prepare_for_inference()
 
 
-def recording_key(workload: Workload, weights: Artifact, split: str, dropout: float = 0.0) -> str:
+def recording_key(
+    workload: Workload, weights: Artifact, split: str, dropout: float = 0.0, *, per_layer: bool = False
+) -> str:
     """Digest of everything that the trace of a split depends on."""
     return json_digest(
         {
@@ -153,6 +160,7 @@ def recording_key(workload: Workload, weights: Artifact, split: str, dropout: fl
             "timesteps": workload.spec.timesteps,
             "batch": BATCH,
             **({"dropout": dropout} if dropout else {}),
+            **({"per_layer": True} if per_layer else {}),
         }
     )
 
@@ -165,30 +173,64 @@ def recorded_trace(
     *,
     network: SpikingNetwork | None = None,
     dropout: float = 0.0,
+    per_layer: bool = False,
 ) -> Trace:
     """The trace of a workload on a split: from the store, or recorded now in parts that survive a killed run."""
-    key = recording_key(workload, weights, split_name, dropout)
-    if (found := store.get("traces", key)) is not None:
-        try:
-            return trace_from_tensors(found.tensors, found.header, str(store.path("traces", key)))
-        except TraceError as error:
-            note(f"store: {error}; it is made again")
-    network = network or spiking_network(workload, weights)
+    key = recording_key(workload, weights, split_name, dropout, per_layer=per_layer)
+
+    def make() -> Artifact:
+        ready = network or spiking_network(workload, weights)
+        trace = _record(
+            workload, weights, ready, split_name, store=store, key=key, dropout=dropout, per_layer=per_layer
+        )
+        return store.put("traces", key, trace_tensors(trace), header=trace.header)
+
+    place = str(store.path("traces", key))
+    found = store.obtain("traces", key, make)
+    try:
+        trace = trace_from_tensors(found.tensors, found.header, place)
+    except TraceError as error:
+        note(f"store: {error}; it is made again")
+        found = store.obtain("traces", key, make, again=True)
+        trace = trace_from_tensors(found.tensors, found.header, place)
+    store.remove("trace-parts", [_part_key(key, number) for number in range(_parts(len(trace)))])
+    return trace
+
+
+def _part_key(key: str, number: int) -> str:
+    return json_digest({"trace": key, "part": number, "size": PART})
+
+
+def _parts(samples: int) -> int:
+    return -(-samples // PART)
+
+
+def _record(
+    workload: Workload,
+    weights: Artifact,
+    network: SpikingNetwork,
+    split_name: str,
+    *,
+    store: Store,
+    key: str,
+    dropout: float,
+    per_layer: bool,
+) -> Trace:
     split = workload.dataset.split(split_name)
-    part_keys = []
 
     def keep_part(number: int, build: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        part_keys.append(json_digest({"trace": key, "part": number, "size": PART}))
-        part = store.get("trace-parts", part_keys[-1]) or store.put("trace-parts", part_keys[-1], build())
-        return part.tensors
+        part = _part_key(key, number)
+        found = store.get("trace-parts", part) or store.put("trace-parts", part, build(), {"trace": key})
+        return found.tensors
 
-    trace = record(
+    return record(
         network,
         workload.dataset,
         split,
         workload.spec.timesteps,
         title=f"record {workload.spec.name} {split_name}",
         dropout=dropout,
+        per_layer=per_layer,
         header={
             "workload": workload.spec.name,
             "provenance": {
@@ -200,6 +242,3 @@ def recorded_trace(
         },
         keep_part=keep_part,
     )
-    store.put("traces", key, trace_tensors(trace), header=trace.header)
-    store.remove("trace-parts", part_keys)
-    return trace

@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from bench_core.costs.operations import FirstLayer
 from bench_core.errors import SuiteError
 from bench_core.knobs import nearest
 from bench_core.training.recipe import Recipe
 
-__all__ = ["ConversionSpec", "LatencySpec", "StrategySpec", "Suite", "WorkloadSpec", "load_suite"]
+__all__ = ["ConversionSpec", "CostModelSpec", "LatencySpec", "StrategySpec", "Suite", "WorkloadSpec", "load_suite"]
 
 SHIPPED = Path(__file__).parent / "suites"
 EVERY_STRATEGY = "*"
@@ -42,6 +43,12 @@ class WorkloadSpec(_Spec):
     recipe: Recipe
     conversion: ConversionSpec | None = None
 
+    @model_validator(mode="after")
+    def _neurons_are_the_converters(self) -> Self:
+        if self.conversion is not None and (self.recipe.neuron, self.recipe.surrogate) != ("lif", "triangle"):
+            raise ValueError("neuron and surrogate are of networks trained directly; a conversion brings its neurons")
+        return self
+
 
 class StrategySpec(_Spec):
     """One line of competitors: a registered strategy (``*``: every one, with its defaults), with knobs set."""
@@ -50,13 +57,23 @@ class StrategySpec(_Spec):
     parameters: dict[str, float | int | str] = {}
 
 
+class CostModelSpec(_Spec):
+    """A registered cost model with knobs set; a name alone takes its defaults."""
+
+    name: PluginName
+    parameters: dict[str, float | int | str] = {}
+
+
 class LatencySpec(_Spec):
-    """How wall clock is measured: batch 1, on ``samples`` test samples, ``repetitions`` times after a warm-up.
+    """How wall clock is measured: ``repetitions`` times after a warm-up, at batch 1 on ``samples`` test samples, and as
+    throughput of ``batch_samples`` of them at ``batch`` with refill (0 leaves that out).
 
     One thread by default: at batch 1 a small network waits for a second one longer than it gains.
     """
 
     samples: int = Field(default=50, ge=1)
+    batch: int = Field(default=64, ge=2)
+    batch_samples: int = Field(default=128, ge=0)
     repetitions: int = Field(default=1, ge=1)
     threads: int = Field(default=1, ge=1)
 
@@ -69,7 +86,8 @@ class Suite(_Spec):
     title: str = ""
     seed: int = Field(0, ge=0)
     operating_points: list[str] = Field(min_length=1)
-    cost_models: list[PluginName] = []
+    cost_models: list[PluginName | CostModelSpec] = ["cmos45", "imc", "memory"]
+    first_layer: FirstLayer = "once"  # under constant input: charged at t = 1, or at every timestep up to the exit
     resamples: int = Field(10_000, ge=100, le=100_000)
     latency: LatencySpec = LatencySpec()
     workloads: list[WorkloadSpec] = Field(min_length=1)
@@ -112,7 +130,7 @@ def load_suite(name_or_path: str) -> Suite:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SuiteError(f"suite {path}: can't be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SuiteError(f"suite {path}: not TOML ({error})") from error
     return parse_suite(content, str(path))
 

@@ -29,18 +29,25 @@ class SortedScores:
             exactly the maxima before i don't stop.
         correct_above: int64 [M + 1]; entry i is how many samples are right when exactly the maxima from i on are
             above the threshold.
+        harmed_above: int64 [M + 1]; the same of samples that are right at T and wrong at their exit.
         samples: N.
     """
 
     maxima: Array
     later_below: Array
     correct_above: Array
+    harmed_above: Array
     samples: int
 
     def curve(self, thresholds: Array) -> tuple[Array, Array]:
         """Summed exit timesteps and number of right samples at each threshold, int64 [P] each."""
         below = np.searchsorted(self.maxima, thresholds, side="right")  # maxima <= threshold don't stop
         return self.samples + self.later_below[below], self.correct_above[below]
+
+    def harmed(self, thresholds: Array) -> Array:
+        """Number of samples right at T and wrong at their exit at each threshold, int64 [P]."""
+        harmed: Array = self.harmed_above[np.searchsorted(self.maxima, thresholds, side="right")]
+        return harmed
 
 
 def sort_scores(table: torch.Tensor, trace: Trace) -> SortedScores:
@@ -51,13 +58,19 @@ def sort_scores(table: torch.Tensor, trace: Trace) -> SortedScores:
     rises[:, 1:] = maxima[:, 1:] > maxima[:, :-1]
     starts = np.flatnonzero(rises)
     lasts = np.diff(starts, append=maxima.size)  # timesteps; every sample's first is a rise, so none is crossed
-    gain = correct[:, :-1].astype(np.int64) - correct[:, 1:]  # of stopping at t instead of t + 1
-    worth = np.add.reduceat(gain.reshape(-1), starts) if len(starts) else starts
     values = maxima.reshape(-1)[starts]
     order = np.argsort(values)  # the order among equal values is never looked at
     later_below = np.concatenate(([0], np.cumsum(lasts[order])))
-    worth_below = np.concatenate(([0], np.cumsum(worth[order])))
-    return SortedScores(values[order], later_below, correct[:, 0].sum() - worth_below, len(trace))
+
+    def above(marked: Array) -> Array:
+        """How many samples are marked at their exit, of bool [N, T]."""
+        gain = marked[:, :-1].astype(np.int64) - marked[:, 1:]  # of stopping at t instead of t + 1
+        worth = np.add.reduceat(gain.reshape(-1), starts) if len(starts) else starts
+        remaining: Array = marked[:, 0].sum() - np.concatenate(([0], np.cumsum(worth[order])))
+        return remaining
+
+    harmed = correct[:, -1:] & ~correct
+    return SortedScores(values[order], later_below, above(correct), above(harmed), len(trace))
 
 
 def distinct_thresholds(scores: SortedScores) -> Array:

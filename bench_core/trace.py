@@ -15,19 +15,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from bench_core.digests import tensors_digest
-from bench_core.errors import TraceError
+from bench_core.errors import TraceError, one_line
 from bench_core.store import write_safetensors
 
-__all__ = ["SCHEMA", "Trace", "load_trace", "save_trace", "trace_tensors"]
+__all__ = ["LAYER_COUNTS", "SCHEMA", "Trace", "load_trace", "save_trace", "trace_tensors"]
 
 SCHEMA = "exitbench.trace/1"
 COUNTS = ("macs", "acs", "neuron_updates", "spikes")  # [N, T] int64
+LAYER_COUNTS = ("layer_acs", "layer_spikes")  # [N, T, L] int64
 _LOGIT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGER_TYPES = (
     *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
     *(torch.int8, torch.int16, torch.int32, torch.int64),
 )
-_CHUNK = 4_000_000  # values of float64 held at once
+_CHUNK = 2**18  # values of float64 held at once: what stays in a core's cache
 _LARGEST = 1e300
 
 
@@ -42,6 +43,7 @@ class Trace:
         counts: those of ``macs``, ``acs``, ``neuron_updates``, ``spikes`` that were recorded, int64 [N, T].
         macs_once: multiply-accumulates spent once per sample, int64 [N], or None.
         header: the file's strings: ``workload``, ``split``, ``variant``, ``provenance`` … (may be empty).
+        layer_counts: those of ``layer_acs``, ``layer_spikes`` that were recorded, int64 [N, T, L]; see ``layers``.
     """
 
     logits: torch.Tensor = field(repr=False)
@@ -50,6 +52,7 @@ class Trace:
     counts: Mapping[str, torch.Tensor] = field(default_factory=dict, repr=False)
     macs_once: torch.Tensor | None = field(default=None, repr=False)
     header: Mapping[str, str] = field(default_factory=dict)
+    layer_counts: Mapping[str, torch.Tensor] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -63,6 +66,12 @@ class Trace:
     def classes(self) -> int:
         """K."""
         return self.logits.shape[2]
+
+    @property
+    def layers(self) -> list[dict[str, Any]]:
+        """What the header says of each of the L layers: at least ``name`` and ``size``."""
+        found = json.loads(self.header.get("layers", "[]"))
+        return found if isinstance(found, list) else []
 
     @cached_property
     def predictions(self) -> torch.Tensor:
@@ -92,12 +101,16 @@ class Trace:
         """The trace of the samples at ``index`` only."""
         once = None if self.macs_once is None else self.macs_once[index]
         counts = {name: values[index] for name, values in self.counts.items()}
-        return Trace(self.logits[index], self.labels[index], self.sample_ids[index], counts, once, self.header)
+        by_layer = {name: values[index] for name, values in self.layer_counts.items()}
+        return Trace(
+            self.logits[index], self.labels[index], self.sample_ids[index], counts, once, self.header, by_layer
+        )
 
 
 def trace_tensors(trace: Trace) -> dict[str, torch.Tensor]:
     """A trace's tensors under their names in a file."""
     tensors = {"logits": trace.logits, "labels": trace.labels, "sample_ids": trace.sample_ids, **trace.counts}
+    tensors |= trace.layer_counts
     if trace.macs_once is not None:
         tensors["macs_once"] = trace.macs_once
     return tensors
@@ -120,7 +133,7 @@ def load_trace(path: Path) -> Trace:
     except FileNotFoundError:
         raise TraceError(f"trace {path}: no such file") from None
     except (OSError, SafetensorError, ValueError, MemoryError) as error:
-        raise TraceError(f"trace {path}: not a readable safetensors file ({error})") from error
+        raise TraceError(one_line(f"trace {path}: not a readable safetensors file ({error!s:.200})")) from error
     return trace_from_tensors(tensors, header, str(path))
 
 
@@ -128,7 +141,7 @@ def trace_from_tensors(tensors: Mapping[str, torch.Tensor], header: Mapping[str,
     """A validated trace from tensors; ``place`` names it in errors. Raises TraceError."""
 
     def refuse(problem: str) -> TraceError:
-        return TraceError(f"trace {place}: {problem}")
+        return TraceError(one_line(f"trace {place}: {problem}"))
 
     if header.get("schema", SCHEMA) != SCHEMA:
         raise refuse(f"schema {header['schema']!r:.60} is not {SCHEMA!r}")
@@ -155,7 +168,12 @@ def trace_from_tensors(tensors: Mapping[str, torch.Tensor], header: Mapping[str,
         _check_count("macs_once", once, (samples,), refuse)
     for name in ("variant", "provenance", "layers"):
         _check_json(header, name, refuse)
-    return Trace(logits, labels.to(torch.int64), ids.to(torch.int64), counts, once, dict(header))
+    by_layer = {name: tensors[name] for name in LAYER_COUNTS if name in tensors}
+    if by_layer:
+        layers = _layers(header, refuse)
+        for name, values in by_layer.items():
+            _check_count(name, values, (samples, timesteps, layers), refuse)
+    return Trace(logits, labels.to(torch.int64), ids.to(torch.int64), counts, once, dict(header), by_layer)
 
 
 def _check_finite(logits: torch.Tensor, refuse: Any) -> None:
@@ -192,11 +210,26 @@ def _check_ids(ids: torch.Tensor, samples: int, refuse: Any) -> None:
 
 def _check_count(name: str, values: torch.Tensor, shape: tuple[int, ...], refuse: Any) -> None:
     if values.dtype != torch.int64 or tuple(values.shape) != shape:
-        raise refuse(f"{name} is {_describe(values)}, expected int64 {list(shape)} to match logits")
+        raise refuse(
+            f"{name} is {_describe(values)}, expected int64 {list(shape)} to match logits"
+            + " and header" * (len(shape) > 2)
+        )
     negative = torch.nonzero(values < 0)
     if len(negative):
         index = ", ".join(str(int(i)) for i in negative[0])
         raise refuse(f"{name}[{index}] is negative")
+
+
+def _layers(header: Mapping[str, str], refuse: Any) -> int:
+    """How many layers the header tells of."""
+    layers = json.loads(header.get("layers", "null"))
+    if not isinstance(layers, list):
+        raise refuse("counts by layer need a header 'layers': a list with name and size of each")
+    for place, layer in enumerate(layers):
+        known = isinstance(layer, dict) and isinstance(layer.get("name"), str) and isinstance(layer.get("size"), int)
+        if not known:
+            raise refuse(f"header 'layers'[{place}] has no name and size: {layer!s:.60}")
+    return len(layers)
 
 
 def _check_json(header: Mapping[str, str], name: str, refuse: Any) -> None:

@@ -11,12 +11,13 @@ from bench_core.execution import run_suite
 from bench_core.recording import record
 from bench_core.snn import AveragePool, Flatten, SpikingNetwork, SpikingNeuron, Synapse, if_neuron, lif_neuron
 from bench_core.store import Store
+from bench_core.trace import load_trace, save_trace, trace_tensors
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.suites import parsed_suite, tiny_registry
 from tests.helpers.tiny_plugin import TinyConv, TinyEvents, TinyShapes
+from tests.reference.operations import synapses_met
 
 T, B = 4, 3
-FIELDS = ["stride", "padding", "dilation"]
 
 
 def conv(*sizes, **options):
@@ -79,34 +80,10 @@ def count(net, inputs):
     ledger = OperationLedger(net, SHAPE)
     with torch.inference_mode(), ledger.counting() as collect:
         net.run(inputs, T)
-        return collect(inputs)
+        return tuple(collect(inputs).values())
 
 
 # --- the plain loop --------------------------------------------------------------------------------------------------
-
-
-def synapses_met(operation, channel, row, column, height, width):
-    """How many weights of a layer an input at (channel, row, column) meets: one per output it reaches."""
-    if isinstance(operation, nn.Linear):
-        return operation.out_features
-    stride, padding, dilation = (getattr(operation, name) for name in FIELDS)
-    kernel = operation.kernel_size
-    out_height = (height + 2 * padding[0] - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
-    out_width = (width + 2 * padding[1] - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
-    in_group = operation.in_channels // operation.groups
-    out_group = operation.out_channels // operation.groups
-    met = 0
-    for output in range(operation.out_channels):
-        if output // out_group != channel // in_group:
-            continue
-        for out_row in range(out_height):
-            for out_column in range(out_width):
-                for down in range(kernel[0]):
-                    for right in range(kernel[1]):
-                        at_row = out_row * stride[0] - padding[0] + down * dilation[0]
-                        at_column = out_column * stride[1] - padding[1] + right * dilation[1]
-                        met += (at_row, at_column) == (row, column)
-    return met
 
 
 def spike_costs(layers, index, shape):
@@ -124,7 +101,7 @@ def spike_costs(layers, index, shape):
                     behind += 1
                 inside = place[0] < size[0] and place[1] < size[1]
                 costs[channel, row, column] = (
-                    synapses_met(layers[behind].operation, channel, *place, *size) if inside else 0
+                    synapses_met(layers[behind].operation, (channel, *place), (channel + 1, *size)) if inside else 0
                 )
     return costs
 
@@ -171,7 +148,7 @@ def test_the_first_layer_is_multiplied_once_for_every_weight_inside_the_image(la
     net = build(layers, constant_input=True)
     operation = net.layers[0].operation
     positions = [(c, y, x) for c in range(2) for y in range(9) for x in range(9)]
-    expected = sum(synapses_met(operation, c, y, x, 9, 9) for c, y, x in positions)
+    expected = sum(synapses_met(operation, place, SHAPE) for place in positions)
     assert OperationLedger(net, SHAPE).macs_once == expected
     assert OperationLedger(build(layers, constant_input=False), SHAPE).macs_once == 0
 
@@ -207,11 +184,11 @@ def test_counts_do_not_depend_on_how_timesteps_are_folded():
     ledger = OperationLedger(net, SHAPE)
     with torch.inference_mode(), ledger.counting() as collect:
         net.run(inputs, T, fold=3)
-        folded = collect(inputs)
+        folded = tuple(collect(inputs).values())
         net.reset()
         for frame in inputs:
             net.step(frame)
-        stepped = collect(inputs)
+        stepped = tuple(collect(inputs).values())
     for found in (folded, stepped):
         assert torch.equal(found[0], expected[0])
         assert torch.equal(found[1], expected[1])
@@ -287,16 +264,44 @@ def test_a_recorded_trace_holds_what_was_counted(dataset):
     ledger = OperationLedger(net, dataset.input_shape)
     with torch.inference_mode(), ledger.counting() as collect:
         net.run(inputs, T)
-        acs, spikes = collect(inputs)
+        acs, spikes = collect(inputs).values()
     assert torch.equal(trace.counts["acs"][some], acs)
     assert torch.equal(trace.counts["spikes"][some], spikes)
+
+
+@pytest.mark.parametrize("dataset", [TinyShapes(), TinyEvents()], ids=lambda dataset: dataset.name)
+def test_counts_by_layer_are_kept_where_they_are_asked_for(dataset, tmp_path):
+    torch.manual_seed(1)
+    net = TinyConv().spiking(dataset.input_shape, 4, constant_input=dataset.constant_input).prepare_for_inference()
+    split = dataset.split("calibration")
+    plain = record(net, dataset, split, T, title="record")
+    save_trace(record(net, dataset, split, T, title="record", per_layer=True), tmp_path / "trace.safetensors")
+    trace = load_trace(tmp_path / "trace.safetensors")
+    assert plain.layer_counts == {}
+    assert plain.layers == []
+    for name, values in trace_tensors(plain).items():
+        assert torch.equal(trace_tensors(trace)[name], values), name
+    kinds = [(layer["name"], layer["kind"], layer["size"]) for layer in trace.layers]
+    assert kinds == [
+        ("layers.0", "synapses", 4 * 64),
+        ("layers.1", "neurons", 4 * 64),
+        ("layers.3", "synapses", 8 * 16),
+        ("layers.4", "neurons", 8 * 16),
+        ("layers.6", "synapses", 4),
+    ]
+    acs, spikes = trace.layer_counts["layer_acs"], trace.layer_counts["layer_spikes"]
+    assert torch.equal(acs.sum(2), plain.counts["acs"])
+    assert torch.equal(spikes.sum(2), plain.counts["spikes"])
+    assert torch.equal(acs[..., 4], 4 * spikes[..., 3])  # every spike of the last layer meets four weights
+    assert (acs[..., 0].sum() > 0) == (not dataset.constant_input)
+    assert acs[..., [1, 3]].sum() == spikes[..., [0, 2, 4]].sum() == 0
 
 
 def test_a_network_with_an_unknown_layer_is_recorded_without_counts(capfd):
     dataset = TinyShapes()
     net = TinyDoubling().spiking((1, 8, 8), 4, constant_input=True).prepare_for_inference()
-    trace = record(net, dataset, dataset.split("calibration"), T, title="record")
-    assert trace.counts == {}
+    trace = record(net, dataset, dataset.split("calibration"), T, title="record", per_layer=True)
+    assert trace.counts == trace.layer_counts == {}
     assert trace.macs_once is None
     assert trace.logits.shape == (200, T, 4)
     assert "Doubling" in capfd.readouterr().err

@@ -107,7 +107,7 @@ def test_the_ledger_counts_the_spikes_behind_a_scale():
     ledger = OperationLedger(net, (1, 8, 8))
     with torch.inference_mode(), ledger.counting() as collect:
         net.run(inputs, T)
-        _, spikes = collect(inputs)
+        spikes = collect(inputs)["spikes"]
     seen = torch.zeros(T)
 
     def look(_module, _inputs, output):

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from bench_core.digests import tensors_digest
 from bench_core.errors import StoreError, TraceError
-from bench_core.trace import COUNTS, SCHEMA, Trace, load_trace, save_trace, trace_tensors
+from bench_core.trace import COUNTS, LAYER_COUNTS, SCHEMA, Trace, load_trace, save_trace, trace_tensors
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 
 N, T, K = 5, 3, 4
@@ -43,6 +43,14 @@ def counted():
     """Every optional tensor."""
     counts = {name: torch.arange(N * T).reshape(N, T) + number for number, name in enumerate(COUNTS)}
     return {**counts, "sample_ids": torch.tensor([7, 3, 11, 5, 2]), "macs_once": torch.arange(N)}
+
+
+LAYERS = [{"name": "a", "size": 3}, {"name": "b", "size": 5}]
+
+
+def by_layer():
+    """The optional detail, for two layers."""
+    return {name: torch.arange(N * T * 2).reshape(N, T, 2) + number for number, name in enumerate(LAYER_COUNTS)}
 
 
 def write(path, content, header=None):
@@ -104,9 +112,38 @@ def test_each_optional_tensor_may_stand_alone(tmp_path, name):
 
 
 def test_optional_detail_is_not_taken_for_a_mistake(tmp_path):
-    content = tensors(layer_spikes=torch.zeros(N, T, 2), layer_acs=torch.zeros(N, T, 2))
-    header = {"layers": json.dumps([{"name": "a", "size": 3}, {"name": "b", "size": 5}])}
-    assert len(load_trace(write(tmp_path / "t.safetensors", content, header))) == N
+    content = tensors(**by_layer())
+    trace = load_trace(write(tmp_path / "t.safetensors", content, {"layers": json.dumps(LAYERS)}))
+    assert trace.layers == LAYERS
+    assert {name: values.tolist() for name, values in trace.layer_counts.items()} == {
+        name: values.tolist() for name, values in by_layer().items()
+    }
+    some = trace.select(torch.tensor([3, 1]))
+    assert torch.equal(some.layer_counts["layer_acs"], by_layer()["layer_acs"][[3, 1]])
+    save_trace(trace, tmp_path / "again.safetensors")
+    again = load_trace(tmp_path / "again.safetensors")
+    assert (again.digest, again.layers) == (trace.digest, LAYERS)
+    assert again.digest != load_trace(write(tmp_path / "plain.safetensors", tensors())).digest
+
+
+BAD_DETAIL = {
+    "no header": ({}, None, ["header 'layers'"]),
+    "a header that is no list": ({}, {"a": 1}, ["header 'layers'"]),
+    "a layer without a size": ({}, [*LAYERS[:1], {"name": "b"}], ["'layers'[1]", "size"]),
+    "a layer without a name": ({}, [{"size": 3}, *LAYERS[1:]], ["'layers'[0]", "name"]),
+    "fewer layers": ({}, LAYERS[:1], ["layer_acs", "[5, 3, 1]", "header"]),
+    "another type": ({"layer_spikes": torch.zeros(N, T, 2)}, LAYERS, ["layer_spikes", "int64"]),
+    "a negative count": ({"layer_spikes": -torch.ones(N, T, 2, dtype=torch.int64)}, LAYERS, ["layer_spikes[0, 0, 0]"]),
+    "fewer timesteps": ({"layer_acs": torch.zeros(N, T - 1, 2, dtype=torch.int64)}, LAYERS, ["layer_acs", "[5, 3, 2]"]),
+}
+
+
+@pytest.mark.parametrize(("changes", "layers", "words"), BAD_DETAIL.values(), ids=BAD_DETAIL)
+def test_bad_detail_is_refused(tmp_path, changes, layers, words):
+    header = {} if layers is None else {"layers": json.dumps(layers)}
+    line = refusal(write(tmp_path / "bad.safetensors", tensors(**{**by_layer(), **changes}), header))
+    for word in words:
+        assert word in line
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)

@@ -1,9 +1,12 @@
 """The cost models that come with exitbench, registered like anyone else's."""
 
 from bench_core import hookimpl
-from bench_core.costs.models import Cmos45, CostModel
+from bench_core.costs.cmos45 import Cmos45, SeennCode
+from bench_core.costs.imc import Imc
+from bench_core.costs.memory import Memory
+from bench_core.costs.models import CostModel
 
 
 @hookimpl
 def bench_cost_models() -> list[CostModel]:
-    return [Cmos45()]
+    return [Cmos45(), SeennCode(), Imc(), Memory()]

@@ -1,28 +1,56 @@
-"""The operation ledger: counts what a spiking network does, per sample and timestep, while it runs.
+"""The operation ledger: counts what a spiking network does, per sample, timestep and layer, while it runs.
 
-Rules. An analogue input meets its weights by multiply-accumulates, all of them, zeros included; a weight that would
-reach outside the image is not counted. A spike (or an input event) costs one accumulate for every synapse it meets.
-Average pooling passes each spike on to the layer behind it, as hardware does that folds the pool's constant into
-the weights, so a pooled spike costs the fan-out at its pooled position. Biases, thresholds, potentials and learnt
-scales per timestep belong to the neuron update, one per neuron and timestep.
+Rules. They are what hardware would do that sends spikes as events.
+
+- An analogue input meets its weights by multiply-accumulates, all of them, zeros included; a weight that would reach
+  outside the image is not counted.
+- A spike (or an input event) costs one accumulate for every synapse it meets, whatever the synapse's weight.
+- Average pooling passes each spike on to the layer behind it, since the pool's constant can be folded into that layer's
+  weights: a pooled spike costs the fan-out at its pooled position, and nothing in a rim that the pool drops.
+- In a sum of currents a convolution as shortcut is a layer like others, and an identity shortcut costs one accumulate
+  for every spike that goes along it.
+- In a sum of spikes (SEW) nothing is added up: each branch's spikes go on by themselves, so that a sum of k counts as k
+  spikes and costs k times the fan-out behind it.
+- Biases, thresholds, potentials and learnt scales per timestep belong to the neuron update, one per neuron and step.
+
+Every rule says that a spike has a price that depends on where it was sent from alone. So the price of each neuron is
+worked out once, from the network's end to its beginning, and counting is one product per layer of neurons.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from bench_core.snn.layers import AveragePool, Flatten, Synapse
+from bench_core.snn.layers import AveragePool, Flatten, GlobalAveragePool, Residual, Synapse
 from bench_core.snn.network import SpikingNetwork
 from bench_core.snn.neurons import SpikingNeuron
 from bench_core.snn.normalization import TemporalScale
 
-__all__ = ["OperationLedger", "UncountableLayerError"]
+__all__ = ["CountedLayer", "OperationLedger", "UncountableLayerError"]
 
 
 class UncountableLayerError(Exception):
-    """A layer that the ledger has no rule for; energies of the workload are n/a."""
+    """A layer that the ledger has no rule for, by its place in the network; energies of the workload are n/a."""
+
+
+@dataclass(frozen=True)
+class CountedLayer:
+    """A layer that operations are told of.
+
+    Attributes:
+        name: its place in the network, as in the names of its weights.
+        kind: ``synapses`` (accumulates), ``sum`` (those of an identity shortcut) or ``neurons`` (updates and spikes).
+        size: outputs.
+        synapses: connections inside the image; 0 for neurons.
+    """
+
+    name: str
+    kind: str
+    size: int
+    synapses: int = 0
 
 
 class OperationLedger:
@@ -31,88 +59,106 @@ class OperationLedger:
     Args:
         network: the network that will run.
         input_shape: (C, H, W) of a frame.
+        per_layer: tell accumulates and spikes layer by layer as well.
 
     Raises:
         UncountableLayerError: naming the layer.
 
     Attributes:
-        macs_once: multiply-accumulates spent once per sample, under constant input; else 0.
+        macs_once: multiply-accumulates spent once per sample, under constant input, by the first layer; else 0.
         neuron_updates: per sample and timestep.
+        layers: those that operations are told of, input to output.
     """
 
-    def __init__(self, network: SpikingNetwork, input_shape: tuple[int, int, int]) -> None:
-        self._network = network
-        layers = list(network.layers)
-        shapes = _shapes(network, input_shape)
-        stem = layers[0]
-        if not isinstance(stem, Synapse):
-            raise UncountableLayerError(type(stem).__name__)
-        self._input = _Synapses(stem.fan_out(shapes[0]))
-        self._synapses: dict[SpikingNeuron, _Synapses] = {}
-        self.neuron_updates = 0
-        for index, layer in enumerate(layers):
-            if isinstance(layer, SpikingNeuron):
-                self._synapses[layer] = _Synapses(_fan_out_behind(layers, shapes, index), layer.amplitude)
-                self.neuron_updates += shapes[index].numel()
-            elif not isinstance(layer, AveragePool | Flatten | Synapse | TemporalScale):
-                raise UncountableLayerError(type(layer).__name__)
-            elif index and isinstance(layer, Synapse) and not _fed_by_spikes(layers, index):
-                raise UncountableLayerError("a Synapse that isn't fed by spikes")
-        self.macs_once = int(self._input.fan_out.sum()) if network.constant_input else 0
-        self._counted: list[torch.Tensor] = []
+    def __init__(self, network: SpikingNetwork, input_shape: tuple[int, int, int], *, per_layer: bool = False) -> None:
+        self._constant_input = network.constant_input
+        prices = _Prices(network, input_shape)
+        self.layers = prices.layers
+        self._position = {module: index for index, module in enumerate(prices.counted)}
+        self._per_layer = per_layer
+        self._input = _Synapses(prices.input, 1.0, apart=per_layer)
+        self._neurons = {
+            neuron: _Synapses(costs, neuron.amplitude, apart=per_layer) for neuron, costs in prices.neurons.items()
+        }
+        self.neuron_updates = sum(layer.size for layer in self.layers if layer.kind == "neurons")
+        self.macs_once = self.layers[0].synapses if network.constant_input else 0
+        self._counted: dict[SpikingNeuron, list[torch.Tensor]] = {neuron: [] for neuron in self._neurons}
 
     @contextmanager
-    def counting(self) -> Iterator[Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]]:
+    def counting(self) -> Iterator[Callable[[torch.Tensor], dict[str, torch.Tensor]]]:
         """Count what the network does inside the block.
 
-        Yields a function that, given the network's input, returns accumulates and spikes since its last call, int64
-        [B, T] each.
+        Yields a function that, given the network's input, returns what was spent since its last call: ``acs`` and
+        ``spikes``, int64 [B, T], and where asked for ``layer_acs`` and ``layer_spikes``, int64 [B, T, L].
         """
-        hooks = [neuron.register_forward_hook(self._count) for neuron in self._synapses]
+        hooks = [neuron.register_forward_hook(self._count) for neuron in self._neurons]
         try:
             yield self._collect
         finally:
             for hook in hooks:
                 hook.remove()
-            self._counted.clear()
+            self._forget()
 
     def _count(self, neuron: nn.Module, _inputs: object, output: torch.Tensor) -> None:
         assert isinstance(neuron, SpikingNeuron)
-        self._counted.append(self._synapses[neuron].meet(output))
+        self._counted[neuron].append(self._neurons[neuron].meet(output))
 
-    def _collect(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        per_layer = len(self._synapses)
-        folds = [
-            torch.stack(self._counted[start : start + per_layer]).sum(0)
-            for start in range(0, len(self._counted), per_layer)
-        ]
-        self._counted.clear()
-        counts = torch.cat(folds)  # [T, B, 2]
-        acs, spikes = counts[..., 0], counts[..., 1]
-        if not self._network.constant_input:
-            acs = acs + self._input.meet(inputs)[..., 0]  # each input event is an accumulate per synapse
-        return acs.T.round().to(torch.int64), spikes.T.round().to(torch.int64)
+    def _forget(self) -> None:
+        for folds in self._counted.values():
+            folds.clear()
+
+    def _collect(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        counted = {neuron: torch.cat(folds) for neuron, folds in self._counted.items()}  # [T, B, columns]
+        self._forget()
+        acs = torch.stack([values[..., :-1].sum(-1) for values in counted.values()]).sum(0)
+        spikes = torch.stack([values[..., -1] for values in counted.values()]).sum(0)
+        events = None if self._constant_input else self._input.meet(inputs)[..., :-1]  # each is like a spike
+        if events is not None:
+            acs = acs + events.sum(-1)
+        found = {"acs": acs, "spikes": spikes}
+        if self._per_layer:
+            found |= self._by_layer(counted, events)
+        return {name: values.transpose(0, 1).round().to(torch.int64) for name, values in found.items()}
+
+    def _by_layer(
+        self, counted: dict[SpikingNeuron, torch.Tensor], events: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
+        some = next(iter(counted.values()))
+        acs, spikes = some.new_zeros((2, *some.shape[:2], len(self.layers)))
+        for neuron, values in counted.items():
+            spikes[..., self._position[neuron]] = values[..., -1]
+            for column, layer in enumerate(self._neurons[neuron].layers):
+                acs[..., self._position[layer]] += values[..., column]
+        if events is not None:
+            acs[..., 0] += events[..., 0]
+        return {"layer_acs": acs, "layer_spikes": spikes}
 
 
 class _Synapses:
     """The synapses behind a layer of neurons: how many each of its spikes meets.
 
     Args:
-        fan_out: synapses behind each neuron, float64 [C, H, W] or [F].
+        costs: accumulates that a spike sent from each position causes, by the layer that does them, float64 [C, H, W]
+            or [F].
         amplitude: what a spike carries.
+        apart: count each layer by itself.
+
+    Attributes:
+        layers: those behind, in the order of the columns.
     """
 
-    def __init__(self, fan_out: torch.Tensor, amplitude: float = 1.0) -> None:
-        self.fan_out = fan_out
+    def __init__(self, costs: dict[nn.Module, torch.Tensor], amplitude: float, *, apart: bool) -> None:
+        self.layers = list(costs)
         self._amplitude = amplitude
-        self._channels_alike = fan_out.dim() == 3 and bool((fan_out == fan_out[:1]).all())
-        weights = fan_out[0] if self._channels_alike else fan_out
-        self._weights = torch.stack([weights.flatten(), torch.ones(weights.numel(), dtype=torch.float64)], dim=1)
+        fan_outs = list(costs.values()) if apart else [torch.stack(list(costs.values())).sum(0)]
+        self._channels_alike = all(values.dim() == 3 and bool((values == values[:1]).all()) for values in fan_outs)
+        columns = [(values[0] if self._channels_alike else values).flatten() for values in fan_outs]
+        self._weights = torch.stack([*columns, torch.ones_like(columns[0])], dim=1)
 
     def meet(self, spikes: torch.Tensor) -> torch.Tensor:
-        """Synapses met, and spikes, per timestep and sample, float64 [T, B, 2] (whole numbers, exact below 2**53).
+        """Synapses met, by column, and last the spikes themselves, per timestep and sample, float64 [T, B, columns].
 
-        ``spikes`` [T, B, ...] are zeros and multiples of the amplitude.
+        ``spikes`` [T, B, ...] are zeros and multiples of the amplitude. Whole numbers, exact below 2**53.
         """
         if self._channels_alike:
             spikes = spikes.sum(2)  # the same fan-out in every channel: add channels up first
@@ -122,44 +168,151 @@ class _Synapses:
         return spikes @ self._weights
 
 
-def _fed_by_spikes(layers: list[nn.Module], index: int) -> bool:
-    """Whether only pools lie between the layer at ``index`` and a layer of neurons before it."""
-    before = index - 1
-    while before > 0 and isinstance(layers[before], AveragePool | Flatten):
-        before -= 1
-    return isinstance(layers[before], SpikingNeuron)
+@dataclass(frozen=True)
+class _Behind:
+    """What lies behind a place in the network.
+
+    Attributes:
+        reached: for currents: 1 where they get to neurons or to the logits, 0 where a pool drops them, float64; None
+            where nothing takes a current.
+        costs: for spikes: accumulates that one causes, by the layer that does them, float64 each; None where nothing
+            takes a spike.
+    """
+
+    reached: torch.Tensor | None = None
+    costs: dict[nn.Module, torch.Tensor] | None = None
+
+    def before(self, spread: Callable[[torch.Tensor], torch.Tensor]) -> "_Behind":
+        """What lies behind a layer that only passes on, where ``spread`` goes from its outputs to its inputs."""
+        reached = None if self.reached is None else spread(self.reached)
+        costs = None if self.costs is None else {layer: spread(values) for layer, values in self.costs.items()}
+        return _Behind(reached, costs)
 
 
-def _shapes(network: SpikingNetwork, input_shape: tuple[int, int, int]) -> list[torch.Size]:
-    """Shape of one sample's input to each layer, without time and batch."""
-    shapes = []
-    network.reset()
-    parameter = next(network.parameters())
-    x = torch.zeros((1, 1, *input_shape), dtype=parameter.dtype, device=parameter.device)
-    with torch.no_grad():
-        for layer in network.layers:
-            shapes.append(x.shape[2:])
-            x = layer(x)
-    network.reset()
-    return shapes
+class _Prices:
+    """What a spike costs, from wherever it is sent.
 
+    Attributes:
+        input: accumulates of an input event, by layer, float64 [C, H, W] each.
+        neurons: accumulates of a spike of each layer of neurons, by layer.
+        counted: the modules that do something, input to output.
+        layers: what is told of them.
+    """
 
-def _fan_out_behind(layers: list[nn.Module], shapes: list[torch.Size], index: int) -> torch.Tensor:
-    """Fan-out of a spike at each output of the neuron layer at ``index``, through pools to the next synapse."""
-    behind = index + 1
-    while behind < len(layers) and isinstance(layers[behind], AveragePool | Flatten):
-        behind += 1
-    synapse = layers[behind] if behind < len(layers) else None
-    if not isinstance(synapse, Synapse):
-        raise UncountableLayerError(type(synapse).__name__ if synapse else "a network that ends in neurons")
-    fan_out = synapse.fan_out(shapes[behind])
-    for position in range(behind - 1, index, -1):
-        layer = layers[position]
+    def __init__(self, network: SpikingNetwork, input_shape: tuple[int, int, int]) -> None:
+        self._names = {module: name for name, module in network.named_modules()}
+        self._shapes = self._measure(network, input_shape)
+        self._synapses: dict[nn.Module, int] = {}
+        self._found: dict[nn.Module, dict[nn.Module, torch.Tensor]] = {}
+        stem, *others = network.layers
+        logits = _Behind(torch.ones(self._shapes[network.layers[-1]][1], dtype=torch.float64))
+        behind = self._walk(others, logits)
+        if not isinstance(stem, Synapse):
+            raise self._uncountable(stem, "which reads the input and is no Synapse")
+        costs = self._step(stem, behind).costs
+        assert costs is not None
+        self.input = costs
+        if not self._found:
+            raise UncountableLayerError("a network without neurons")
+        self.neurons = {neuron: self._found[neuron] for neuron in network.neurons()}
+        self.counted = [module for module in network.modules() if module in self._synapses or module in self._found]
+        self.layers = tuple(self._describe(module) for module in self.counted)
+
+    def _walk(self, layers: Sequence[nn.Module], behind: _Behind) -> _Behind:
+        for layer in reversed(layers):
+            behind = self._step(layer, behind)
+        return behind
+
+    def _step(self, layer: nn.Module, behind: _Behind) -> _Behind:
+        """What lies behind the input of ``layer``, where ``behind`` lies behind its output."""
+        if isinstance(layer, SpikingNeuron):
+            if behind.costs is None:
+                raise self._uncountable(layer, "whose spikes meet no synapse")
+            self._found[layer] = behind.costs
+            return _Behind(torch.ones(self._shapes[layer][1], dtype=torch.float64))
+        if isinstance(layer, Synapse):
+            return self._before_synapse(layer, behind)
+        if isinstance(layer, Residual):
+            return self._before_residual(layer, behind)
+        if isinstance(layer, nn.Sequential):
+            return self._walk(list(layer), behind)
+        return self._before_what_passes_on(layer, behind)
+
+    def _before_synapse(self, layer: Synapse, behind: _Behind) -> _Behind:
+        operation, entered = layer.operation, self._shapes[layer][0]
+        if behind.reached is None:
+            raise self._uncountable(layer, "whose currents meet another synapse")
+        if isinstance(operation, nn.Linear):
+            known = len(entered) == 1
+        else:
+            known = isinstance(operation, nn.Conv2d) and operation.padding_mode == "zeros"
+        if not known:
+            raise self._uncountable(layer, f"whose operation is {operation}")
+        fan_out = layer.fan_out(entered, behind.reached)
+        self._synapses[layer] = int(fan_out.sum())
+        return _Behind(costs={layer: fan_out})
+
+    def _before_residual(self, layer: Residual, behind: _Behind) -> _Behind:
+        if behind.reached is not None and behind.costs is None:  # a spike that comes to a sum of currents is added
+            behind = _Behind(behind.reached, {layer: behind.reached})
+        body, shortcut = (self._walk(list(branch), behind).costs for branch in (layer.body, layer.shortcut))
+        if body is None or shortcut is None:
+            raise self._uncountable(layer, "which isn't fed by spikes")
+        costs = dict(body)
+        for target, values in shortcut.items():
+            costs[target] = costs[target] + values if target in costs else values
+        if layer in costs:
+            self._synapses[layer] = int(costs[layer].sum())
+        return _Behind(costs=costs)
+
+    def _before_what_passes_on(self, layer: nn.Module, behind: _Behind) -> _Behind:
+        if isinstance(layer, TemporalScale):
+            return _Behind(behind.reached)  # scaled currents; a scaled spike would be another thing
         if isinstance(layer, Flatten):
-            fan_out = fan_out.reshape(shapes[position])
-        elif isinstance(layer, AveragePool):
-            before = torch.zeros(shapes[position], dtype=torch.float64)  # a rim the pool drops meets nothing
-            spread = fan_out.repeat_interleave(layer.size, 1).repeat_interleave(layer.size, 2)
-            before[:, : spread.shape[1], : spread.shape[2]] = spread
-            fan_out = before
-    return fan_out
+            return behind.before(lambda values: values.reshape(self._shapes[layer][0]))
+        if isinstance(layer, GlobalAveragePool):
+            return behind.before(lambda values: values[:, None, None].expand(self._shapes[layer][0]))
+        if isinstance(layer, AveragePool):
+            return behind.before(lambda values: _spread(values, layer.size, self._shapes[layer][0]))
+        raise self._uncountable(layer)
+
+    def _describe(self, module: nn.Module) -> CountedLayer:
+        kinds = {Synapse: "synapses", Residual: "sum", SpikingNeuron: "neurons"}
+        kind = next(kind for known, kind in kinds.items() if isinstance(module, known))
+        return CountedLayer(self._names[module], kind, self._shapes[module][1].numel(), self._synapses.get(module, 0))
+
+    def _measure(
+        self, network: SpikingNetwork, input_shape: tuple[int, int, int]
+    ) -> dict[nn.Module, tuple[torch.Size, torch.Size]]:
+        """Shapes of one sample's input and output at each layer, without time and batch."""
+        shapes: dict[nn.Module, tuple[torch.Size, torch.Size]] = {}
+
+        def look(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+            if module in shapes:
+                raise self._uncountable(module, "which is used twice")
+            if inputs and isinstance(output, torch.Tensor):
+                shapes[module] = inputs[0].shape[2:], output.shape[2:]
+
+        hooks = [module.register_forward_hook(look) for module in self._names if module is not network]
+        parameter = next(network.parameters())
+        frame = torch.zeros((1, *input_shape), dtype=parameter.dtype, device=parameter.device)
+        try:
+            network.reset()
+            with torch.no_grad():
+                network.step(frame)
+        finally:
+            network.reset()
+            for hook in hooks:
+                hook.remove()
+        return shapes
+
+    def _uncountable(self, layer: nn.Module, why: str = "") -> UncountableLayerError:
+        return UncountableLayerError(f"{self._names[layer]} ({type(layer).__name__})" + (f", {why}" if why else ""))
+
+
+def _spread(values: torch.Tensor, size: int, entered: torch.Size) -> torch.Tensor:
+    """From the outputs of an average pool to its inputs; a rim that the pool drops meets nothing."""
+    before = torch.zeros(entered, dtype=torch.float64)
+    spread = values.repeat_interleave(size, 1).repeat_interleave(size, 2)
+    before[:, : spread.shape[1], : spread.shape[2]] = spread
+    return before

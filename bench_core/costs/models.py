@@ -1,12 +1,14 @@
-"""Cost models: operation counts to energy and, where a model has one, latency."""
+"""The base of cost models: operation counts to energy and latency, each with its unit."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from bench_core.costs.operations import Array, OperationCounts, Operations
-from bench_core.knobs import Configurable, Knob
+import numpy as np
 
-__all__ = ["Cmos45", "CostModel"]
+from bench_core.costs.operations import Array, OperationCounts
+from bench_core.knobs import Configurable
+
+__all__ = ["CostModel"]
 
 
 class CostModel(Configurable, ABC):
@@ -15,57 +17,26 @@ class CostModel(Configurable, ABC):
     Attributes:
         version: changes whenever a figure would; rows of different versions are not comparable.
         requires: the attributes of ``OperationCounts`` it needs; where one is missing, energy is n/a.
+        unit: of its energies: ``J``, or, where a model knows ratios only, ``E(1)``: the energy of an inference of one
+            timestep. Energies in E(1) compare policies on one network, never networks.
+        latency_unit: of its latencies: ``s``, or ``timestep``.
     """
 
     version: ClassVar[int] = 1
     requires: ClassVar[tuple[str, ...]] = ()
+    unit: ClassVar[Literal["J", "E(1)"]] = "J"
+    latency_unit: ClassVar[Literal["s", "timestep"]] = "timestep"
 
     @abstractmethod
     def energy(self, counts: OperationCounts) -> Array:
-        """Joules per sample, float64 [N]; the controller's share included."""
+        """Energy per sample in ``unit``, float64 [N], controller included; NaN where it has no price for something."""
 
-    def latency(self, counts: OperationCounts) -> Array | None:
-        """Modelled seconds per sample, float64 [N], or None where the model says nothing about time."""
-        del counts
-        return None
+    def latency(self, counts: OperationCounts) -> Array:
+        """Modelled latency per sample in ``latency_unit``, float64 [N]; the exit timestep, unless overridden."""
+        return counts.timesteps.astype(np.float64)
 
-
-class Cmos45(CostModel):
-    """Arithmetic in 45 nm CMOS: 0.9 pJ an accumulate, 4.6 pJ a multiply-accumulate, the community's convention.
-
-    Source of the figures: Horowitz, ISSCC 2014 (32-bit float: addition 0.9 pJ, multiplication 3.7 pJ). Memory traffic
-    and membrane updates are not charged. The controller: additions and comparisons 0.9 pJ, multiplications 3.7 pJ,
-    multiply-accumulates 4.6 pJ; an exponential or logarithm is charged as one table look-up with linear
-    interpolation, that is one multiply-accumulate (this project's convention; ``transcendental`` changes it).
-    """
-
-    name: ClassVar[str] = "cmos45"
-    reference: ClassVar[str] = "Horowitz, ISSCC 2014"
-    requires: ClassVar[tuple[str, ...]] = ("macs", "acs", "overhead")
-    knobs: ClassVar[tuple[Knob, ...]] = (
-        Knob("accumulate", "float", 0.9, low=0.0, help="pJ per accumulate, addition or comparison"),
-        Knob("multiply_accumulate", "float", 4.6, low=0.0, help="pJ per multiply-accumulate"),
-        Knob("transcendental", "float", 4.6, low=0.0, help="pJ per exponential or logarithm"),
-    )
-
-    def energy(self, counts: OperationCounts) -> Array:
-        assert counts.macs is not None and counts.acs is not None and counts.overhead is not None
-        network = counts.macs * self._picojoules("multiply_accumulate") + counts.acs * self._picojoules("accumulate")
-        once = self._controller(counts.overhead.once)
-        per_decision = self._controller(counts.overhead.per_decision)
-        joules: Array = (network + once + counts.decisions * per_decision) * 1e-12
-        return joules
-
-    def _controller(self, operations: Operations) -> float:
-        accumulate, mac = self._picojoules("accumulate"), self._picojoules("multiply_accumulate")
-        return (
-            operations.macs * mac
-            + (operations.additions + operations.comparisons) * accumulate
-            + operations.multiplications * (mac - accumulate)
-            + (operations.exponentials + operations.logarithms) * self._picojoules("transcendental")
-        )
-
-    def _picojoules(self, knob: str) -> float:
+    def figure(self, knob: str) -> float:
+        """The value of a knob that is a number and has a default."""
         value = self.parameters[knob]
         assert isinstance(value, float)
         return value

@@ -1,13 +1,15 @@
 """Operation counts: what a network and a controller did, per sample, up to the exit."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["Array", "OperationCounts", "Operations", "Overhead"]
+__all__ = ["Array", "FirstLayer", "OperationCounts", "Operations", "Overhead"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
+FirstLayer = Literal["once", "every-step"]
+"""When a first layer under constant input is charged: at t = 1 only, or at every timestep up to the exit."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class OperationCounts:
 
     Attributes:
         timesteps: t-hat, int64 [N].
-        macs: multiply-accumulates of the network, those spent once included, int64 [N].
+        macs: multiply-accumulates of the network, its first layer's included (``FirstLayer``), int64 [N].
         acs: accumulates, one per spike and synapse it meets, int64 [N].
         neuron_updates: membrane updates, int64 [N].
         spikes: spikes emitted, int64 [N].

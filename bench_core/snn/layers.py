@@ -1,6 +1,6 @@
 """Layers between neurons. Each takes and gives [T, B, ...] and holds no state over time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from torch import nn
 
 from bench_core.snn.normalization import ThresholdDependentBatchNorm
 
-__all__ = ["AveragePool", "Flatten", "Synapse"]
+__all__ = ["AveragePool", "Flatten", "GlobalAveragePool", "Residual", "Synapse"]
 
 
 class Synapse(nn.Module):
@@ -36,22 +36,30 @@ class Synapse(nn.Module):
             self.operation = nn.utils.fuse_conv_bn_eval(self.operation.eval(), norm.eval())
             self.norm = None
 
-    def fan_out(self, input_shape: torch.Size) -> torch.Tensor:
+    def fan_out(self, input_shape: torch.Size, reached: torch.Tensor | None = None) -> torch.Tensor:
         """How many accumulations a spike at each input position causes, float64 of ``input_shape`` ([C, H, W] or [F]).
 
         Exact at borders: only weights that meet an output inside the image count.
+
+        Args:
+            reached: 1 at outputs that are used, 0 at others; float64 of the output's shape. Default: all are.
         """
         operation = self.operation
         if isinstance(operation, nn.Linear):
-            return torch.full(tuple(input_shape), float(operation.out_features), dtype=torch.float64)
-        ones = torch.ones_like(operation.weight, dtype=torch.float64, device="cpu")
-        probe = torch.zeros((1, *input_shape), dtype=torch.float64, requires_grad=True)
+            used = operation.out_features if reached is None else float(reached.sum())
+            return torch.full(tuple(input_shape), float(used), dtype=torch.float64)
+        # Channels of a group are alike, so one channel in and one out stand for all of them.
+        groups, outputs = operation.groups, operation.out_channels
+        probe = torch.zeros((1, groups, *input_shape[1:]), dtype=torch.float64, requires_grad=True)
+        ones = torch.ones((groups, 1, *operation.kernel_size), dtype=torch.float64)
         with torch.enable_grad():
-            total = F.conv2d(
-                probe, ones, None, operation.stride, operation.padding, operation.dilation, operation.groups
-            ).sum()
-            (gradient,) = torch.autograd.grad(total, probe)
-        return gradient[0]
+            met = F.conv2d(probe, ones, None, operation.stride, operation.padding, operation.dilation, groups)[0]
+            if reached is None:
+                weights = torch.full_like(met, outputs // groups)
+            else:
+                weights = reached.unflatten(0, (groups, outputs // groups)).sum(1)
+            (gradient,) = torch.autograd.grad(met, probe, weights)
+        return gradient[0].repeat_interleave(input_shape[0] // groups, 0)
 
 
 class AveragePool(nn.Module):
@@ -63,6 +71,34 @@ class AveragePool(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return _fold_time(x, lambda y: F.avg_pool2d(y, self.size))
+
+
+class GlobalAveragePool(nn.Module):
+    """The mean over each channel: [T, B, C, H, W] to [T, B, C]."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return _fold_time(x, lambda y: F.avg_pool2d(y, y.shape[2:]).flatten(1))
+
+
+class Residual(nn.Module):
+    """Two branches from the same input, added.
+
+    Where a branch ends in a synapse or is empty, and neurons stand behind the sum, currents are added. Where both carry
+    spikes (SEW), the sum is a whole number of spikes.
+
+    Args:
+        body: the layers of one branch, in order.
+        shortcut: those of the other; none passes the input on as it is.
+    """
+
+    def __init__(self, body: Sequence[nn.Module], shortcut: Sequence[nn.Module] = ()) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*body)
+        self.shortcut = nn.Sequential(*shortcut)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.body(x) + self.shortcut(x)
+        return y
 
 
 class Flatten(nn.Module):

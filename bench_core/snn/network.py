@@ -15,8 +15,8 @@ __all__ = ["AnalogNetwork", "SpikingNetwork"]
 class SpikingNetwork(nn.Module):
     """A network whose first layer turns input into current and whose last gives the logits of each timestep.
 
-    Two modes with equal results: ``run`` computes all timesteps, layer by layer; ``reset``, ``step`` and ``keep``
-    compute one timestep at a time and drop finished samples.
+    Two modes with equal results: ``run`` computes all timesteps, layer by layer; ``reset``, ``step``, ``keep`` and
+    ``renew`` compute one timestep at a time, drop finished samples and let new ones take their places.
 
     Args:
         layers: modules on [T, B, ...]; the first is a Synapse that reads the input.
@@ -28,6 +28,7 @@ class SpikingNetwork(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.constant_input = constant_input
         self._current: torch.Tensor | None = None  # first layer's output under constant input, [1, B, ...]
+        self._holders: list[SpikingNeuron | TemporalScale] | None = None  # what holds state, once that is settled
 
     def neurons(self) -> Iterator[SpikingNeuron]:
         """Every spiking neuron layer, in order."""
@@ -45,6 +46,18 @@ class SpikingNetwork(nn.Module):
             self._current = self._current[:, index]
         for module in self._stateful():
             module.keep(index)
+
+    def renew(self, index: torch.Tensor, frames: torch.Tensor) -> None:
+        """New samples take the places of others: all state there becomes that before a first step. Inference only.
+
+        Args:
+            index: places in the batch, int64 [R].
+            frames: their input [R, C, H, W] under constant input; events come with every ``step``, and it is not read.
+        """
+        if self._current is not None:
+            self._current[:, index] = self.layers[0](frames.unsqueeze(0))
+        for module in self._stateful():
+            module.renew(index)
 
     def step(self, frame: torch.Tensor) -> torch.Tensor:
         """One timestep.
@@ -86,8 +99,10 @@ class SpikingNetwork(nn.Module):
             logits.append(self._advance(current))
         return torch.cat(logits)
 
-    def _stateful(self) -> Iterator[SpikingNeuron | TemporalScale]:
-        return (module for module in self.modules() if isinstance(module, SpikingNeuron | TemporalScale))
+    def _stateful(self) -> Sequence[SpikingNeuron | TemporalScale]:
+        if self._holders is not None:
+            return self._holders
+        return [module for module in self.modules() if isinstance(module, SpikingNeuron | TemporalScale)]
 
     def _advance(self, current: torch.Tensor) -> torch.Tensor:
         for layer in list(self.layers)[1:]:
@@ -101,6 +116,8 @@ class SpikingNetwork(nn.Module):
             if isinstance(module, Synapse):
                 module.fuse()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        self._holders = None
+        self._holders = list(self._stateful())
         return self
 
 

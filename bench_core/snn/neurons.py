@@ -5,14 +5,14 @@ caller has at hand: all of them (folded execution) or one (stepwise). Its potent
 call until ``reset``, so both give the same spikes by the same code.
 """
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import nn
 
-from bench_core.snn.surrogate import triangle
+from bench_core.snn.surrogate import SURROGATES, Surrogate
 
-__all__ = ["SpikingNeuron", "if_neuron", "lif_neuron"]
+__all__ = ["NEURONS", "SpikingNeuron", "if_neuron", "lif_neuron", "trained_neuron"]
 
 ResetMode = Literal["hard", "soft"]
 
@@ -29,6 +29,7 @@ class SpikingNeuron(nn.Module):
         reset: ``hard`` or ``soft``.
         initial: potential before the first step.
         amplitude: value that a spike carries to the next layer.
+        surrogate: what stands in for the spike's derivative, one of ``bench_core.snn.surrogate.SURROGATES``.
 
     Attributes:
         keeps_potentials: keep the potential after every timestep of a training pass, for regularisers.
@@ -43,6 +44,7 @@ class SpikingNeuron(nn.Module):
         reset: ResetMode = "hard",
         initial: float = 0.0,
         amplitude: float = 1.0,
+        surrogate: str = "triangle",
     ) -> None:
         super().__init__()
         self.decay = decay
@@ -50,6 +52,7 @@ class SpikingNeuron(nn.Module):
         self.reset_mode: ResetMode = reset
         self.initial = initial
         self.amplitude = amplitude
+        self.surrogate = surrogate
         self.potential: torch.Tensor | None = None  # [B, ...]
         self.keeps_potentials = False
         self.potentials: torch.Tensor | None = None
@@ -63,6 +66,11 @@ class SpikingNeuron(nn.Module):
         if self.potential is not None:
             self.potential = self.potential[index]
 
+    def renew(self, index: torch.Tensor) -> None:
+        """New samples take the places at ``index`` [R]: their potential is the initial one. Inference only."""
+        if self.potential is not None:
+            self.potential.index_fill_(0, index, self.initial)
+
     def forward(self, current: torch.Tensor) -> torch.Tensor:
         """Current [T, B, ...] to spikes [T, B, ...], the next T timesteps of the samples under way."""
         potential = self.potential
@@ -71,7 +79,13 @@ class SpikingNeuron(nn.Module):
         if torch.is_grad_enabled() and current.requires_grad:
             spikes: torch.Tensor
             spikes, after = _SpikingSequence.apply(  # type: ignore[no-untyped-call]  # torch's own
-                current, potential, self.decay, self.threshold, self.reset_mode, self.keeps_potentials
+                current,
+                potential,
+                self.decay,
+                self.threshold,
+                self.reset_mode,
+                SURROGATES[self.surrogate],
+                self.keeps_potentials,
             )
             self.potential = after[-1]
             self.potentials = after if self.keeps_potentials else None
@@ -112,8 +126,16 @@ def if_neuron(threshold: float) -> SpikingNeuron:
     return SpikingNeuron(decay=1.0, threshold=threshold, reset="soft", initial=threshold / 2, amplitude=threshold)
 
 
+NEURONS: Final[dict[str, float]] = {"lif": 0.5, "if": 1.0}  # decay of what is trained directly
+
+
+def trained_neuron(kind: str = "lif", surrogate: str = "triangle") -> SpikingNeuron:
+    """What a network is trained with directly: one of ``NEURONS``, threshold 1, hard reset, spikes that carry 1."""
+    return SpikingNeuron(decay=NEURONS[kind], surrogate=surrogate)
+
+
 class _SpikingSequence(torch.autograd.Function):
-    """The neuron's loop over time with a hand-written backward pass (triangle surrogate, reset not detached).
+    """The neuron's loop over time with a hand-written backward pass (surrogate gradient, reset not detached).
 
     Equal to autograd through the loop (a test compares), at a fraction of its memory traffic. Gives the spikes
     [T, B, ...] and the potential after every timestep [T, B, ...], or after the last one only [1, B, ...].
@@ -127,6 +149,7 @@ class _SpikingSequence(torch.autograd.Function):
         decay: float,
         threshold: float,
         reset: ResetMode,
+        surrogate: Surrogate,
         keep: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         spikes = torch.empty_like(current)
@@ -140,20 +163,20 @@ class _SpikingSequence(torch.autograd.Function):
             if kept is not None:
                 kept[t] = after
         ctx.save_for_backward(potentials)
-        ctx.constants = decay, threshold, reset
+        ctx.constants = decay, threshold, reset, surrogate
         return spikes, after.unsqueeze(0) if kept is None else kept
 
     @staticmethod
     def backward(
         ctx: Any, spikes_gradient: torch.Tensor, after_gradient: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, None, None, None, None]:
+    ) -> tuple[torch.Tensor, torch.Tensor, None, None, None, None, None]:
         (potentials,) = ctx.saved_tensors
-        decay, threshold, reset = ctx.constants
+        decay, threshold, reset, surrogate = ctx.constants
         current_gradient = torch.empty_like(potentials)
         carried = after_gradient[-1]
         for t in range(len(potentials) - 1, -1, -1):
             before = potentials[t]
-            slope = triangle(before - threshold)
+            slope = surrogate(before - threshold)
             if reset == "hard":
                 through_reset = (before < threshold).to(before.dtype).sub_(before * slope)
             else:
@@ -162,4 +185,4 @@ class _SpikingSequence(torch.autograd.Function):
             carried = decay * gradient
             if t and len(after_gradient) > 1:
                 carried = carried + after_gradient[t - 1]
-        return current_gradient, carried, None, None, None, None
+        return current_gradient, carried, None, None, None, None, None

@@ -56,20 +56,35 @@ class TemporalScale(nn.Module):
     def __init__(self, timesteps: int) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(timesteps))
-        self._done = 0
+        self._done = 0  # timesteps since the last reset
+        self._batch = 0
+        self._late: torch.Tensor | None = None  # timesteps at which each sample came in, int64 [B]; None: all at 0
 
     def reset(self) -> None:
         """The next call starts at the first timestep."""
-        self._done = 0
+        self._done, self._batch, self._late = 0, 0, None
 
     def keep(self, index: torch.Tensor) -> None:
-        """Nothing is held per sample."""
+        """Go on with the samples at ``index`` [B'] only."""
+        self._batch = len(index)
+        if self._late is not None:
+            self._late = self._late[index]
+
+    def renew(self, index: torch.Tensor) -> None:
+        """New samples take the places at ``index`` [R]: their next timestep is the first."""
+        if self._late is None:
+            self._late = torch.zeros(self._batch, dtype=torch.int64, device=index.device)
+        self._late[index] = self._done
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        first, self._done = self._done, self._done + len(x)
-        if self._done > len(self.scale):
-            raise ValueError(f"timestep {self._done} of a network whose normalisation (tebn) knows {len(self.scale)}")
-        return x * self.scale[first : self._done].view(-1, *[1] * (x.dim() - 1))
+        first, self._done, self._batch = self._done, self._done + len(x), x.shape[1]
+        longest = self._done - (0 if self._late is None else int(self._late.min()))
+        if longest > len(self.scale):
+            raise ValueError(f"timestep {longest} of a network whose normalisation (tebn) knows {len(self.scale)}")
+        if self._late is None:
+            return x * self.scale[first : self._done].view(-1, *[1] * (x.dim() - 1))
+        steps = torch.arange(first, self._done, device=x.device)[:, None] - self._late  # [T, B]
+        return x * self.scale[steps].view(*steps.shape, *[1] * (x.dim() - 2))
 
 
 def batch_norm(kind: str, channels: int, *, branches: int = 1) -> nn.BatchNorm2d:

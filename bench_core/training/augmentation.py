@@ -1,25 +1,73 @@
-"""Augmentation of whole batches of raw images, from a seeded generator."""
+"""Augmentation of whole batches of raw images, from a seeded generator, on the device that the images are on.
+
+The random numbers are drawn on the CPU, so that a GPU sees the same augmentation.
+"""
 
 import torch
 import torch.nn.functional as F
 
-__all__ = ["augment"]
+from bench_core.training.autoaugment import autoaugment_cifar
+
+__all__ = ["augment", "augment_frames"]
 
 
-def augment(images: torch.Tensor, generator: torch.Generator, *, shift: int, flip: bool) -> torch.Tensor:
-    """Shift each image by up to ``shift`` pixels (zeros move in) and, if ``flip``, mirror every other one at random.
+def augment(
+    images: torch.Tensor,
+    generator: torch.Generator,
+    *,
+    shift: int,
+    flip: bool,
+    autoaugment: bool = False,
+    cutout: int = 0,
+    fill: tuple[int, ...] = (0,),
+) -> torch.Tensor:
+    """Mirror, shift, AutoAugment and cutout, in this order, each where it is asked for.
 
-    ``images``: uint8 [B, C, H, W]; returns the same shape and type.
+    Args:
+        images: [B, C, H, W], as a rule uint8; the result has the same shape and type.
+        generator: of the random numbers, on the CPU.
+        shift: move each image by up to so many pixels; zeros move in.
+        flip: mirror every other image, at random.
+        autoaugment: a random policy of AutoAugment's for CIFAR; needs uint8.
+        cutout: erase a square of this side around a random pixel; what lies outside the image is lost (DeVries and
+            Taylor, arXiv 1708.04552).
+        fill: raw value per channel (or one for all) of erased pixels.
     """
     batch, channels, height, width = images.shape
+    device = images.device
     if flip:
-        mirrored = torch.rand(batch, generator=generator) < 0.5
+        mirrored = (torch.rand(batch, generator=generator) < 0.5).to(device)
         images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
     if shift:
         padded = F.pad(images, [shift] * 4)
-        top, left = torch.randint(0, 2 * shift + 1, (2, batch, 1, 1, 1), generator=generator)
-        rows = (top + torch.arange(height)[:, None]).expand(batch, channels, height, 1)
-        columns = (left + torch.arange(width)[None, :]).expand(batch, channels, 1, width)
-        sample = torch.arange(batch)[:, None, None, None]
-        images = padded[sample, torch.arange(channels)[None, :, None, None], rows, columns]
+        top, left = torch.randint(0, 2 * shift + 1, (2, batch, 1, 1, 1), generator=generator).to(device)
+        rows = (top + torch.arange(height, device=device)[:, None]).expand(batch, channels, height, 1)
+        columns = (left + torch.arange(width, device=device)[None, :]).expand(batch, channels, 1, width)
+        sample = torch.arange(batch, device=device)[:, None, None, None]
+        images = padded[sample, torch.arange(channels, device=device)[None, :, None, None], rows, columns]
+    if autoaugment:
+        images = autoaugment_cifar(images, generator)
+    if cutout:
+        images = _erase(images, generator, cutout, fill)
     return images
+
+
+def augment_frames(
+    frames: torch.Tensor, generator: torch.Generator, *, shift: int, flip: bool, cutout: int = 0
+) -> torch.Tensor:
+    """The same for frames of events [T, B, C, H, W]: all frames of a sample are changed alike."""
+    steps, channels = frames.shape[0], frames.shape[2]
+    stacked = frames.transpose(0, 1).flatten(1, 2)
+    changed = augment(stacked, generator, shift=shift, flip=flip, cutout=cutout)
+    return changed.reshape(len(changed), steps, channels, *changed.shape[2:]).transpose(0, 1)
+
+
+def _erase(images: torch.Tensor, generator: torch.Generator, side: int, fill: tuple[int, ...]) -> torch.Tensor:
+    batch, _, height, width = images.shape
+    row = torch.randint(0, height, (batch, 1, 1), generator=generator)
+    column = torch.randint(0, width, (batch, 1, 1), generator=generator)
+    rows, columns = torch.arange(height)[None, :, None], torch.arange(width)[None, None, :]
+    from_row, from_column = row - side // 2, column - side // 2
+    hole = (rows >= from_row) & (rows < from_row + side) & (columns >= from_column) & (columns < from_column + side)
+    value = torch.tensor(fill, dtype=images.dtype, device=images.device).reshape(-1, 1, 1)
+    return torch.where(hole[:, None].to(images.device), value, images)

@@ -13,7 +13,7 @@ from bench_core.errors import UsageError
 from bench_core.progress import Advance, progress
 from bench_core.snn.network import AnalogNetwork, SpikingNetwork
 from bench_core.store import Store
-from bench_core.training.augmentation import augment
+from bench_core.training.augmentation import augment, augment_frames
 from bench_core.training.losses import LOSSES
 from bench_core.training.recipe import Recipe
 from bench_core.training.regularizers import LayerRecord, Regularizer, TrainingBatch, layer_records
@@ -90,6 +90,8 @@ class _Training:
             momentum=self.recipe.momentum,
             weight_decay=self.recipe.weight_decay,
         )
+        if recipe.autoaugment and dataset.recorded:
+            raise UsageError(f"autoaugment: it changes images, but {dataset.name} holds recordings of events")
         self.batches = len(split) // self.recipe.batch_size
         if not self.batches:
             raise UsageError(
@@ -105,9 +107,8 @@ class _Training:
         for batch in range(self.batches):
             self.optimizer.param_groups[0]["lr"] = self._rate(epoch * self.batches + batch)
             index = order[batch * recipe.batch_size : (batch + 1) * recipe.batch_size]
-            images = augment(split.images[index], generator, shift=recipe.shift, flip=recipe.flip)
             records.clear()
-            inputs = self.dataset.encode(images, self.timesteps)
+            inputs = self._inputs(split.images[index], generator)
             logits = _logits(self.network, inputs, self.timesteps)
             labels = split.labels[index]
             loss = LOSSES[recipe.loss](logits, labels)
@@ -123,6 +124,23 @@ class _Training:
             done = batch + 1
             advance(1, f"epoch {epoch + 1}: loss {losses / done:.3f}, accuracy {100 * correct / done:.1f} %")
         return EpochRecord(epoch + 1, losses / self.batches, correct / self.batches)
+
+    def _inputs(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Augmented network input: images are changed before they are encoded, recordings afterwards."""
+        recipe, dataset = self.recipe, self.dataset
+        if dataset.recorded:
+            frames = dataset.encode(images, self.timesteps)
+            return augment_frames(frames, generator, shift=recipe.shift, flip=recipe.flip, cutout=recipe.cutout)
+        images = augment(
+            images,
+            generator,
+            shift=recipe.shift,
+            flip=recipe.flip,
+            autoaugment=recipe.autoaugment,
+            cutout=recipe.cutout,
+            fill=dataset.mean_color,
+        )
+        return dataset.encode(images, self.timesteps)
 
     def _rate(self, step: int) -> float:
         share = step / (self.recipe.epochs * self.batches)
@@ -148,7 +166,7 @@ def _companion(regularizer: Regularizer | None, dataset: Dataset, timesteps: int
 def _save(
     trained: Mapping[str, nn.Module], optimizer: torch.optim.SGD, history: list[EpochRecord], store: Store, key: str
 ) -> None:
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for part, module in trained.items():
         tensors |= {f"{part}.{name}": tensor for name, tensor in module.state_dict().items()}
         for name, parameter in module.named_parameters():

@@ -31,7 +31,10 @@ class Recipe(BaseModel):
         learning_rate, momentum, weight_decay: of SGD; the rate falls along a half cosine, step by step.
         loss: see ``bench_core.training.losses``.
         shift, flip: augmentation of the raw images: shifts of up to so many pixels, random mirroring.
+        autoaugment, cutout: more of it: AutoAugment's policy for CIFAR, an erased square of this side in pixels.
         normalization: between synapses and neurons: ``bn``, ``tdbn`` or ``tebn`` (``bench_core.snn.normalization``).
+        neuron: of a network that is trained directly: ``lif`` or ``if`` (``bench_core.snn.neurons.NEURONS``).
+        surrogate: its gradient: ``triangle``, ``rectangle``, ``arctan`` or ``dspike`` (``bench_core.snn.surrogate``).
         regularizer: added to the loss, or None.
         trunk: recipe that is trained first; this one goes on from its weights. Branches of one trunk share it.
     """
@@ -46,20 +49,32 @@ class Recipe(BaseModel):
     loss: Literal["mean-cross-entropy", "tet", "accumulated-prefix"] = "mean-cross-entropy"
     shift: int = Field(0, ge=0, le=8)
     flip: bool = False
+    autoaugment: bool = False
+    cutout: int = Field(0, ge=0, le=128)
     normalization: Literal["bn", "tdbn", "tebn"] = "bn"
+    neuron: Literal["lif", "if"] = "lif"
+    surrogate: Literal["triangle", "rectangle", "arctan", "dspike"] = "triangle"
     regularizer: RegularizerSpec | None = None
     trunk: "Recipe | None" = None
 
     @model_validator(mode="after")
     def _fits_its_trunk(self) -> Self:
-        if self.trunk is not None and self.trunk.normalization != self.normalization:
-            raise ValueError(
-                f"normalization = {self.normalization}, but its trunk has {self.trunk.normalization}; they must agree"
-            )
+        for name in ("normalization", "neuron") if self.trunk is not None else ():
+            ours, theirs = getattr(self, name), getattr(self.trunk, name)
+            if ours != theirs:
+                raise ValueError(f"{name} = {ours}, but its trunk has {theirs}; they must agree")
         return self
 
     @property
     def identity(self) -> dict[str, Any]:
         """What the trained weights depend on; fields that came later count only where they are set."""
-        later = {"normalization": "bn", "regularizer": None, "trunk": None}
+        later = {
+            "autoaugment": False,
+            "cutout": 0,
+            "normalization": "bn",
+            "neuron": "lif",
+            "surrogate": "triangle",
+            "regularizer": None,
+            "trunk": None,
+        }
         return {name: value for name, value in self.model_dump().items() if name not in later or value != later[name]}

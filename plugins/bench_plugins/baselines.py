@@ -23,6 +23,7 @@ from bench_core import (
     UsageError,
     hookimpl,
 )
+from bench_core.errors import PluginError
 from bench_plugins._readout import ACCUMULATE, largest_probability, readout, softmax_overhead, top_two
 
 
@@ -98,6 +99,8 @@ class StablePrediction(ExitPolicy):
         return {"run": torch.zeros(batch, dtype=torch.int64), "last": torch.full((batch,), -1)}
 
     def should_exit(self, evidence: Evidence, state: State) -> tuple[torch.Tensor, State]:
+        if not torch.isfinite(evidence.total).all():  # argmax would take NaN for the largest
+            raise PluginError("stability", f"logits are not finite at timestep {evidence.t}")
         prediction = evidence.total.argmax(1)
         run = torch.where(prediction == state["last"], state["run"] + 1, 1)
         return run >= self._k, {"run": run, "last": prediction}

@@ -16,6 +16,7 @@ from bench_core import Calibration, Evidence, ExitStrategy, Knob, Overhead, Scor
 from bench_plugins._readout import largest_probability, readout, softmax_overhead
 
 SMALLEST, LARGEST = 1e-3, 1e6  # range that alpha is fitted in
+CHUNK = 2**18  # values looked at together: what stays in a core's cache
 
 
 class DynamicConfidence(ScoreStrategy):
@@ -46,12 +47,16 @@ def _fitted_alpha(calibration: Calibration) -> float:
     """Where negative log-likelihood at T has no slope in 1 / alpha, or the end of the range that lies beyond."""
     trace = calibration.trace
     total = torch.cat([chunk[:, -1] for _, chunk in trace.totals()])
-    below_top = total - total.amax(1, keepdim=True)  # a softmax doesn't see the shift
+    below_top = total.sub_(total.amax(1, keepdim=True))  # a softmax doesn't see the shift
     right = float(below_top.gather(1, trace.labels[:, None]).mean())
+    chunks = below_top.split(max(1, CHUNK // trace.classes))
 
     def slope(log_alpha: float) -> float:
-        weights = torch.exp(below_top / math.exp(log_alpha))
-        return float(((weights * below_top).sum(1) / weights.sum(1)).mean()) - right  # falls as alpha grows
+        expected = 0.0
+        for chunk in chunks:
+            weights = torch.exp(chunk / math.exp(log_alpha))
+            expected += float(((weights * chunk).sum(1) / weights.sum(1)).sum())
+        return expected / len(trace) - right  # falls as alpha grows
 
     low, high = math.log(SMALLEST), math.log(LARGEST)
     if slope(low) <= 0:

@@ -57,8 +57,10 @@ class ConformalPValues:
     def __call__(self, t: int, total: torch.Tensor) -> torch.Tensor:
         """p_t(c), float64 [B, K]."""
         known = self._scores[t - 1]
-        below = torch.searchsorted(known, -torch.log_softmax(total, 1))  # scores strictly below
-        return (1 + len(known) - below).to(torch.float64) / (len(known) + 1)
+        scores = -torch.log_softmax(total, 1)
+        below = torch.searchsorted(known, scores)  # scores strictly below
+        p_values = (1 + len(known) - below).to(torch.float64) / (len(known) + 1)
+        return torch.where(scores.isnan(), torch.nan, p_values)  # a search would take NaN for a number
 
 
 class _BonferroniScore(ScoreStrategy):

@@ -75,7 +75,9 @@ class TopKCutoff(ScoreStrategy):
 
     def score(self, evidence: Evidence) -> torch.Tensor:
         levels, scores = self._tables[evidence.t - 1]
-        return scores[torch.searchsorted(levels, _gap(evidence.total))]  # how many levels the gap is strictly above
+        gap = _gap(evidence.total)
+        above = torch.searchsorted(levels, gap)  # how many levels the gap is strictly above
+        return torch.where(gap.isnan(), torch.nan, scores[above])  # a search would take NaN for a number
 
     def threshold_of(self, knob: Array) -> Array:
         return np.nextafter(-knob, -np.inf)  # epsilon* <= epsilon stops, and the comparison is strict

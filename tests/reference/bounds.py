@@ -88,3 +88,41 @@ def best_mixture(static: list[float], allowance: float) -> float:
 def histogram_matched(exits: list[int], static: list[float]) -> float:
     """Expected accuracy when the same exit timesteps are handed to the samples at random."""
     return sum(static[t - 1] for t in exits) / len(exits)
+
+
+def oracle_at(correct: Correctness, allowance: float) -> float:
+    """The best accuracy of exits that know labels: cheapest gains first, the last sample run with a probability."""
+    samples = len(correct)
+    costs = sorted(first_right(row) - 1 for row in correct if any(row))
+    left, right = (allowance - 1) * samples, 0.0
+    for cost in costs:
+        if cost > left:
+            return (right + (left / cost if left > 0 else 0)) / samples
+        left -= cost
+        right += 1
+    return right / samples
+
+
+def area_share(curve: list[tuple[float, float]], correct: Correctness, steps: int = 4000) -> float | None:
+    """Areas by the midpoint rule, every curve looked up point by point."""
+    samples, last = len(correct), len(correct[0])
+    if last == 1:
+        return None
+    static = [right_at(correct, t) / samples for t in range(1, last + 1)]
+    points = [(1.0, static[0]), *curve, (float(last), static[-1])]
+    over_hull = possible = 0.0
+    width = (last - 1) / steps
+    for k in range(steps):
+        at = 1 + (k + 0.5) * width
+        hull = best_mixture(static, at)
+        over_hull += (on_line(points, at) - hull) * width
+        possible += (oracle_at(correct, at) - hull) * width
+    return None if possible < 1e-6 else over_hull / possible
+
+
+def on_line(points: list[tuple[float, float]], at: float) -> float:
+    """The height of the straight lines between points, by ascending place, at a place between two of them."""
+    for (x0, y0), (x1, y1) in itertools.pairwise(points):
+        if x0 <= at <= x1 and x1 > x0:
+            return y0 + (y1 - y0) * (at - x0) / (x1 - x0)
+    raise ValueError(at)

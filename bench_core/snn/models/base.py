@@ -3,13 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from torch import nn
 
 from bench_core.snn.layers import Synapse
 from bench_core.snn.network import AnalogNetwork, SpikingNetwork
-from bench_core.snn.neurons import lif_neuron
+from bench_core.snn.neurons import trained_neuron
 from bench_core.snn.normalization import TemporalScale, batch_norm
 
 __all__ = ["Model", "Parts"]
@@ -37,11 +38,7 @@ class Parts:
 
 
 class Model(ABC):
-    """Base of every model that ``bench_models`` returns: a ``name``, a ``reference``, and one definition, ``layers``.
-
-    Attributes:
-        neuron: makes the neurons of the spiking network; by default LIF.
-    """
+    """Base of every model that ``bench_models`` returns: ``name``, ``reference`` and one definition, ``layers``."""
 
     name: ClassVar[str]
     reference: ClassVar[str]
@@ -49,10 +46,6 @@ class Model(ABC):
     @abstractmethod
     def layers(self, input_shape: tuple[int, int, int], classes: int, parts: Parts) -> list[nn.Module]:
         """The layers in order, freshly initialised: the first a Synapse that reads frames, the last gives logits."""
-
-    def neuron(self) -> nn.Module:
-        """A fresh layer of neurons."""
-        return lif_neuron()
 
     def spiking(
         self,
@@ -62,9 +55,21 @@ class Model(ABC):
         constant_input: bool,
         normalization: str = "bn",
         timesteps: int = 1,
+        neuron: str = "lif",
+        surrogate: str = "triangle",
     ) -> SpikingNetwork:
-        """A freshly initialised spiking network; ``timesteps`` matters to ``tebn`` only."""
-        parts = Parts(self.neuron, normalization, timesteps)
+        """A freshly initialised spiking network.
+
+        Args:
+            input_shape: (C, H, W) of a frame.
+            classes: K.
+            constant_input: the same frame is presented at every timestep.
+            normalization: one of ``bench_core.snn.normalization.NORMALIZATIONS``.
+            timesteps: T; matters to ``tebn`` only.
+            neuron: one of ``bench_core.snn.neurons.NEURONS``.
+            surrogate: one of ``bench_core.snn.surrogate.SURROGATES``.
+        """
+        parts = Parts(partial(trained_neuron, neuron, surrogate), normalization, timesteps)
         return SpikingNetwork(self.layers(input_shape, classes, parts), constant_input=constant_input)
 
     def analog(
