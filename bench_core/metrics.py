@@ -1,8 +1,11 @@
 """Scores of a workload and of a policy on it: accuracy, exit timesteps, and the reference points that use labels.
 
-All are plain functions of the correctness matrix [N, T] (is argmax S_t the label?) and of exit timesteps [N].
+All but ``reliability`` are plain functions of the correctness matrix [N, T] (is argmax S_t the label?) and of exit
+timesteps [N].
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +15,23 @@ from bench_core.costs.operations import Array
 from bench_core.trace import Trace
 
 __all__ = [
+    "BINS",
     "ReferencePoints",
+    "Reliability",
+    "area_share",
     "fixed_hull",
+    "flips",
     "histogram_matched_accuracy",
+    "hull_points",
+    "oracle_points",
     "reference_points",
+    "reliability",
+    "saving_realised",
     "static_accuracy",
 ]
+
+BINS = 15
+_NOTHING = 1e-6  # a denominator below this says nothing
 
 
 @dataclass(frozen=True)
@@ -73,21 +87,131 @@ def reference_points(correct: torch.Tensor) -> ReferencePoints:
 
 def histogram_matched_accuracy(exit_timesteps: torch.Tensor, static: Array) -> float:
     """Accuracy of stopping at random with the same histogram of exit timesteps, exactly: sum of h_t acc_t."""
-    shares = np.bincount(exit_timesteps.numpy() - 1, minlength=len(static)) / len(exit_timesteps)
-    return float(shares @ static)
+    stopped = np.bincount(exit_timesteps.numpy() - 1, minlength=len(static))
+    return math.fsum(stopped * static) / len(exit_timesteps)  # rounded once, the same on every machine
 
 
 def fixed_hull(static: Array, average_exit_timestep: float) -> float:
-    """The best accuracy that mixing fixed timesteps at random reaches at this average: the upper concave hull of
-    (t, acc_t), made to never fall with t (a mixture may also stop earlier than its allowance)."""
+    """The best accuracy that mixing fixed timesteps at random reaches at this average: on ``hull_points``."""
+    return float(np.interp(average_exit_timestep, *hull_points(static)))
+
+
+def hull_points(static: Array) -> tuple[Array, Array]:
+    """Corners (timestep, accuracy) of the upper concave hull of (t, acc_t), float64 [H] each.
+
+    It never falls with t: a mixture may also stop earlier than its allowance.
+    """
     points: list[tuple[float, float]] = []
     for t, accuracy in enumerate(np.maximum.accumulate(static), start=1):
         while len(points) >= 2 and _turns_up(points[-2], points[-1], (t, accuracy)):
             points.pop()
         points.append((float(t), float(accuracy)))
     timesteps, accuracies = zip(*points, strict=True)
-    return float(np.interp(average_exit_timestep, timesteps, accuracies))
+    return np.array(timesteps), np.array(accuracies)
 
 
 def _turns_up(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> bool:
     return (b[1] - a[1]) * (c[0] - a[0]) <= (c[1] - a[1]) * (b[0] - a[0])
+
+
+def oracle_points(correct: torch.Tensor) -> tuple[Array, Array]:
+    """Corners (average exit timestep, accuracy) of the best that label-knowing exits reach, float64 [T + 1] each.
+
+    From everything stopped at 1, the samples whose first right timestep comes soonest are run until it, and no other
+    sample runs on; the last corner is T itself. No policy on these logits is above it.
+    """
+    right = correct.numpy().astype(bool)
+    samples, timesteps = right.shape
+    first = right.argmax(1)[right.any(1)]  # extra timesteps until the first right one
+    gained = np.bincount(first, minlength=timesteps)
+    spent = 1 + np.cumsum(gained * np.arange(timesteps)) / samples
+    accuracy = np.cumsum(gained) / samples
+    return np.append(spent, float(timesteps)), np.append(accuracy, accuracy[-1])
+
+
+def area_share(curve: Sequence[tuple[float, float]], correct: torch.Tensor) -> float | None:
+    """The area between a strategy's curve and the fixed-t hull, over the area between oracle and hull, on [1, T].
+
+    1 is the oracle, 0 what mixing fixed timesteps gives, and a curve below the hull is negative.
+
+    Args:
+        curve: (average exit timestep, accuracy) of its policies, by ascending timestep; straight lines join them, and
+            (1, acc_1) and (T, acc_T), where all stop at once or none does, are its ends.
+        correct: bool [N, T].
+
+    Returns:
+        None where oracle and hull enclose no area.
+    """
+    static: Array = correct.numpy().sum(0) / len(correct)
+    ends = (1.0, float(static[0])), (float(len(static)), float(static[-1]))
+    timesteps, accuracies = np.array([ends[0], *curve, ends[1]]).T
+    hull = _area(*hull_points(static))
+    possible = _area(*oracle_points(correct)) - hull
+    return None if possible < _NOTHING else (_area(timesteps, accuracies) - hull) / possible
+
+
+def _area(timesteps: Array, accuracies: Array) -> float:
+    """Under the straight lines between the given points, by ascending timestep."""
+    return float((np.diff(timesteps) * (accuracies[1:] + accuracies[:-1])).sum() / 2)
+
+
+def saving_realised(average_exit_timestep: float, lower_bound: float, timesteps: int) -> float | None:
+    """Share of the possible saving: (T - average) / (T - true lower bound), None where nothing could be saved."""
+    possible = timesteps - lower_bound
+    return None if possible < _NOTHING else (timesteps - average_exit_timestep) / possible
+
+
+def flips(correct: torch.Tensor) -> tuple[Array, Array]:
+    """Samples that turn wrong, and samples that turn right, between t and t + 1, int64 [T - 1] each."""
+    right = correct.numpy().astype(bool)
+    before, after = right[:, :-1], right[:, 1:]
+    return (before & ~after).sum(0), (~before & after).sum(0)
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Confidence against accuracy at each timestep, in bins of equal width: bin b holds (b / B, (b + 1) / B].
+
+    Attributes:
+        samples: in each bin, int64 [T, B].
+        confidence: their mean confidence, float64 [T, B], NaN where a bin is empty.
+        accuracy: the share of them that is right, likewise.
+    """
+
+    samples: Array
+    confidence: Array
+    accuracy: Array
+
+    @property
+    def calibration_error(self) -> Array:
+        """ECE at each t, float64 [T]: sum over bins of n_b / N |accuracy_b - confidence_b|.
+
+        Sources: Naeini, Cooper and Hauskrecht, AAAI 2015; Guo et al., ICML 2017, Eq. 3.
+        """
+        gaps = np.where(self.samples > 0, np.abs(self.accuracy - self.confidence), 0.0)
+        error: Array = (self.samples * gaps).sum(1) / self.samples.sum(1)
+        return error
+
+
+def reliability(trace: Trace, *, bins: int = BINS, alpha: float = 1.0) -> Reliability:
+    """Confidence against accuracy: the largest softmax of the mean readout, max_k softmax(m_t / alpha).
+
+    Args:
+        bins: B, of equal width on [0, 1].
+        alpha: a temperature, > 0.
+    """
+    timesteps = trace.timesteps
+    samples = np.zeros((timesteps, bins), dtype=np.int64)
+    right = np.zeros((timesteps, bins), dtype=np.int64)
+    summed = np.zeros((timesteps, bins))
+    steps = torch.arange(1, timesteps + 1, dtype=torch.float64)[:, None]
+    for start, totals in trace.totals():
+        confidence = torch.softmax(totals / (steps * alpha), 2).amax(2).numpy()
+        places = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+        correct = trace.correct[start : start + len(totals)].numpy()
+        for t in range(timesteps):
+            samples[t] += np.bincount(places[:, t], minlength=bins)
+            right[t] += np.bincount(places[correct[:, t], t], minlength=bins)
+            summed[t] += np.bincount(places[:, t], weights=confidence[:, t], minlength=bins)
+    held = np.where(samples > 0, samples, np.nan)
+    return Reliability(samples, summed / held, right / held)

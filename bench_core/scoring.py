@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from bench_core.costs.models import CostModel
-from bench_core.costs.operations import Array, OperationCounts
+from bench_core.costs.operations import Array, FirstLayer, OperationCounts
 from bench_core.curves import FamilyOnTrace, candidates, thin
 from bench_core.data import calibration_halves
 from bench_core.exits import (
@@ -23,19 +23,23 @@ from bench_core.exits import (
 )
 from bench_core.knobs import KnobValue
 from bench_core.progress import note
-from bench_core.replay import InputFrames, Outcome, replay_policy
+from bench_core.replay import InputFrames, Outcome, static_outcome
 from bench_core.selection import OperatingPoint, choose
 from bench_core.trace import Trace
 
 __all__ = [
     "Contest",
+    "Entry",
+    "PolicySamples",
     "Recorded",
     "ScoredPolicy",
     "StrategyScores",
+    "WorkloadScores",
     "fit_family",
     "halve",
-    "mean_energy",
+    "mean_costs",
     "operation_counts",
+    "policy_samples",
     "score_strategy",
 ]
 
@@ -53,12 +57,16 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Contest:
-    """What all strategies are compared on: the two halves of calibration, the test split, a place for artifacts."""
+    """What all strategies are compared on: the two halves of calibration, the test split, a place for artifacts.
+
+    ``first_layer`` says when a first layer under constant input is charged.
+    """
 
     fit: Recorded
     select: Recorded
     test: Recorded
     artifacts: Artifacts | None = None
+    first_layer: FirstLayer = "once"
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,8 @@ class ScoredPolicy:
     """One strategy at one operating point.
 
     Attributes:
-        status: ``ok``, ``fallback`` (static T stands in, because nothing kept the accuracy) or ``infeasible``.
+        status: ``ok``, ``fallback`` (static T stands in, because nothing kept the accuracy or nothing
+            could be certified) or ``infeasible``.
         value: of the family knob; None where no policy of the family was chosen.
         policy, outcome: what was replayed on test and where it stopped the samples; None where infeasible.
         select_accuracy, select_timestep: of the chosen policy on the select half.
@@ -95,6 +104,51 @@ class StrategyScores:
     parameters: dict[str, KnobValue | None]
     policies: list[ScoredPolicy]
     curve: list[tuple[KnobValue, float, float]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One strategy on one workload: what it scored, or why it has no scores."""
+
+    label: str
+    knob: str
+    scores: StrategyScores | None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class WorkloadScores:
+    """All entries of one workload; ``test`` is None where the workload itself failed."""
+
+    name: str
+    entries: Sequence[Entry]
+    test: Trace | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+    first_layer: FirstLayer = "once"
+
+
+@dataclass(frozen=True)
+class PolicySamples:
+    """What a policy did on every test sample, int64 [N] each.
+
+    Attributes:
+        right: 1 where the prediction at the exit is the label.
+        exit_timesteps: t-hat.
+        harmed, helped: 1 where stopping early turned right into wrong, or wrong into right.
+    """
+
+    right: Array
+    exit_timesteps: Array
+    harmed: Array
+    helped: Array
+
+
+def policy_samples(test: Trace, outcome: Outcome) -> PolicySamples:
+    """What the policy of an outcome did on every sample of its trace."""
+    right = (outcome.predictions == test.labels).numpy().astype(np.int64)
+    at_end = test.correct[:, -1].numpy().astype(np.int64)
+    return PolicySamples(right, outcome.exit_timesteps.numpy(), at_end * (1 - right), right * (1 - at_end))
 
 
 def halve(recorded: Recorded) -> tuple[Recorded, Recorded]:
@@ -131,6 +185,7 @@ def score_strategy(strategy: ExitStrategy, contest: Contest, points: Sequence[Op
     )
     values = candidates(on_fit)
     exit_sums, correct = on_select.curve(values)
+    harmed = on_select.harmed(values)
     select = contest.select.trace
     static_correct = int(select.correct[:, -1].sum())
     policies: list[ScoredPolicy] = []
@@ -144,6 +199,7 @@ def score_strategy(strategy: ExitStrategy, contest: Contest, points: Sequence[Op
             static_correct=static_correct,
             samples=len(select),
             timesteps=select.timesteps,
+            harmed=harmed,
         )
         if chosen is None and point.kind == "budget":
             policies.append(ScoredPolicy(point, "infeasible"))
@@ -154,9 +210,9 @@ def score_strategy(strategy: ExitStrategy, contest: Contest, points: Sequence[Op
             right, spent = int(correct[chosen]), int(exit_sums[chosen])
         else:
             status, value, policy = "fallback", None, NeverExit()
-            outcome = replay_policy(policy, contest.test.trace)
+            outcome = static_outcome(contest.test.trace)
             right, spent = static_correct, len(select) * select.timesteps
-        counts = operation_counts(contest.test.trace, outcome, policy)
+        counts = operation_counts(contest.test.trace, outcome, policy, contest.first_layer)
         figures = right / len(select), spent / len(select), counts
         policies.append(ScoredPolicy(point, status, value, policy, outcome, *figures))
     parameters = family.strategy.parameters if isinstance(family, ScoreFamily) else strategy.parameters
@@ -171,7 +227,9 @@ def _test_curve(on_test: FamilyOnTrace, values: Sequence[KnobValue]) -> list[tup
     return [(values[i], int(sums[i]) / samples, int(correct[i]) / samples) for i in kept]
 
 
-def operation_counts(trace: Trace, outcome: Outcome, policy: ExitPolicy) -> OperationCounts:
+def operation_counts(
+    trace: Trace, outcome: Outcome, policy: ExitPolicy, first_layer: FirstLayer = "once"
+) -> OperationCounts:
     """What each sample spent until its exit, controller included."""
     exits = outcome.exit_timesteps.numpy()
 
@@ -184,7 +242,8 @@ def operation_counts(trace: Trace, outcome: Outcome, policy: ExitPolicy) -> Oper
 
     macs = spent("macs")
     if macs is not None and trace.macs_once is not None:
-        macs = macs + trace.macs_once.numpy()
+        once = trace.macs_once.numpy()
+        macs = macs + (once * exits if first_layer == "every-step" else once)
     return OperationCounts(
         timesteps=exits,
         macs=macs,
@@ -196,12 +255,17 @@ def operation_counts(trace: Trace, outcome: Outcome, policy: ExitPolicy) -> Oper
     )
 
 
-def mean_energy(model: CostModel, counts: OperationCounts) -> float | None:
-    """Mean joules per sample, or None where a count that the model needs was not recorded or the model fails."""
+def mean_costs(model: CostModel, counts: OperationCounts) -> tuple[float, float] | None:
+    """Mean energy, and mean over samples of energy x latency (EDP), in the model's units.
+
+    None where a count that the model needs was not recorded, where it has no price for something, or where it fails.
+    """
     if any(getattr(counts, name) is None for name in model.requires):
         return None
     try:
-        return float(np.mean(model.energy(counts)))
+        energies = model.energy(counts)
+        means = float(np.mean(energies)), float(np.mean(energies * model.latency(counts)))
     except Exception as error:  # a plugin may raise anything
         note(f"cost model {model.name}: failed: {type(error).__name__}: {error}")
         return None
+    return None if np.isnan(means).any() else means

@@ -1,21 +1,35 @@
-"""Uncertainty: a paired bootstrap over samples, and ranks that differ only where the difference is significant.
+"""Uncertainty: a paired bootstrap over samples, and paired tests of two policies.
 
 All rows of a workload are scored on the same samples, so one seeded matrix of resample counts serves them all and
-every difference is paired by construction (Efron and Tibshirani, 1993). Values are whole numbers (right or wrong, exit
-timesteps), whose sums are exact, so intervals don't depend on threads or order.
+every difference is paired by construction (Efron and Tibshirani, 1993). The same goes for one seeded matrix of signs.
+Values are whole numbers (right or wrong, exit timesteps), whose sums are exact, so nothing depends on threads or order.
+
+- accuracy: McNemar's exact test (McNemar, Psychometrika 12, 1947) on the samples that only one of the two has right.
+- exit timesteps: the paired sign-flip permutation test of the mean difference (Fisher, 1935), p = (1 + flips at least
+  as far from 0) / (1 + flips), which is never 0 and never too small (Phipson and Smyth, 2010).
+- families of tests: Holm's step-down adjustment (Scandinavian Journal of Statistics 6, 1979).
 
 The tests are about these fitted policies on this network: they say nothing about another training seed.
 """
 
-from typing import Any
-
 import numpy as np
+from scipy.stats import binom
 
 from bench_core.costs.operations import Array
 
-__all__ = ["bootstrap_means", "interval", "significantly_less", "significantly_more"]
+__all__ = [
+    "bootstrap_means",
+    "holm",
+    "interval",
+    "mcnemar",
+    "sign_flip_p",
+    "sign_flip_sums",
+    "significantly_less",
+    "significantly_more",
+]
 
 _CHUNK = 250  # resamples drawn at once
+_SIGNS = 0x5349474E  # the stream of the signs, apart from that of the resamples
 
 
 def bootstrap_means(values: Array, *, resamples: int, seed: int) -> Array:
@@ -30,8 +44,7 @@ def bootstrap_means(values: Array, *, resamples: int, seed: int) -> Array:
         float64 [R, M].
     """
     samples = len(values)
-    exact: type[np.floating[Any]] = np.float32 if samples * int(np.abs(values).max(initial=1)) < 2**24 else np.float64
-    columns: Array = values.astype(exact)
+    columns = _exact(values)
     generator = np.random.Generator(np.random.PCG64(seed))
     sums = np.empty((resamples, values.shape[1]))
     for start in range(0, resamples, _CHUNK):
@@ -39,8 +52,14 @@ def bootstrap_means(values: Array, *, resamples: int, seed: int) -> Array:
         drawn = generator.integers(0, samples, size=(count, samples), dtype=np.int32)
         places = drawn + np.arange(count)[:, None] * samples  # resample r counts in the r-th block
         counts = np.bincount(places.reshape(-1), minlength=count * samples).reshape(count, samples)
-        sums[start : start + count] = counts.astype(exact) @ columns
+        sums[start : start + count] = counts.astype(columns.dtype) @ columns
     return sums / samples
+
+
+def _exact(values: Array) -> Array:
+    """Whole numbers [N, M] in the narrowest floating point whose sums of N of them are exact."""
+    narrow = len(values) * int(np.abs(values).max(initial=1)) < 2**24
+    return values.astype(np.float32 if narrow else np.float64)
 
 
 def interval(means: Array, confidence: float = 0.95) -> tuple[float, float]:
@@ -58,3 +77,51 @@ def significantly_less(a: Array, b: Array) -> bool:
 def significantly_more(a: Array, b: Array) -> bool:
     """Whether the 95 % interval of the paired difference a - b lies above 0."""
     return interval(a - b)[0] > 0
+
+
+def sign_flip_sums(values: Array, *, flips: int, seed: int) -> Array:
+    """Sums of every column of whole numbers, the sign of each row flipped at random.
+
+    The sum of a flipped difference is the difference of two flipped sums, so one matrix of signs serves every pair.
+
+    Args:
+        values: int64 [N, M], one column per policy; their sums must stay below 2**53.
+        flips: F.
+        seed: of the signs; the same signs serve all columns.
+
+    Returns:
+        float64 [F, M], whole numbers.
+    """
+    samples = len(values)
+    columns = _exact(values)
+    width = -(-samples // 8)
+    generator = np.random.Generator(np.random.PCG64([seed, _SIGNS]))
+    sums = np.empty((flips, values.shape[1]))
+    for start in range(0, flips, _CHUNK):
+        count = min(_CHUNK, flips - start)
+        drawn = np.frombuffer(generator.bytes(count * width), dtype=np.uint8).reshape(count, width)
+        kept = np.unpackbits(drawn, axis=1, count=samples)  # 1: the sign stays
+        sums[start : start + count] = kept.astype(columns.dtype) @ columns
+    flipped: Array = 2 * sums - values.sum(0)
+    return flipped
+
+
+def sign_flip_p(observed: int, flipped: Array) -> float:
+    """Two-sided p-value of a summed difference against the same differences with flipped signs [F]."""
+    return (1 + int((np.abs(flipped) >= abs(observed)).sum())) / (1 + len(flipped))
+
+
+def mcnemar(only_first: Array, only_second: Array) -> Array:
+    """Exact two-sided p-values, float64 [...], from how many samples only the first, or only the second, has right."""
+    smaller = np.minimum(only_first, only_second)
+    p: Array = np.minimum(1.0, 2 * binom.cdf(smaller, only_first + only_second, 0.5))
+    return p
+
+
+def holm(p: Array) -> Array:
+    """p-values [M] adjusted for the family that they are: below a, the chance of any false one is at most a."""
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(1.0, stepped)
+    return adjusted

@@ -1,5 +1,6 @@
-"""Operating points against their words in exact fractions: ties, boundaries, fallback, infeasible, the thinned grid."""
+"""Operating points against their words in exact fractions: ties, boundaries, fallback, proofs, the thinned grid."""
 
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -9,16 +10,19 @@ from bench_plugins.baselines import Fixed
 from bench_plugins.seenn_i import SeennI
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from bench_core import Calibration, Evidence, ExitPolicy, ExitStrategy, Knob, ListedPolicies, State, Trace, UsageError
 from bench_core.curves import FamilyOnTrace, candidates, thin
 from bench_core.exits import NeverExit
 from bench_core.replay import replay_policy
 from bench_core.scoring import Contest, Recorded, score_strategy
-from bench_core.selection import OperatingPoint, choose
-from tests.reference import choice
+from bench_core.selection import OperatingPoint, certifiable_harm, choose
+from benchmarks.selection_guarantees import harm_table, population, simulate
+from tests.reference import choice, uncertainty
 from tests.traces import calibrations, make_trace
 
+ROOT = Path(__file__).parent.parent
 thorough = settings(max_examples=150, deadline=None)
 POINTS = st.sampled_from(("0", "0.1", "0.5", "1", "2.5", "10", "33.3", "100"))
 SHARES = st.sampled_from(("0.05", "0.1", "0.25", "0.29", "0.3", "0.5", "0.57", "0.7", "0.999", "1"))
@@ -109,7 +113,18 @@ def test_nothing_is_chosen_where_nothing_qualifies():
     assert chosen("budget:0.25", [101, 200], [80, 90], 91, 100, 4) is None
 
 
-@pytest.mark.parametrize("text", ["iso-accuracy:0", "iso-accuracy:0.5", "iso-accuracy:100", "budget:0.25", "budget:1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "iso-accuracy:0",
+        "iso-accuracy:0.5",
+        "iso-accuracy:100",
+        "budget:0.25",
+        "budget:1",
+        "risk:1,0.05",
+        "risk:0.5,0.1",
+    ],
+)
 def test_an_operating_point_is_written_as_it_is_read(text):
     assert str(OperatingPoint.parse(text)) == text
 
@@ -119,10 +134,13 @@ def test_an_operating_point_is_written_as_it_is_read(text):
     [
         *("iso-accuracy:-0.1", "iso-accuracy:101", "iso-accuracy:nan", "iso-accuracy"),
         *("budget:0", "budget:1.01", "budget:nan", "budget:inf", "budget:", "speed:1", ""),
+        *("risk", "risk:1", "risk:1,", "risk:,0.05", "risk:100,0.05", "risk:-1,0.05", "risk:1,0", "risk:1,1"),
+        *("risk:nan,0.05", "risk:1,nan", "risk:1,0.05,1", "risk:0,0", "risk:0"),
     ],
 )
 def test_an_operating_point_out_of_range_is_refused(text):
-    with pytest.raises(UsageError, match="write iso-accuracy:POINTS"):
+    wanted = "write risk:POINTS,LEVEL" if text.startswith("risk") else "write iso-accuracy:POINTS"
+    with pytest.raises(UsageError, match=wanted):
         OperatingPoint.parse(text)
 
 
@@ -236,3 +254,106 @@ def test_a_family_competes_with_at_most_the_limit_of_policies_ordered_by_average
     assert 25 < len(values) <= 50
     assert (np.diff(sums) > 0).all()
     assert (sums[0], sums[-1]) == (300, 8 * 300)
+
+
+# --- risk ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("points", ["0.5", "1", "2", "5", "50", "97"])
+@pytest.mark.parametrize("level", ["0.01", "0.05", "0.5"])
+@pytest.mark.parametrize("samples", [1, 2, 59, 200, 300])
+def test_the_harm_that_a_proof_allows_is_that_of_exact_binomial_tails(samples, points, level):
+    expected = uncertainty.certifiable_harm(samples, points, level)
+    assert certifiable_harm(samples, float(points), float(level)) == expected
+
+
+def test_one_point_takes_299_samples_without_harm_and_16_in_2500():
+    assert [certifiable_harm(n, 1, 0.05) for n in (1, 298, 299, 2500)] == [-1, -1, 0, 16]
+
+
+def test_the_table_of_the_documents_is_the_one_that_the_script_prints():
+    assert harm_table() in (ROOT / "docs" / "statistics.md").read_text(encoding="utf-8")
+
+
+@st.composite
+def harms(draw: st.DrawFn, most: int) -> list[int]:
+    """Harmed samples of each policy, mostly falling from the earliest to the latest, near what can be proved."""
+    count = draw(st.integers(1, 12))
+    return [draw(st.integers(0, most)) for _ in range(count)]
+
+
+@given(
+    samples=st.sampled_from((1, 40, 150)),
+    points=st.sampled_from(("1", "5", "20")),
+    level=st.sampled_from(("0.05", "0.3")),
+    data=st.data(),
+)
+@thorough
+def test_risk_tests_in_fixed_sequence_and_takes_the_cheapest_that_it_proved(samples, points, level, data):
+    most = uncertainty.certifiable_harm(samples, points, level)
+    harmed = data.draw(harms(min(samples, most + 2)))
+    sums = data.draw(st.lists(st.integers(samples, 4 * samples), min_size=len(harmed), max_size=len(harmed)))
+    correct = data.draw(st.lists(st.integers(0, samples), min_size=len(harmed), max_size=len(harmed)))
+    found = choose(
+        OperatingPoint.parse(f"risk:{points},{level}"),
+        np.array(sums),
+        np.array(correct),
+        static_correct=samples,
+        samples=samples,
+        timesteps=4,
+        harmed=np.array(harmed),
+    )
+    assert found == choice.risk(points, level, sums, correct, harmed, samples)
+
+
+def test_the_first_failure_ends_the_sequence():
+    point = OperatingPoint.parse("risk:1,0.05")
+    rest = {"static_correct": 2500, "samples": 2500, "timesteps": 4}
+    sums, correct = np.array([2500, 5000, 7500, 10_000]), np.full(4, 2400)
+    assert choose(point, sums, correct, harmed=np.array([0, 17, 16, 0]), **rest) == 2
+    assert choose(point, sums, correct, harmed=np.array([16, 16, 16, 0]), **rest) == 0
+    assert choose(point, sums, correct, harmed=np.array([0, 0, 0, 17]), **rest) is None
+
+
+def test_no_harm_at_all_cannot_be_proved():
+    with pytest.raises(UsageError, match="no finite number of samples proves") as refused:
+        OperatingPoint.parse("risk:0,0.05")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_family_of_which_nothing_is_proved_falls_back_to_the_last_timestep():
+    found = scored(Hasty(), contest(*[late_bloomers()] * 3), "risk:5,0.05")  # every policy harms all
+    assert (found.status, found.value, type(found.policy)) == ("fallback", None, NeverExit)
+    assert found.outcome.exit_timesteps.tolist() == [4] * 40
+    few = scored(Fixed(), contest(*[late_bloomers(10)] * 3), "risk:5,0.05")  # too few samples for any proof
+    assert few.status == "fallback"
+
+
+def test_a_family_that_harms_nobody_stops_as_early_as_it_can():
+    logits = torch.zeros(100, 4, 2)
+    logits[:, 0, 1] = 1.0  # right from the first timestep on
+    trace = Trace(logits, torch.ones(100, dtype=torch.int64), torch.arange(100))
+    found = scored(Fixed(), contest(trace, trace, trace), "risk:5,0.05")
+    assert (found.status, found.value) == ("ok", 1)
+
+
+def test_over_many_draws_risk_keeps_its_promise_and_iso_accuracy_does_not():
+    """The chosen policy harms more than d in at most a share a of the draws, with binomial slack (1 in 10,000)."""
+    draws, rules = 200, ("risk:4,0.1", "risk:4,0.3", "iso-accuracy:0.5")
+    points = [OperatingPoint.parse(rule) for rule in rules]
+    whole = population(20_000, seed=3)
+    strict, loose, plain = simulate(SeennI(), whole, points, draws=draws, samples=400, seed=4)
+    for kept, level in ((strict, 0.1), (loose, 0.3)):
+        slack = binom.isf(1e-4, draws, level) / draws
+        assert kept.broken <= slack
+    assert loose.broken > 0  # the level is used, not wasted
+    assert strict.average_exit_timestep > loose.average_exit_timestep
+    assert strict.average_exit_timestep < whole.timesteps - 0.5
+    assert plain.broken > 0.3
+
+
+def test_a_promise_broken_always_would_be_seen_in_the_simulation():
+    """Proof by counter-example: a level that the proof does not have breaks the bound of a smaller one."""
+    whole = population(20_000, seed=3)
+    (careless,) = simulate(SeennI(), whole, [OperatingPoint("risk", 4, 0.9)], draws=100, samples=400, seed=4)
+    assert careless.broken > binom.isf(1e-4, 100, 0.1) / 100

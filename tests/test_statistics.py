@@ -1,4 +1,4 @@
-"""The paired bootstrap against a slow one, normal theory and known differences; seeds; exact sums in both widths."""
+"""The paired bootstrap against a slow one, normal theory and known differences; paired tests against every case."""
 
 import math
 
@@ -6,8 +6,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest, permutation_test
 
-from bench_core.statistics import bootstrap_means, interval, significantly_less, significantly_more
+from bench_core.statistics import (
+    bootstrap_means,
+    holm,
+    interval,
+    mcnemar,
+    sign_flip_p,
+    sign_flip_sums,
+    significantly_less,
+    significantly_more,
+)
+from tests.reference import uncertainty
 
 
 def resample_counts(samples: int, resamples: int, seed: int) -> list[list[int]]:
@@ -149,3 +160,118 @@ def test_an_interval_holds_its_share_of_the_means_and_ends_on_two_of_them(means,
     tail = (1 - confidence) / 2 * len(means)
     assert sum(m < low for m in means) <= tail + 1e-6
     assert sum(m > high for m in means) <= tail + 1e-6
+
+
+# --- paired tests ----------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=1, max_size=20))
+@settings(max_examples=100, deadline=None)
+def test_mcnemar_is_the_exact_binomial_test_of_the_discordant_samples(counts):
+    only = np.array(counts).T
+    for (first, second), p in zip(counts, mcnemar(*only).tolist(), strict=True):
+        assert p == pytest.approx(float(uncertainty.mcnemar(first, second)), rel=1e-9)
+        if first + second:
+            assert p == pytest.approx(binomtest(first, first + second, 0.5).pvalue, rel=1e-9)
+        else:
+            assert p == 1.0
+
+
+def test_mcnemar_of_thousands_of_samples_is_that_of_scipy():
+    first, second = np.array([4000, 5000, 1, 0]), np.array([4200, 5000, 3000, 2000])
+    expected = [binomtest(int(a), int(a + b), 0.5).pvalue for a, b in zip(first, second, strict=True)]
+    assert mcnemar(first, second).tolist() == pytest.approx(expected, rel=1e-9)
+
+
+def flipped_signs(samples: int, flips: int, seed: int) -> np.ndarray:
+    """The signs [F, N] themselves, read off columns that are 1 for one sample only."""
+    return sign_flip_sums(np.eye(samples, dtype=np.int64), flips=flips, seed=seed)
+
+
+@pytest.mark.parametrize("samples", [1, 7, 8, 9, 60])
+def test_signs_are_fair_coins_and_differ_between_samples_and_flips(samples):
+    signs = flipped_signs(samples, 4000, 1)
+    assert set(np.unique(signs)) == {-1.0, 1.0}
+    assert signs.mean(axis=0) == pytest.approx(np.zeros(samples), abs=5 / math.sqrt(4000))
+    if samples == 60:
+        assert len({tuple(row) for row in signs.tolist()}) == 4000
+        assert np.abs(np.corrcoef(signs.T) - np.eye(samples)).max() < 5 / math.sqrt(4000)
+
+
+@pytest.mark.parametrize("largest", [16, 2**24 // 20, 2**40 + 1])
+def test_flipped_sums_are_exact(largest):
+    samples = 20
+    values = np.random.default_rng(0).integers(0, largest, size=(samples, 3), endpoint=True)
+    sums = sign_flip_sums(values, flips=260, seed=5)
+    for signs, found in zip(flipped_signs(samples, 260, 5).tolist(), sums.tolist(), strict=True):
+        for column, total in enumerate(found):
+            assert total == sum(int(s) * int(v) for s, v in zip(signs, values[:, column], strict=True))
+
+
+def test_a_columns_flipped_sums_do_not_depend_on_the_columns_beside_it():
+    column = np.random.default_rng(1).integers(1, 9, size=(90, 1))
+    alone = sign_flip_sums(column, flips=300, seed=6)
+    beside = sign_flip_sums(np.concatenate([np.full((90, 1), 2**40), column], axis=1), flips=300, seed=6)
+    assert beside[:, 1].tolist() == alone[:, 0].tolist()
+
+
+def sign_flip_test(first: list[int], second: list[int], flips: int = 4000) -> float:
+    sums = sign_flip_sums(np.array([first, second]).T, flips=flips, seed=2)
+    return sign_flip_p(sum(first) - sum(second), sums[:, 0] - sums[:, 1])
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=8))
+@settings(max_examples=60, deadline=None)
+def test_sign_flips_agree_with_every_pattern_counted(pairs):
+    differences = [a - b for a, b in pairs]
+    exact = float(uncertainty.sign_flips(differences))
+    found = sign_flip_test([a for a, _ in pairs], [b for _, b in pairs])
+    assert found == pytest.approx(exact, abs=5 * math.sqrt(exact * (1 - exact) / 4000) + 1 / 4001)
+
+
+def test_sign_flips_agree_with_the_permutation_test_of_scipy():
+    generator = np.random.default_rng(3)
+    first = generator.integers(1, 9, size=200)
+    second = first + generator.integers(-2, 4, size=200) * (generator.random(200) < 0.2)
+    expected = permutation_test(
+        (first, second),
+        lambda a, b, axis=0: (a - b).mean(axis=axis),
+        permutation_type="samples",
+        n_resamples=9999,
+        rng=np.random.default_rng(4),
+    ).pvalue
+    assert sign_flip_test(first.tolist(), second.tolist(), 9999) == pytest.approx(expected, abs=0.02)
+
+
+def test_identical_policies_and_single_samples_are_never_significant():
+    assert sign_flip_test([3] * 50, [3] * 50) == 1.0
+    assert sign_flip_test([1], [16]) == 1.0
+    assert mcnemar(np.array([0, 1]), np.array([0, 0])).tolist() == [1.0, 1.0]
+
+
+def test_no_p_value_of_a_permutation_test_is_zero():
+    assert sign_flip_test([1] * 200, [2] * 200, 999) == 1 / 1000
+
+
+def test_under_no_difference_small_p_values_are_as_rare_as_they_say():
+    generator = np.random.default_rng(7)
+    small = 0
+    for _ in range(300):
+        steps = generator.integers(1, 5, size=(40, 2))
+        sums = sign_flip_sums(steps, flips=999, seed=int(generator.integers(2**31)))
+        small += sign_flip_p(int(steps[:, 0].sum() - steps[:, 1].sum()), sums[:, 0] - sums[:, 1]) <= 0.1
+    assert small / 300 <= 0.1 + 4 * math.sqrt(0.09 / 300)
+
+
+@given(st.lists(st.sampled_from((0.0, 1e-4, 0.01, 0.02, 0.03, 0.3, 1.0)), min_size=1, max_size=12))
+@settings(max_examples=150, deadline=None)
+def test_holm_rejects_what_its_steps_reject_and_only_raises(p):
+    adjusted = holm(np.array(p)).tolist()
+    assert all(x <= y <= 1 for x, y in zip(p, adjusted, strict=True))
+    for level in (0.011, 0.05, 0.2):
+        assert {i for i, value in enumerate(adjusted) if value <= level} == uncertainty.holm_rejects(p, level)
+
+
+def test_holm_by_hand():
+    assert holm(np.array([0.01, 0.04, 0.03])).tolist() == pytest.approx([0.03, 0.06, 0.06])
+    assert holm(np.array([])).tolist() == []

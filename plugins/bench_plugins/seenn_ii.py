@@ -243,7 +243,8 @@ class SeennIIJoint(Regularizer):
         chosen = expected_loss(scores, reward, sample_weights(correct))
         errors = F.cross_entropy(means.flatten(0, 1), batch.labels.repeat(len(means)), reduction="none")
         stopped = (scores.detach().softmax(1) * errors.view(len(means), -1).T).sum(1).mean()
-        return chosen + stopped
+        total: torch.Tensor = chosen + stopped
+        return total
 
 
 @hookimpl

@@ -1,0 +1,101 @@
+"""All checks on one strategy, and which strategies a distribution, a plugin or a file brings."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench_core.conformance.checks import CHECKS
+from bench_core.conformance.subject import ConformanceError, Subject
+from bench_core.errors import ExitBenchError, UsageError
+from bench_core.exits import ExitStrategy
+from bench_core.knobs import nearest
+from bench_core.plugin_manager import PluginRecord, Registry
+
+__all__ = ["Verdict", "examine", "plugin_file", "plugins_of", "strategies_of"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How one check of one strategy came out.
+
+    Attributes:
+        strategy, check: names.
+        problem: empty, or one line about how the rule is broken.
+        was_run: False where an earlier failure left nothing to check.
+    """
+
+    strategy: str
+    check: str
+    problem: str = ""
+    was_run: bool = True
+
+    @property
+    def passed(self) -> bool:
+        return self.was_run and not self.problem
+
+    def __str__(self) -> str:
+        outcome = "passed" if self.passed else f"failed: {self.problem}" if self.was_run else "not run"
+        return f"{self.strategy}  {self.check:<16}  {outcome}"
+
+
+def examine(strategy: ExitStrategy) -> Iterator[Verdict]:
+    """Run every check on a strategy, one after the other.
+
+    The first, ``runs``, is a condition of all others: where it fails, they are not run.
+    """
+    subject = Subject(strategy)
+    runs = True
+    for check in CHECKS:
+        if not runs:
+            yield Verdict(strategy.name, check.name, was_run=False)
+            continue
+        problem = ""
+        try:
+            check.test(subject)
+        except (ConformanceError, ExitBenchError) as error:
+            problem = _line(str(error))
+        except Exception as error:  # whatever a strategy raises is the verdict on it
+            problem = _line(f"raises {type(error).__name__}: {error}")
+        yield Verdict(strategy.name, check.name, problem)
+        runs = check is not CHECKS[0] or not problem
+
+
+def plugins_of(wanted: str, registry: Registry) -> list[PluginRecord]:
+    """The plugins of a distribution, else the one plugin, of this name; spelt with dashes, dots or underscores.
+
+    Raises UsageError with the nearest name where there is none.
+    """
+    by_distribution = [p for p in registry.plugins if _plain(p.distribution) == _plain(wanted)]
+    by_name = [p for p in registry.plugins if _plain(p.name) == _plain(wanted)]
+    if found := by_distribution or by_name:
+        return found
+    known = {name for plugin in registry.plugins for name in (plugin.distribution, plugin.name)}
+    raise UsageError(
+        f"no distribution or plugin is called {wanted!r}{nearest(wanted, sorted(known))}; `exitbench list plugins` "
+        "shows them, and a .py file can be checked too"
+    )
+
+
+def strategies_of(plugins: list[PluginRecord], registry: Registry) -> list[ExitStrategy]:
+    """Every strategy that these plugins registered."""
+    owned = [name for name in registry.strategies if registry.owners["strategies", name] in plugins]
+    return [registry.strategies[name] for name in owned]
+
+
+def plugin_file(wanted: str) -> Path | None:
+    """The file that is meant, or None where a distribution or plugin is. Raises UsageError for one that isn't there."""
+    path = Path(wanted)
+    if path.suffix != ".py":
+        return None
+    if not path.is_file():
+        raise UsageError(f"{wanted}: no such file")
+    return path
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

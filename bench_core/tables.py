@@ -1,0 +1,141 @@
+"""All deterministic tables of a board from scored workloads: rows, curves, pairs, classes, reliability, summary."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench_core.columns import CLASS_COLUMNS, PAIRWISE_COLUMNS, RELIABILITY_COLUMNS, SUMMARY_COLUMNS
+from bench_core.comparisons import Comparison, compare_workloads
+from bench_core.costs.models import CostModel
+from bench_core.metrics import BINS, reliability
+from bench_core.rows import curve_table, row_table, workload_table
+from bench_core.scoring import WorkloadScores, policy_samples
+from bench_core.selection import OperatingPoint
+
+__all__ = ["board_tables", "class_table", "pairwise_table", "reliability_table", "summary_table"]
+
+_OUTCOMES = ("wins", "losses", "ties")
+
+
+def board_tables(
+    suite: str,
+    workloads: Sequence[WorkloadScores],
+    points: Sequence[OperatingPoint],
+    cost_models: Sequence[CostModel],
+    *,
+    resamples: int,
+    seed: int,
+) -> dict[str, pd.DataFrame]:
+    """Every table that is a function of traces and policies, by name."""
+    comparisons = compare_workloads(workloads, points, resamples=resamples, seed=seed)
+    rows = row_table(suite, workloads, points, cost_models, comparisons)
+    return {
+        "rows": rows,
+        "workloads": workload_table(workloads),
+        "curves": curve_table(workloads),
+        "pairwise": pairwise_table(comparisons),
+        "classes": class_table(workloads),
+        "reliability": reliability_table(workloads),
+        "summary": summary_table(rows),
+    }
+
+
+def pairwise_table(comparisons: Mapping[tuple[str, str], Comparison]) -> pd.DataFrame:
+    """Every pair of rows of one workload and operating point."""
+    records = [
+        {"workload": workload, "operating_point": point, **pair}
+        for (workload, point), comparison in comparisons.items()
+        for pair in comparison.pairs
+    ]
+    return pd.DataFrame(records, columns=list(PAIRWISE_COLUMNS))
+
+
+def class_table(workloads: Sequence[WorkloadScores]) -> pd.DataFrame:
+    """What exiting early does to each class; classes without a test sample are left out."""
+    records: list[dict[str, Any]] = []
+    for workload in workloads:
+        if workload.test is None:
+            continue
+        labels, classes = workload.test.labels.numpy(), workload.test.classes
+        held = np.bincount(labels, minlength=classes)
+        static = np.bincount(labels[workload.test.correct[:, -1].numpy()], minlength=classes)
+        for entry in workload.entries:
+            for policy in entry.scores.policies if entry.scores else ():
+                if policy.outcome is None:
+                    continue
+                did = policy_samples(workload.test, policy.outcome)
+                right, exits, harmed, helped = (
+                    np.bincount(labels, weights=values, minlength=classes).astype(np.int64)
+                    for values in (did.right, did.exit_timesteps, did.harmed, did.helped)
+                )
+                records += [
+                    {
+                        "workload": workload.name,
+                        "strategy": entry.label,
+                        "operating_point": str(policy.point),
+                        "class": k,
+                        "samples": int(held[k]),
+                        "static_accuracy": int(static[k]) / int(held[k]),
+                        "accuracy": int(right[k]) / int(held[k]),
+                        "delta_points": 100 * int(right[k] - static[k]) / int(held[k]),
+                        "harmed": int(harmed[k]),
+                        "helped": int(helped[k]),
+                        "average_exit_timestep": int(exits[k]) / int(held[k]),
+                    }
+                    for k in range(classes)
+                    if held[k]
+                ]
+    return pd.DataFrame(records, columns=list(CLASS_COLUMNS))
+
+
+def reliability_table(workloads: Sequence[WorkloadScores]) -> pd.DataFrame:
+    """The reliability diagram of every workload at every timestep; empty bins have a count and nothing else."""
+    records = []
+    for workload in workloads:
+        if workload.test is None:
+            continue
+        diagram = reliability(workload.test)
+        for t in range(workload.test.timesteps):
+            for b in range(BINS):
+                records.append(
+                    {
+                        "workload": workload.name,
+                        "timestep": t + 1,
+                        "bin": b + 1,
+                        "samples": int(diagram.samples[t, b]),
+                        "confidence": float(diagram.confidence[t, b]),
+                        "accuracy": float(diagram.accuracy[t, b]),
+                    }
+                )
+    return pd.DataFrame(records, columns=list(RELIABILITY_COLUMNS))
+
+
+def summary_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Every strategy at every operating point over all workloads where it has a rank, from rows.csv alone.
+
+    Strategies that are ranked on more workloads come first, then those of the lower average rank.
+    """
+    records: list[dict[str, Any]] = []
+    for point, at_point in rows[rows["rank"].notna()].groupby("operating_point", sort=False):
+        found = []
+        for strategy, own in at_point.groupby("strategy", sort=False):
+            ranks = own["rank"].astype("int64")
+            counts = own[list(_OUTCOMES)].astype("int64").to_numpy().tolist()
+            found.append(
+                {
+                    "operating_point": point,
+                    "strategy": strategy,
+                    "workloads": len(own),
+                    "average_rank": int(ranks.sum()) / len(own),
+                    "rank_deviation": float(np.std(ranks, ddof=1)) if len(own) > 1 else None,
+                    "best_rank": int(ranks.min()),
+                    "worst_rank": int(ranks.max()),
+                    **{name: int(own[name].sum()) for name in _OUTCOMES},
+                    "by_workload": json.dumps(dict(zip(own["workload"], counts, strict=True))),
+                }
+            )
+        records += sorted(found, key=lambda record: (-record["workloads"], record["average_rank"]))
+    return pd.DataFrame(records, columns=list(SUMMARY_COLUMNS))
