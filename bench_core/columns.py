@@ -1,8 +1,32 @@
 """The dictionary of columns: what every figure in the result files means. Its version is part of each manifest."""
 
-__all__ = ["CURVE_COLUMNS", "MEASUREMENT_COLUMNS", "ROW_COLUMNS", "SCHEMA", "WORKLOAD_COLUMNS", "energy_columns"]
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+__all__ = [
+    "CLASS_COLUMNS",
+    "CURVE_COLUMNS",
+    "MEASUREMENT_COLUMNS",
+    "PAIRWISE_COLUMNS",
+    "RAW_COLUMNS",
+    "RELIABILITY_COLUMNS",
+    "ROW_COLUMNS",
+    "SCHEMA",
+    "SUMMARY_COLUMNS",
+    "WORKLOAD_COLUMNS",
+    "Priced",
+    "cost_columns",
+    "priced",
+]
 
 SCHEMA = "exitbench.rows/1"
+
+# How the units of cost models are spelt in the names of columns.
+_ENERGIES = {"J": "joules", "E(1)": "relative"}
+_PRODUCTS = {"J": "joule", "E(1)": "relative"}
+_LATENCIES = {"s": "seconds", "timestep": "timesteps"}
+_IN_WORDS = {"J": "J", "E(1)": "E(1), the energy of an inference of one timestep of this workload"}
 
 ROW_COLUMNS = {
     "suite": "name of the suite",
@@ -10,8 +34,11 @@ ROW_COLUMNS = {
     "strategy": "the exit strategy, with knobs that differ from their defaults in brackets",
     "operating_point": "the rule that picked the policy, on calibration data",
     "status": "ok | fallback: static T | infeasible | unavailable: … | failed: …",
-    "note": "missed target | over budget on test | calibration equals test | empty",
+    "note": "missed target | over budget on test | nothing certified | calibration equals test | empty",
     "rank": "1 + number of rows of the same workload and operating point that are significantly better",
+    "wins": "number of those rows that are significantly worse",
+    "losses": "number of those that are significantly better: rank - 1",
+    "ties": "number of the rest",
     "knob": "the family's knob",
     "value": "its value, chosen on calibration data",
     "parameters": "every other knob, fitted values included (JSON)",
@@ -25,12 +52,17 @@ ROW_COLUMNS = {
     "average_exit_timestep_high": "upper end",
     "same_histogram_accuracy": "accuracy of random exits with the same histogram, exactly: sum of h_t acc_t",
     "fixed_hull_accuracy": "best accuracy of mixing fixed timesteps at the same average exit timestep",
+    "saving_realised": "(T - average exit timestep) / (T - lower_bound); empty for budgets and missed targets",
+    "area_share": "area between the strategy's curve and the fixed-t hull over that between oracle and hull, on [1, T]",
+    "harmed_share": "share of test samples right at T and wrong at their exit",
+    "helped_share": "share of test samples wrong at T and right at their exit",
     "forced_share": "share of samples that ran to T without a decision to stop",
     "exit_histogram": "samples stopped at t = 1 .. T (JSON)",
     "select_accuracy": "accuracy of the policy on the select half of calibration",
     "select_average_exit_timestep": "its average exit timestep there",
     "gap_points": "accuracy on select minus accuracy on test, in percentage points",
     "gap_timesteps": "average exit timestep on select minus that on test",
+    "first_layer": "once | every-step: when a first layer under constant input was charged (suite option)",
     "weights": "sha256 of the network's weights, first 16 digits",
     "calibration_trace": "sha256 of the calibration trace, first 16 digits",
     "test_trace": "sha256 of the test trace, first 16 digits",
@@ -47,6 +79,9 @@ WORKLOAD_COLUMNS = {
     "oracle_accuracy": "share right at some timestep",
     "oracle_timestep": "average exit timestep of that oracle, never-right samples stopped at 1",
     "lower_bound": "fewest average timesteps that reach static accuracy at T, hopeless samples stopped at 1",
+    "calibration_error": "ECE at t = 1 .. T (JSON): 15 equal bins of the largest softmax of the mean readout m_t",
+    "flips_to_wrong": "samples right at t and wrong at t + 1, for t = 1 .. T - 1 (JSON)",
+    "flips_to_right": "samples wrong at t and right at t + 1, for t = 1 .. T - 1 (JSON)",
 }
 
 CURVE_COLUMNS = {
@@ -58,6 +93,62 @@ CURVE_COLUMNS = {
     "accuracy": "on test",
 }
 
+PAIRWISE_COLUMNS = {
+    "workload": "the network under test",
+    "operating_point": "as in rows.csv",
+    "strategy": "as in rows.csv",
+    "rival": "another strategy; every difference is strategy minus rival, on the same test samples",
+    "accuracy_points": "difference of accuracy, in percentage points",
+    "accuracy_points_low": "lower end of its 95 % paired bootstrap interval",
+    "accuracy_points_high": "upper end",
+    "only_strategy_right": "samples that the strategy has right and the rival wrong",
+    "only_rival_right": "samples that the rival has right and the strategy wrong",
+    "accuracy_p": "McNemar's exact test, two-sided",
+    "accuracy_p_holm": "the same, adjusted for all pairs of this workload and operating point (Holm)",
+    "timesteps": "difference of average exit timestep",
+    "timesteps_low": "lower end of its 95 % paired bootstrap interval",
+    "timesteps_high": "upper end",
+    "timesteps_p": "paired sign-flip permutation test of the mean difference, two-sided",
+    "timesteps_p_holm": "the same, adjusted for all pairs of this workload and operating point (Holm)",
+}
+
+CLASS_COLUMNS = {
+    "workload": "the network under test",
+    "strategy": "as in rows.csv",
+    "operating_point": "as in rows.csv",
+    "class": "index of the class",
+    "samples": "test samples of the class",
+    "static_accuracy": "share of them right at T",
+    "accuracy": "share of them right at their exit",
+    "delta_points": "the latter minus the former, in percentage points",
+    "harmed": "samples of the class right at T and wrong at their exit",
+    "helped": "samples of the class wrong at T and right at their exit",
+    "average_exit_timestep": "of the class's samples",
+}
+
+RELIABILITY_COLUMNS = {
+    "workload": "the network under test",
+    "timestep": "t",
+    "bin": "b of 15: confidence in ((b - 1) / 15, b / 15], the largest softmax of the mean readout m_t",
+    "samples": "test samples in the bin",
+    "confidence": "their mean confidence; empty where there are none",
+    "accuracy": "share of them right at t; empty where there are none",
+}
+
+SUMMARY_COLUMNS = {
+    "operating_point": "as in rows.csv",
+    "strategy": "as in rows.csv",
+    "workloads": "number of workloads where the strategy has a rank",
+    "average_rank": "mean rank over them",
+    "rank_deviation": "sample standard deviation of the ranks; empty for one workload",
+    "best_rank": "lowest rank",
+    "worst_rank": "highest rank",
+    "wins": "rows that are significantly worse, summed over the workloads",
+    "losses": "rows that are significantly better, summed over the workloads",
+    "ties": "rows that are neither",
+    "by_workload": "wins, losses and ties on each workload (JSON)",
+}
+
 MEASUREMENT_COLUMNS = {
     "workload": "the network under test",
     "strategy": "as in rows.csv",
@@ -65,18 +156,71 @@ MEASUREMENT_COLUMNS = {
     "policy": "digest of network, strategy, knobs and value: the measurement is for this policy only",
     "latency_ms": "mean over samples of the median wall clock at batch 1, controller included",
     "latency_median_ms": "median over samples",
+    "latency_iqr_ms": "interquartile range over samples",
     "latency_p95_ms": "95th percentile over samples",
-    "speedup": "mean time of static T over mean time of the policy, same samples, same run",
-    "samples": "test samples measured",
-    "repetitions": "runs per sample",
+    "latency_p99_ms": "99th percentile over samples",
+    "static_latency_ms": "latency_ms of static T in the same run",
+    "speedup": "at batch 1, time of static T over time of the policy: same samples, same run, median over repetitions",
+    "speedup_iqr": "its interquartile range over repetitions; n/a where there was one",
+    "throughput": "samples per second at the batch below, with refill, controller included; median over repetitions",
+    "throughput_iqr": "its interquartile range",
+    "static_throughput": "throughput of static T in the same run",
+    "throughput_speedup": "throughput over that of static T, median over repetitions",
+    "throughput_speedup_iqr": "its interquartile range",
+    "measured_joules": "drawn per sample at that batch, by the machine's own meter; n/a where there is none",
+    "samples": "test samples measured at batch 1",
+    "batch": "samples under way at once where throughput was measured",
+    "batch_samples": "test samples measured there",
+    "repetitions": "runs per sample, or passes over all samples",
     "threads": "threads that torch used",
     "device": "where it ran",
 }
 
+RAW_COLUMNS = {
+    "workload": "the network under test",
+    "session": "runs of one number were measured in turns; only they may be divided by each other",
+    "policy": "as in measurements.csv, or `static` for static T",
+    "batch": "1, or samples under way at once",
+    "unit": "number of the sample at batch 1; 0 is the one pass over all samples otherwise",
+    "repetition": "from 0",
+    "milliseconds": "wall clock",
+}
 
-def energy_columns(cost_model: str) -> dict[str, str]:
-    """The columns that a cost model adds to rows.csv."""
+
+def cost_columns(model: str, unit: str = "J", latency_unit: str = "timestep") -> dict[str, str]:
+    """The columns that a cost model adds to rows.csv: energy, its share of static T's, EDP and its share."""
+    energy = f"energy_{model}_{_ENERGIES[unit]}"
+    edp = f"edp_{model}_{_PRODUCTS[unit]}_{_LATENCIES[latency_unit]}"
     return {
-        f"energy_{cost_model}_joules": f"mean energy per sample under {cost_model}, controller included",
-        f"energy_{cost_model}_share": f"that energy over the energy of static T under {cost_model}",
+        energy: f"mean energy per sample under {model}, in {_IN_WORDS[unit]}, controller included",
+        f"energy_{model}_share": f"that energy over the energy of static T under {model}",
+        edp: f"mean over samples of energy x latency under {model}, latency in {_LATENCIES[latency_unit]}",
+        f"edp_{model}_share": f"that EDP over the EDP of static T under {model}",
     }
+
+
+@dataclass(frozen=True)
+class Priced:
+    """A cost model as it stands on a board: its columns, how they are headed, and what to multiply by for that."""
+
+    model: str
+    energy: str
+    edp: str | None
+    energy_unit: str
+    edp_unit: str
+    scale: float
+
+
+def priced(columns: Iterable[str]) -> list[Priced]:
+    """The cost models among the columns of a board, in order."""
+    names = list(columns)
+    found = []
+    for energy in names:
+        for unit, ending in _ENERGIES.items():
+            if match := re.fullmatch(f"energy_(.+)_{ending}", energy):
+                model = match[1]
+                shown, scale = ("µJ", 1e6) if unit == "J" else (unit, 1.0)
+                ends = {f"edp_{model}_{_PRODUCTS[unit]}_{latency}": short for short, latency in _LATENCIES.items()}
+                edp = next((name for name in ends if name in names), None)
+                found.append(Priced(model, energy, edp, shown, f"{shown}·{ends[edp]}" if edp else "", scale))
+    return found

@@ -1,6 +1,20 @@
 """The errors a user can cause, each one line that names the thing, the place and the remedy."""
 
-__all__ = ["DataError", "ExitBenchError", "PluginError", "StoreError", "SuiteError", "TraceError", "UsageError"]
+__all__ = [
+    "DataError",
+    "ExitBenchError",
+    "PluginError",
+    "StoreError",
+    "SuiteError",
+    "TraceError",
+    "UsageError",
+    "one_line",
+]
+
+
+def one_line(text: str) -> str:
+    """The text as one line that does nothing to a terminal: what a file says of itself comes from anywhere."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 class ExitBenchError(Exception):

@@ -9,22 +9,24 @@ from typing import Any
 import torch
 
 from bench_core.costs.models import CostModel
+from bench_core.costs.operations import FirstLayer
 from bench_core.digests import json_digest
-from bench_core.errors import ExitBenchError, UsageError
+from bench_core.errors import ExitBenchError, StoreError, UsageError
 from bench_core.exits import ExitPolicy, ExitStrategy, Requirement, State
 from bench_core.hashing import hash_order
-from bench_core.live import measure_latency, run_live
+from bench_core.latency import measure
+from bench_core.live import LiveSamples, run_live
 from bench_core.plugin_manager import Registry
 from bench_core.progress import note, progress
 from bench_core.provenance import environment, manifest
-from bench_core.results import Board, make_folder, read_measurements, write_board
-from bench_core.rows import Entry, WorkloadScores, curve_table, row_table, workload_table
-from bench_core.scoring import Contest, Recorded, halve, score_strategy
+from bench_core.results import Board, make_folder, read_measurements, read_raw, write_board
+from bench_core.scoring import Contest, Entry, Recorded, WorkloadScores, halve, score_strategy
 from bench_core.selection import OperatingPoint
 from bench_core.snn import SpikingNetwork
 from bench_core.stages import Workload, recorded_trace, recording_key, spiking_network, trained_weights
 from bench_core.store import Artifact, Store, default_root
-from bench_core.suite import EVERY_STRATEGY, Suite
+from bench_core.suite import EVERY_STRATEGY, CostModelSpec, Suite
+from bench_core.tables import board_tables
 from bench_core.trace import Trace, save_trace
 
 __all__ = ["Competitor", "Plan", "competitors", "plan", "policy_artifacts", "run_suite", "score_workload"]
@@ -103,14 +105,13 @@ def run_suite(
             facts[name] = outcome[1]
 
     note("intervals and ranks …")
-    rows = row_table(
+    tables = board_tables(
         suite.name, scores, planned.points, planned.cost_models, resamples=suite.resamples, seed=suite.seed
     )
     board = Board(
-        rows=rows,
-        workloads=workload_table(scores),
-        curves=curve_table(scores),
+        **tables,
         measurements=None if remeasure else read_measurements(output),
+        raw=None if remeasure else read_raw(output),
         manifest=manifest(suite, registry, facts, command),
     )
     for result in scores:
@@ -130,6 +131,7 @@ class Plan:
 
     points: list[OperatingPoint]
     cost_models: list[CostModel]
+    first_layer: FirstLayer
     competitors: list[Competitor]
     workloads: list[Workload]
 
@@ -138,7 +140,8 @@ def plan(suite: Suite, registry: Registry) -> Plan:
     """Look up everything that a suite names. Raises UsageError for a name, knob or operating point that can't be."""
     return Plan(
         [OperatingPoint.parse(text) for text in suite.operating_points],
-        [registry.find("cost_models", name) for name in suite.cost_models],
+        _cost_models(suite, registry),
+        suite.first_layer,
         competitors(suite, registry),
         [Workload.resolve(spec, registry) for spec in suite.workloads],
     )
@@ -156,23 +159,30 @@ def competitors(suite: Suite, registry: Registry) -> list[Competitor]:
                     f"{name}: {strategy.family_knob.name} is chosen by the operating points, not by the suite"
                 )
             strategy = strategy.with_parameters(spec.parameters)
-            label = _label(strategy)
-            found.setdefault(label, Competitor(label, strategy))
+            found.setdefault(strategy.label, Competitor(strategy.label, strategy))
     return list(found.values())
 
 
-def _label(strategy: ExitStrategy) -> str:
-    """The name, with knobs that differ from their defaults in brackets."""
-    changed = [
-        f"{k.name}={strategy.parameters[k.name]}" for k in strategy.knobs if strategy.parameters[k.name] != k.default
-    ]
-    return f"{strategy.name}[{','.join(changed)}]" if changed else strategy.name
+def _cost_models(suite: Suite, registry: Registry) -> list[CostModel]:
+    found: dict[str, CostModel] = {}
+    for wanted in suite.cost_models:
+        spec = CostModelSpec(name=wanted) if isinstance(wanted, str) else wanted
+        model = registry.find("cost_models", spec.name)
+        if spec.parameters:
+            model = model.with_parameters(spec.parameters)
+        found.setdefault(model.label, model)
+    return list(found.values())
 
 
 def _guarded(what: str, stage: Callable[..., Any], *arguments: Any) -> Any:
-    """The stage's result, or in words why it has none: a failure is a row, never the end of the run."""
+    """The stage's result, or in words why it has none: a failure is a row, never the end of the run.
+
+    Only a store that can't or mayn't be written to ends it: that fails for everything, and is soon put right.
+    """
     try:
         return stage(*arguments)
+    except StoreError:
+        raise
     except ExitBenchError as error:
         note(f"{what}: failed: {error}")
         return f"failed: {error}"
@@ -192,12 +202,12 @@ def _record(workload: Workload, store: Store) -> _Recorded:
 
 def _compete(ready: _Recorded, planned: Plan, store: Store, refit: bool) -> tuple[WorkloadScores, dict[str, Any]]:
     """All competitors on one recorded workload, and the facts about it that the manifest holds."""
-    contest = _contest(ready, store, refit=refit)
+    contest = _contest(ready, store, planned.first_layer, refit=refit)
     name = ready.workload.spec.name
     return score_workload(name, planned.competitors, planned.points, contest, _digests(ready)), _facts(ready)
 
 
-def _contest(ready: _Recorded, store: Store, *, refit: bool) -> Contest:
+def _contest(ready: _Recorded, store: Store, first_layer: FirstLayer, *, refit: bool) -> Contest:
     workload = ready.workload
     dataset, timesteps = workload.dataset, workload.spec.timesteps
     calibration, test = (
@@ -206,7 +216,8 @@ def _contest(ready: _Recorded, store: Store, *, refit: bool) -> Contest:
     )
     fit, select = halve(calibration)
     key = recording_key(workload, ready.weights, "calibration")
-    return Contest(fit, select, test, policy_artifacts(store, {"trace": key, "half": "fit"}, refit=refit))
+    artifacts = policy_artifacts(store, {"trace": key, "half": "fit"}, refit=refit)
+    return Contest(fit, select, test, artifacts, first_layer)
 
 
 def policy_artifacts(
@@ -221,8 +232,7 @@ def policy_artifacts(
     def artifact(made_from: Mapping[str, Any], build: Callable[[], State]) -> State:
         record = {"calibration": dict(calibration), "made_from": dict(made_from)}
         key = json_digest({"stage": "fit", **record})
-        found = None if refit else store.get("policies", key)
-        return (found or store.put("policies", key, build(), record)).tensors
+        return store.obtain("policies", key, lambda: store.put("policies", key, build(), record), again=refit).tensors
 
     return artifact
 
@@ -247,7 +257,8 @@ def score_workload(
                 failed = isinstance(result, str)
                 entries.append(Entry(entrant.label, knob, None if failed else result, result if failed else ""))
             advance(1, entrant.label)
-    return WorkloadScores(name, entries, contest.test.trace, digests, _SAME if same else "")
+    remark = _SAME if same else ""
+    return WorkloadScores(name, entries, contest.test.trace, digests, remark, contest.first_layer)
 
 
 def _digests(ready: _Recorded) -> dict[str, str]:
@@ -287,54 +298,54 @@ def _measure(board: Board, suite: Suite, ready: _Recorded, result: WorkloadScore
             rows.append({**place, "policy": digest})
             if not board.is_measured(digest):
                 wanted[digest] = scored.policy
-    run, samples = _live_runner(ready, suite.latency.samples)
+    timing = suite.latency
+    timed = _timed_samples(ready, max(timing.samples, timing.batch_samples))
     for digest, policy in list(wanted.items()):
-        if isinstance(_guarded(f"{result.name}, live", run, policy, 0), str):
+        if isinstance(_guarded(f"{result.name}, live", _try_live, ready.network, timed, policy), str):
             del wanted[digest]  # its wall clock is n/a
     if wanted:
-        with progress(f"measure {result.name}", samples, "samples at batch 1") as advance:
-            timing = suite.latency
-            measured = measure_latency(
-                run,
-                wanted,
-                samples=samples,
-                repetitions=timing.repetitions,
-                threads=timing.threads,
-                advance=advance,
-            )
         place = environment()
         facts = {
-            "samples": samples,
+            "samples": min(timing.samples, len(timed)),
+            "batch": timing.batch,
+            "batch_samples": min(timing.batch_samples, len(timed)),
             "repetitions": timing.repetitions,
             "threads": timing.threads,
             "device": f"{place['device']} {place['machine']} {place['cpu_capability']}",
         }
-        board.add_measurements(measured, facts)
+        for batch, count in ((1, timing.samples), (timing.batch, timing.batch_samples)):
+            if count == 0:
+                continue
+            some = timed.at(torch.arange(min(count, len(timed))))
+            units = len(some) if batch == 1 else (len(wanted) + 1) * timing.repetitions
+            title, unit = f"measure {result.name}, batch {batch}", "samples" if batch == 1 else "passes"
+            with progress(title, units, unit) as advance:
+                board.add_timings(
+                    result.name,
+                    measure(
+                        ready.network,
+                        some,
+                        wanted,
+                        batch=batch,
+                        repetitions=timing.repetitions,
+                        threads=timing.threads,
+                        advance=advance,
+                    ),
+                    facts,
+                )
     board.place_measurements(rows)
 
 
-def _live_runner(ready: _Recorded, samples: int) -> tuple[Callable[[ExitPolicy, int], object], int]:
-    """A function that runs a policy live on one of the timed test samples, and how many of those there are."""
+def _timed_samples(ready: _Recorded, count: int) -> LiveSamples:
+    """Test samples for the wall clock, drawn by hash."""
     dataset, timesteps = ready.workload.dataset, ready.workload.spec.timesteps
     split = dataset.split("test")
-    order = torch.from_numpy(hash_order(split.sample_ids, LATENCY_SALT).argsort())[:samples]
-    encoded = [dataset.encode(split.images[position : position + 1], timesteps) for position in order.tolist()]
+    order = torch.from_numpy(hash_order(split.sample_ids, LATENCY_SALT).argsort())[:count]
+    return LiveSamples.of_split(dataset, split, order, timesteps)
 
-    def run(policy: ExitPolicy, number: int) -> object:
-        inputs = encoded[number]
 
-        def frames(_positions: torch.Tensor, count: int) -> torch.Tensor:
-            return inputs[:, None] if dataset.constant_input else inputs[:count].transpose(0, 1)
-
-        return run_live(
-            ready.network,
-            inputs,
-            split.sample_ids[order[number : number + 1]],
-            policy,
-            timesteps=timesteps,
-            classes=dataset.classes,
-            constant_input=dataset.constant_input,
-            frames=frames,
-        )
-
-    return run, len(order)
+def _try_live(network: SpikingNetwork, samples: LiveSamples, policy: ExitPolicy) -> None:
+    """Raises whatever a policy raises in a live run, alone and in a batch that is refilled."""
+    few = samples.at(torch.arange(min(4, len(samples))))
+    run_live(network, few, policy, batch=1)
+    run_live(network, few, policy, batch=2, refill=True)

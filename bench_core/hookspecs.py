@@ -77,7 +77,7 @@ def bench_exit_strategies() -> "Iterable[ExitStrategy]":  # type: ignore[empty-b
 
 @hookspec
 def bench_cost_models() -> "Iterable[CostModel]":  # type: ignore[empty-body]
-    """Cost models: operation counts to energy and, where the model has one, latency.
+    """Cost models: operation counts to energy and latency, each with its unit (latency: the exit timestep by default).
 
     Returns objects derived from ``bench_core.CostModel``.
     """

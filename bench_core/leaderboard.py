@@ -2,14 +2,28 @@
 
 import json
 from collections.abc import Iterator
+from itertools import combinations
 
+import numpy as np
 import pandas as pd
+from scipy.stats import kendalltau, rankdata
 
+from bench_core.columns import priced
+from bench_core.costs.operations import Array
 from bench_core.results import Board
 
-__all__ = ["leaderboard", "reference_line", "sections", "static_line", "workload_facts"]
+__all__ = [
+    "energy_order",
+    "leaderboard",
+    "reference_line",
+    "sections",
+    "static_line",
+    "summaries",
+    "workload_facts",
+]
 
 NOT_AVAILABLE = "n/a"
+_OUTCOMES = ("wins", "losses", "ties")
 
 
 def sections(board: Board, operating_points: list[str] | None = None) -> Iterator[tuple[str, str, pd.DataFrame]]:
@@ -26,8 +40,7 @@ def sections(board: Board, operating_points: list[str] | None = None) -> Iterato
 
 def leaderboard(rows: pd.DataFrame, workloads: pd.DataFrame) -> pd.DataFrame:
     """One table as text: what can't be said is n/a."""
-    reference = workloads.set_index("workload")["aet"]
-    energies = [name for name in rows.columns if name.startswith("energy_") and name.endswith("_joules")]
+    reference, timesteps = (workloads.set_index("workload")[name] for name in ("aet", "timesteps"))
     table = pd.DataFrame(
         {
             "rank": rows["rank"].map(_Format("{:.0f}")),
@@ -37,19 +50,93 @@ def leaderboard(rows: pd.DataFrame, workloads: pd.DataFrame) -> pd.DataFrame:
             "Δ points": rows["delta_points"].map(_Format("{:+.2f}")),
             "avg exit t": [_interval(row) for row in rows.to_dict("records")],
             "AET (SEENN, workload)": rows["workload"].map(reference).map(_Format("{:.2f}")),
+            "ideal": (rows["workload"].map(timesteps) / rows["average_exit_timestep"]).map(_Format("{:.2f}x")),
             "ms": rows["latency_ms"].map(_Format("{:.2f}")),
+            "p95 ms": rows["latency_p95_ms"].map(_Format("{:.2f}")),
+            "p99 ms": rows["latency_p99_ms"].map(_Format("{:.2f}")),
             "speed-up": rows["speedup"].map(_Format("{:.2f}x")),
+            "samples/s": rows["throughput"].map(_Format("{:.0f}")),
+            "batch speed-up": rows["throughput_speedup"].map(_Format("{:.2f}x")),
         },
         index=rows.index,
     )
-    for name in energies:
-        table[f"µJ ({name.removeprefix('energy_').removesuffix('_joules')})"] = _scaled(rows[name], 1e6, "{:.3f}")
+    if rows["measured_joules"].notna().any():
+        table["mJ (measured)"] = _scaled(rows["measured_joules"], 1e3, "{:.3f}")
+    for cost in priced(rows.columns):
+        table[f"{cost.energy_unit} ({cost.model})"] = _scaled(rows[cost.energy], cost.scale, "{:.3f}")
+        if cost.edp is not None:
+            table[f"{cost.edp_unit} ({cost.model})"] = _scaled(rows[cost.edp], cost.scale, "{:.3f}")
     table["same-histogram %"] = _scaled(rows["same_histogram_accuracy"], 100, "{:.2f}")
     table["hull %"] = _scaled(rows["fixed_hull_accuracy"], 100, "{:.2f}")
     table["gap points"] = rows["gap_points"].map(_Format("{:+.2f}"))
     table["gap t"] = rows["gap_timesteps"].map(_Format("{:+.2f}"))
     table["note"] = [_remark(row) for row in rows.to_dict("records")]
     return table
+
+
+def energy_order(rows: pd.DataFrame) -> str:
+    """Whether the order of one table's rows by energy changes between the cost models; empty where there is but one.
+
+    Compared are the rows that every model priced, by Kendall's tau-b; models that priced no row at all are left out.
+    """
+    columns = {cost.model: cost.energy for cost in priced(rows.columns)}
+    if len(columns) < 2:
+        return ""
+    energies = rows[list(columns.values())].astype(float).dropna(axis="columns", how="all").dropna()
+    models = [model for model, column in columns.items() if column in energies]
+    if len(models) < 2 or len(energies) < 2:
+        return f"Order by energy: {NOT_AVAILABLE}, no two rows are priced by two models."
+    alike: dict[bytes, list[str]] = {}  # models by the order they give
+    for model in models:
+        alike.setdefault(_energy_ranks(energies[columns[model]]).tobytes(), []).append(model)
+    orders = [(np.frombuffer(ranks), _and(names)) for ranks, names in alike.items()]
+    compared = f"Order by energy ({len(energies)} of {len(rows)} rows)"
+    if len(orders) == 1:
+        return f"{compared}: the same under {orders[0][1]}."
+    pairs = [f"{a} against {b} {_tau(left, right)}" for (left, a), (right, b) in combinations(orders, 2)]
+    return f"{compared} differs, Kendall's τ: {', '.join(pairs)}."
+
+
+def _energy_ranks(energies: "pd.Series[float]") -> Array:
+    """Ranks of rows by energy; what differs by rounding only is a tie."""
+    values = energies.to_numpy()
+    return np.asarray(rankdata(np.round(values / (values.max() or 1.0), 12)))
+
+
+def _tau(left: Array, right: Array) -> str:
+    tau = kendalltau(left, right).statistic  # NaN where one of the two tells no rows apart
+    return "none (all rows alike)" if np.isnan(tau) else f"{tau:.3f}"
+
+
+def _and(names: list[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+
+
+def summaries(board: Board) -> Iterator[tuple[str, pd.DataFrame]]:
+    """(operating point, table as text) over all workloads; nothing where there is but one."""
+    workloads = list(dict.fromkeys(board.rows["workload"]))
+    if len(workloads) < 2:
+        return
+    for point, rows in board.summary.groupby("operating_point", sort=False):
+        outcomes = [json.loads(text) for text in rows["by_workload"]]
+        table = pd.DataFrame(
+            {
+                "strategy": rows["strategy"],
+                "workloads": rows["workloads"],
+                "average rank": rows["average_rank"].map(_Format("{:.2f}")),
+                "± sd": rows["rank_deviation"].astype(float).map(_Format("{:.2f}")),
+                "best": rows["best_rank"],
+                "worst": rows["worst_rank"],
+                "wins-losses-ties": [_record([row[name] for name in _OUTCOMES]) for row in rows.to_dict("records")],
+            }
+        )
+        for name in workloads:
+            table[name] = [_record(own[name]) if name in own else NOT_AVAILABLE for own in outcomes]
+        yield str(point), table
+
+
+def _record(outcome: list[int]) -> str:
+    return "-".join(str(count) for count in outcome)
 
 
 def workload_facts(board: Board) -> dict[str, dict[str, object]]:

@@ -1,22 +1,25 @@
-"""The live engine: a network that really stops early, and the wall clock of it."""
+"""The live engine: a network that really stops early, so that finishing sooner saves time.
 
-import random
-import time
-from collections.abc import Callable, Mapping
+Samples that start together form a cohort with an ``ExitController`` of its own, the one that replay uses. After every
+timestep the finished samples leave the batch: new ones from the queue take their places (refill), or the network's
+state is compacted to the rest. So the samples of a batch may be at different timesteps; those of a cohort never are.
+"""
+
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
 
-from bench_core.exits import ExitPolicy, NeverExit
-from bench_core.replay import ExitController, InputFrames, Outcome
+from bench_core.data import Dataset, ImageSplit
+from bench_core.errors import UsageError
+from bench_core.exits import ExitPolicy
+from bench_core.replay import ExitController, Outcome
 
-__all__ = ["Latency", "SteppingNetwork", "measure_latency", "run_live"]
+__all__ = ["LiveSamples", "SteppingNetwork", "run_live"]
 
 
 class SteppingNetwork(Protocol):
-    """What the live engine needs of a network."""
+    """What the live engine needs of a network. For refill it also calls ``renew``, as in ``SpikingNetwork``."""
 
     def reset(self) -> None:
         """Start new samples."""
@@ -29,100 +32,196 @@ class SteppingNetwork(Protocol):
 
 
 @dataclass(frozen=True)
-class Latency:
-    """Wall clock of one policy at batch 1, controller included.
+class LiveSamples:
+    """What a live run is fed.
 
     Attributes:
-        milliseconds: mean over samples of each sample's median over repetitions.
-        median, p95: over samples.
-        speedup: mean time of static T over mean time of the policy, same samples, same run.
+        inputs: network input, [N, C, H, W] where it is constant, else [T, N, C, H, W].
+        sample_ids: int64 [N].
+        timesteps: T.
+        classes: K.
+        constant_input: every timestep sees the same frame.
     """
 
-    milliseconds: float
-    median: float
-    p95: float
-    speedup: float
+    inputs: torch.Tensor
+    sample_ids: torch.Tensor
+    timesteps: int
+    classes: int
+    constant_input: bool
+
+    @classmethod
+    def of_split(cls, dataset: Dataset, split: ImageSplit, positions: torch.Tensor, timesteps: int) -> "LiveSamples":
+        """The samples at ``positions`` [N] of a split, encoded."""
+        inputs = dataset.encode(split.images[positions], timesteps)
+        return cls(inputs, split.sample_ids[positions], timesteps, dataset.classes, dataset.constant_input)
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+    def at(self, positions: torch.Tensor) -> "LiveSamples":
+        """The samples at ``positions`` [N'], in that order."""
+        inputs = self.inputs[positions] if self.constant_input else self.inputs[:, positions]
+        return LiveSamples(inputs, self.sample_ids[positions], self.timesteps, self.classes, self.constant_input)
+
+    def to(self, where: torch.device | torch.dtype) -> "LiveSamples":
+        """The same with inputs on another device or of another type."""
+        return LiveSamples(self.inputs.to(where), self.sample_ids, self.timesteps, self.classes, self.constant_input)
+
+    def frames(self, positions: torch.Tensor, count: int) -> torch.Tensor:
+        """Network input for policies that look at it, float32 [B, F, C, H, W] (``replay.InputFrames``)."""
+        if self.constant_input:
+            return self.inputs[positions].unsqueeze(1).to("cpu", torch.float32)
+        return self.inputs[:count, positions].transpose(0, 1).to("cpu", torch.float32)
 
 
 def run_live(
     network: SteppingNetwork,
-    inputs: torch.Tensor,
-    sample_ids: torch.Tensor,
+    samples: LiveSamples,
     policy: ExitPolicy,
     *,
-    timesteps: int,
-    classes: int,
-    constant_input: bool,
-    frames: InputFrames | None = None,
+    batch: int | None = None,
+    refill: bool = False,
+    seen: torch.Tensor | None = None,
 ) -> Outcome:
     """Step, decide, drop the finished samples, until none is left.
 
     Args:
-        inputs: [B, C, H, W] under constant input, else [T, B, C, H, W].
-        sample_ids: int64 [B].
-        frames: network input by position among the B, for policies that look at it.
+        network: in the type and on the device of the inputs.
+        samples: in the order in which they start.
+        policy: asked by the code that replay uses.
+        batch: at most so many samples are under way at once; default all.
+        refill: a waiting sample takes the place of a finished one; else a batch runs dry before the next starts.
+        seen: float [N, T, K], takes the logits that the policy was asked with; what was not run stays as it is.
+
+    Raises:
+        UsageError: refill is asked of a network that can't take in new samples.
     """
+    count = len(samples)
+    size = max(1, min(batch or count, count))
+    refill = refill and size < count
+    if refill and not hasattr(network, "renew"):
+        raise UsageError(f"network {type(network).__name__} has no `renew`, so it can't take in new samples: no refill")
     with torch.inference_mode():
-        network.reset()
-        controller = ExitController(policy, sample_ids, timesteps, classes, frames)
-        for t in range(timesteps):
-            frame = inputs if constant_input else inputs[t]
-            frame = frame if len(frame) == len(controller.unfinished) else frame[controller.unfinished]
-            keep = controller.observe(network.step(frame))
-            if not len(controller.unfinished):
-                break
-            if keep is not None:
-                network.keep(keep)
-        return controller.outcome
+        flight = _Flight(network, samples, policy, seen)
+        started = 0
+        while started < count or flight.cohorts:
+            if not flight.cohorts:
+                flight.start(torch.arange(started, min(started + size, count)))
+                started += size
+            free = flight.step()
+            if free is not None and refill and started < count:
+                new = torch.arange(started, min(started + len(free), count))
+                flight.renew(free[: len(new)], new)
+                free, started = free[len(new) :], started + len(new)
+            if free is not None and flight.cohorts and len(free):
+                flight.drop(free)
+        return flight.outcome()
 
 
-def measure_latency(
-    run: Callable[[ExitPolicy, int], object],
-    policies: Mapping[str, ExitPolicy],
-    *,
-    samples: int,
-    repetitions: int,
-    threads: int,
-    advance: Callable[..., None],
-) -> dict[str, Latency]:
-    """Measure policies side by side at batch 1.
+class _Cohort:
+    """Samples that started together. ``rows``: where the ``left`` unfinished ones stand in the batch, ascending."""
 
-    Every sample is run under static T and under every policy, in random order, before the next sample, so that drift of
-    the machine meets all alike. One sample is run beforehand to warm up.
+    def __init__(
+        self, samples: LiveSamples, policy: ExitPolicy, members: torch.Tensor, rows: torch.Tensor | None = None
+    ) -> None:
+        def frames(positions: torch.Tensor, count: int) -> torch.Tensor:
+            return samples.frames(members[positions], count)
 
-    Args:
-        run: runs one policy on the sample at a position, live.
-        policies: by name.
-        samples, repetitions: how many samples, and how often each.
-        threads: that torch may use meanwhile.
-        advance: progress, called once per sample.
-    """
-    everything = {"static": NeverExit(), **policies}
-    seconds = {name: np.empty((samples, repetitions)) for name in everything}
-    order = random.Random(0)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        for policy in everything.values():
-            run(policy, 0)
-        for sample in range(samples):
-            jobs = [(name, turn) for name in everything for turn in range(repetitions)]
-            order.shuffle(jobs)
-            for name, turn in jobs:
-                start = time.perf_counter()
-                run(everything[name], sample)
-                seconds[name][sample, turn] = time.perf_counter() - start
-            advance()
-    finally:
-        torch.set_num_threads(before)
-    medians = {name: np.median(values, axis=1) * 1e3 for name, values in seconds.items()}
-    static = medians["static"].mean()
-    return {
-        name: Latency(
-            float(values.mean()),
-            float(np.median(values)),
-            float(np.quantile(values, 0.95)),
-            float(static / values.mean()),
+        ids = samples.sample_ids[members]
+        self.members = members
+        self.timesteps_done = 0
+        self.controller = ExitController(policy, ids, samples.timesteps, samples.classes, frames)
+        self.rows = self.controller.unfinished if rows is None else rows  # the whole batch, or some rows of it
+        self.left = len(members)
+
+    def observe(self, logits: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor | None:
+        """Take in o_t of the whole batch; the rows that finish, or None."""
+        told = logits if self.left == logits.shape[0] else logits[self.rows]
+        if seen is not None:
+            seen[self.members[self.controller.unfinished], self.timesteps_done] = told.to(seen.dtype)
+        self.timesteps_done += 1
+        keep = self.controller.observe(told)
+        if keep is None:
+            return None
+        before, self.rows, self.left = self.rows, self.rows[keep], len(keep)
+        if not self.left:
+            return before
+        finished = torch.ones(len(before), dtype=torch.bool)
+        finished[keep] = False
+        return before[finished]
+
+
+class _Flight:
+    """The samples under way: rows of the network's batch, in cohorts."""
+
+    def __init__(
+        self, network: SteppingNetwork, samples: LiveSamples, policy: ExitPolicy, seen: torch.Tensor | None
+    ) -> None:
+        self.cohorts: list[_Cohort] = []
+        self._network = network
+        self._samples = samples
+        self._policy = policy
+        self._seen = seen
+        self._sample_of_row = torch.zeros(0, dtype=torch.int64)  # [R]
+        self._parts: list[tuple[torch.Tensor, Outcome]] = []
+
+    def start(self, members: torch.Tensor) -> None:
+        """New samples, where none is under way."""
+        self._network.reset()
+        self._sample_of_row = members
+        self.cohorts = [_Cohort(self._samples, self._policy, members)]
+
+    def step(self) -> torch.Tensor | None:
+        """One timestep for all: ask, and take the finished out of their cohorts. Their rows, ascending, or None."""
+        logits = self._network.step(self._frame()).to("cpu")
+        found = [cohort.observe(logits, self._seen) for cohort in self.cohorts]
+        free = [rows for rows in found if rows is not None]
+        if not free:
+            return None
+        self._parts += [(cohort.members, cohort.controller.outcome) for cohort in self.cohorts if not cohort.left]
+        self.cohorts = [cohort for cohort in self.cohorts if cohort.left]
+        return free[0] if len(free) == 1 else torch.cat(free).sort().values
+
+    def renew(self, rows: torch.Tensor, members: torch.Tensor) -> None:
+        """New samples at rows of finished ones."""
+        samples = self._samples
+        frames = samples.inputs[members] if samples.constant_input else samples.inputs[0, members]
+        self._network.renew(rows.to(frames.device), frames)  # type: ignore[attr-defined]  # asked for by run_live
+        self._sample_of_row = self._sample_of_row.index_copy(0, rows, members)
+        self.cohorts.append(_Cohort(samples, self._policy, members, rows))
+
+    def drop(self, rows: torch.Tensor) -> None:
+        """Compact everything to the rows that are still needed."""
+        needed = torch.ones(len(self._sample_of_row), dtype=torch.bool)
+        needed[rows] = False
+        keep = needed.nonzero().flatten()
+        self._network.keep(keep.to(self._samples.inputs.device))
+        self._sample_of_row = self._sample_of_row[keep]
+        places = needed.cumsum(0) - 1
+        for cohort in self.cohorts:
+            cohort.rows = places[cohort.rows]
+
+    def outcome(self) -> Outcome:
+        """Of all samples, in their order."""
+        if len(self._parts) == 1:
+            return self._parts[0][1]
+        order = torch.cat([members for members, _ in self._parts]).argsort()
+        return Outcome(
+            torch.cat([part.exit_timesteps for _, part in self._parts])[order],
+            torch.cat([part.predictions for _, part in self._parts])[order],
+            torch.cat([part.forced for _, part in self._parts])[order],
         )
-        for name, values in medians.items()
-    }
+
+    def _frame(self) -> torch.Tensor:
+        """This timestep's input, row by row [R, C, H, W]."""
+        inputs, rows = self._samples.inputs, self._sample_of_row
+        everyone = rows.shape == self._samples.sample_ids.shape  # then row i is sample i
+        if self._samples.constant_input:
+            return inputs if everyone else inputs[rows]
+        if len(self.cohorts) == 1:
+            frame = inputs[self.cohorts[0].timesteps_done]
+            return frame if everyone else frame[rows]
+        done = torch.empty_like(rows)
+        for cohort in self.cohorts:
+            done[cohort.rows] = cohort.timesteps_done
+        return inputs[done, rows]

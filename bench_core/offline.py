@@ -20,12 +20,12 @@ from bench_core.plugin_manager import Registry
 from bench_core.progress import note
 from bench_core.replay import InputFrames, Outcome
 from bench_core.results import write_text
-from bench_core.scoring import Contest, Recorded, fit_family, halve, score_strategy
+from bench_core.scoring import Contest, Recorded, fit_family, halve, policy_samples, score_strategy
 from bench_core.selection import OperatingPoint
 from bench_core.store import Store
 from bench_core.trace import Trace, load_trace
 
-__all__ = ["DEFAULT_POINT", "ReplayResult", "replay_files", "resolve_inputs"]
+__all__ = ["DEFAULT_POINT", "ReplayResult", "configured", "replay_files", "resolve_inputs"]
 
 DEFAULT_POINT = "iso-accuracy:0"
 
@@ -65,6 +65,13 @@ class ReplayResult:
         return None if self.outcome is None else int(self.outcome.exit_timesteps.sum()) / len(self.test)
 
     @property
+    def harmed_share(self) -> float | None:
+        """Share of test samples right at T and wrong at their exit."""
+        if self.outcome is None:
+            return None
+        return int(policy_samples(self.test, self.outcome).harmed.sum()) / len(self.test)
+
+    @property
     def references(self) -> ReferencePoints:
         """The workload's label-using reference points."""
         return reference_points(self.test.correct)
@@ -80,6 +87,7 @@ class ReplayResult:
             "samples": len(self.test),
             "accuracy": self.accuracy,
             "avg_exit_timestep": self.average_exit_timestep,
+            "harmed_share": self.harmed_share,
             "static_accuracy": [float(x) for x in static_accuracy(self.test)],
             "aet": points.aet,
             "empirical_aet": points.empirical_aet,
@@ -96,12 +104,14 @@ class ReplayResult:
         settings = ", ".join(f"{name} = {value}" for name, value in self.parameters.items() if value is not None)
         lines = [
             f"{self.strategy} ({settings})",
-            f"chosen by: {self.operating_point or 'the given knob'}; {self.status}",
+            f"chosen by: {self.operating_point or 'the given knob'}; {self.status}"
+            + (" to static T: no policy qualifies" if self.status == "fallback" else ""),
         ]
         if self.accuracy is not None and self.average_exit_timestep is not None:
             lines.append(
                 f"accuracy {100 * self.accuracy:.2f} % (static T {last:.2f} %), average exit timestep "
-                f"{self.average_exit_timestep:.4f} of {self.test.timesteps}"
+                f"{self.average_exit_timestep:.4f} of {self.test.timesteps}, "
+                f"right at T and wrong at the exit {100 * (self.harmed_share or 0):.2f} %"
             )
         lines.append(
             f"AET {references.aet:.4f}, empirical AET {references.empirical_aet:.4f}, OCT {references.oct:.4f}, "
@@ -142,14 +152,14 @@ def replay_files(
 
     Args:
         settings: knob values by name.
-        operating_point: such as ``iso-accuracy:0.5`` or ``budget:0.5``; default ``iso-accuracy:0``.
+        operating_point: such as ``iso-accuracy:0.5``, ``budget:0.5`` or ``risk:1,0.05``; default ``iso-accuracy:0``.
         store: where trained policies are kept; None keeps nothing.
         per_sample, json_file: files to write.
 
     Raises:
         UsageError, TraceError: before anything is written.
     """
-    strategy, value = _configured(registry.find("strategies", strategy_name), settings or {})
+    strategy, value = configured(registry.find("strategies", strategy_name), settings or {})
     knob = strategy.family_knob
     if value is not None and operating_point is not None:
         raise UsageError(f"{strategy.name}: give {knob.name} or --operating-point, not both")
@@ -195,7 +205,7 @@ def replay_files(
     return result
 
 
-def _configured(strategy: ExitStrategy, settings: Mapping[str, object]) -> tuple[ExitStrategy, KnobValue | None]:
+def configured(strategy: ExitStrategy, settings: Mapping[str, object]) -> tuple[ExitStrategy, KnobValue | None]:
     """The strategy with its knobs set, and the value of the family's knob if that is among them."""
     rest = dict(settings)
     knob = strategy.family_knob

@@ -197,6 +197,9 @@ def _checked(hook: str, base: type, returned: object) -> list[Any]:
             raise PluginError(hook, f"{hook} returned {type(item).__name__}, whose name {name!r:.60} is no short text")
         if isinstance(item, ExitStrategy) and not isinstance(getattr(item, "family_knob", None), Knob):
             raise PluginError(hook, f"strategy {name} has no family_knob, a bench_core.Knob")
+        if isinstance(item, CostModel) and not (item.unit in ("J", "E(1)") and item.latency_unit in ("s", "timestep")):
+            offered = "unit is J or E(1), latency_unit s or timestep"
+            raise PluginError(hook, f"cost model {name} is in {item.unit!r} and {item.latency_unit!r}; {offered}")
     return items
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from bench_core.errors import PluginError
@@ -52,17 +53,28 @@ class ExitController:
         batch = len(sample_ids)
         self.timesteps = timesteps
         self.unfinished = torch.arange(batch)  # positions of the samples still running
-        self.outcome = Outcome(
-            torch.zeros(batch, dtype=torch.int64),
-            torch.zeros(batch, dtype=torch.int64),
-            torch.zeros(batch, dtype=torch.bool),
-        )
+        self._batch = batch
+        self._stopped: list[tuple[torch.Tensor, int, torch.Tensor, bool]] = []  # positions, t, predictions, forced
         self._policy = policy
         self._keys = sample_ids
         self._inputs = inputs
         self._t = 0
         self._total = torch.zeros(batch, classes, dtype=torch.float64)
         self._state = self._checked(policy.start(self._evidence(torch.zeros_like(self._total))))
+
+    @property
+    def outcome(self) -> Outcome:
+        """Where the samples stopped; zeros for those that still run."""
+        if len(self._stopped) == 1 and not len(self.unfinished):  # all at once, which at batch 1 is every time
+            _, t, predictions, forced = self._stopped[0]
+            return Outcome(torch.full_like(predictions, t), predictions, torch.full(predictions.shape, forced))
+        exits, answers = torch.zeros(2, self._batch, dtype=torch.int64)
+        outcome = Outcome(exits, answers, torch.zeros(self._batch, dtype=torch.bool))
+        for positions, t, predictions, forced in self._stopped:
+            outcome.exit_timesteps[positions] = t
+            outcome.predictions[positions] = predictions
+            outcome.forced[positions] = forced
+        return outcome
 
     def observe(self, step_logits: torch.Tensor) -> torch.Tensor | None:
         """Take in o_t [B', K] of the unfinished samples.
@@ -80,7 +92,7 @@ class ExitController:
         if not isinstance(stop, torch.Tensor) or stop.dtype != torch.bool or stop.shape != (batch,):
             raise PluginError(type(self._policy).__name__, f"should_exit must give bool [{batch}]")
         self._state = self._checked(state)
-        stopped = int(stop.sum())
+        stopped = np.count_nonzero(stop.numpy())
         if stopped == 0:
             return None
         return self._finish_all(forced=False) if stopped == batch else self._finish(stop)
@@ -105,18 +117,15 @@ class ExitController:
 
     def _finish(self, stop: torch.Tensor) -> torch.Tensor:
         """Record the samples at ``stop`` [B'] and compact everything to the others, whose indices it gives."""
-        finished, keep = self.unfinished[stop], torch.nonzero(~stop).flatten()
-        self.outcome.exit_timesteps[finished] = self._t
-        self.outcome.predictions[finished] = self._total[stop].argmax(1)
+        self._stopped.append((self.unfinished[stop], self._t, self._total[stop].argmax(1), False))
+        keep = torch.nonzero(~stop).flatten()
         self.unfinished, self._total, self._keys = self.unfinished[keep], self._total[keep], self._keys[keep]
         self._state = {name: values[keep] for name, values in self._state.items()}
         return keep
 
     def _finish_all(self, *, forced: bool) -> torch.Tensor:
-        """The same where none goes on, which at batch 1 is every time: nothing is left to compact."""
-        self.outcome.exit_timesteps[self.unfinished] = self._t
-        self.outcome.predictions[self.unfinished] = self._total.argmax(1)
-        self.outcome.forced[self.unfinished] = forced
+        """The same where none goes on, so that nothing is left to compact."""
+        self._stopped.append((self.unfinished, self._t, self._total.argmax(1), forced))
         self.unfinished = self.unfinished[:0]
         return self.unfinished
 

@@ -1,14 +1,16 @@
 """Recompute a committed board and compare it, row by row and column by column.
 
 ``traces``: the committed traces are replayed again. On the versions and CPU capability that the manifest names,
-rows.csv is equal byte by byte; elsewhere every decision is equal and figures agree to nine digits. ``weights``: the
-shipped networks are run again and recorded anew. Equal on the same machine type; elsewhere, since a spike may flip,
-accuracies agree within 0.1 point and average exit timesteps within 0.01.
+every deterministic csv file is equal byte by byte; elsewhere every decision is equal and figures agree to nine digits.
+``weights``: the shipped networks are run again and recorded anew. Equal on the same machine type; elsewhere, since a
+spike may flip, of rows.csv accuracies agree within 0.1 point and average exit timesteps within 0.01.
 """
 
+import json
 import math
 import tempfile
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,11 @@ from bench_core.execution import plan, policy_artifacts, run_suite, score_worklo
 from bench_core.offline import resolve_inputs
 from bench_core.plugin_manager import Registry
 from bench_core.provenance import environment
-from bench_core.results import Board, read_board, write_text
-from bench_core.rows import curve_table, row_table, workload_table
+from bench_core.results import TABLES, Board, read_board, write_text
 from bench_core.scoring import Contest, Recorded, halve
 from bench_core.store import Store, default_root
 from bench_core.suite import Suite, parse_suite
+from bench_core.tables import board_tables
 from bench_core.trace import load_trace
 
 __all__ = ["Reproduction", "reproduce_board"]
@@ -32,7 +34,16 @@ __all__ = ["Reproduction", "reproduce_board"]
 RELATIVE = 1e-9
 ACCURACY_TOLERANCE = 0.001  # 0.1 point
 TIMESTEP_TOLERANCE = 0.01
-TABLES = ("rows", "curves", "workloads")
+# What names a row of each table; rows that share it are told apart by their order.
+_KEYS = {
+    "rows": ("workload", "strategy", "operating_point"),
+    "workloads": ("workload",),
+    "curves": ("workload", "strategy"),
+    "pairwise": ("workload", "operating_point", "strategy", "rival"),
+    "classes": ("workload", "strategy", "operating_point", "class"),
+    "reliability": ("workload", "timestep", "bin"),
+    "summary": ("operating_point", "strategy"),
+}
 
 
 @dataclass
@@ -86,20 +97,24 @@ def reproduce_board(folder: Path, registry: Registry, *, from_weights: bool, kee
 
     same_place = _same_place(committed.manifest["environment"])
     result.remarks.append(f"{folder}: {len(board.rows)} rows recomputed from {'weights' if from_weights else 'traces'}")
-    equal = all(
-        getattr(board, name).to_csv(index=False) == (folder / f"{name}.csv").read_text(encoding="utf-8")
+    changed = [
+        name
         for name in TABLES
-    )
-    if equal:
-        result.remarks.append("rows.csv, curves.csv and workloads.csv are equal byte by byte")
+        if getattr(board, name).to_csv(index=False) != (folder / f"{name}.csv").read_text(encoding="utf-8")
+    ]
+    if not changed:
+        names = [f"{name}.csv" for name in TABLES]
+        result.remarks.append(f"{', '.join(names[:-1])} and {names[-1]} are equal byte by byte")
     elif same_place:
         result.remarks.append("the versions and the CPU capability are those of the manifest, so nothing may differ")
-        result.drift += _differences(committed.rows, board.rows, _exactly) or [
-            "the csv files differ, the rows' values don't"
-        ]
+        for name in changed:
+            result.drift += _differences(name, committed, board, _exactly) or [
+                f"{name}.csv: the files differ, their values don't"
+            ]
     else:
         result.remarks.append(f"made with {committed.manifest['environment']}, recomputed with {environment()}")
-        result.drift += _differences(committed.rows, board.rows, _statistically if from_weights else _to_nine_digits)
+        for name in ("rows",) if from_weights else changed:
+            result.drift += _differences(name, committed, board, _statistically if from_weights else _to_nine_digits)
     return result
 
 
@@ -125,12 +140,12 @@ def _from_traces(committed: Board, suite: Suite, folder: Path, registry: Registr
         fit, select = halve(sides[0])
         artifacts = policy_artifacts(store, {"trace": facts["recording"]["calibration"], "half": "fit"})
         digests = {name: str(facts[name]) for name in ("weights", "calibration_trace", "test_trace")}
-        contest = Contest(fit, select, sides[1], artifacts)
+        contest = Contest(fit, select, sides[1], artifacts, planned.first_layer)
         scores.append(score_workload(spec.name, entrants, planned.points, contest, digests))
-    rows = row_table(
+    tables = board_tables(
         suite.name, scores, planned.points, planned.cost_models, resamples=suite.resamples, seed=suite.seed
     )
-    return Board(rows, workload_table(scores), curve_table(scores), None, committed.manifest)
+    return Board(**tables, measurements=None, manifest=committed.manifest)
 
 
 def _same_place(made_with: Mapping[str, Any]) -> bool:
@@ -140,17 +155,25 @@ def _same_place(made_with: Mapping[str, Any]) -> bool:
     )
 
 
-def _differences(expected: pd.DataFrame, found: pd.DataFrame, allowed: Any) -> list[str]:
-    keys = ["workload", "strategy", "operating_point"]
-    left = {tuple(row[k] for k in keys): row for row in expected.to_dict("records")}
-    right = {tuple(row[k] for k in keys): row for row in found.to_dict("records")}
-    lines = [f"{', '.join(map(str, key))}: the row is missing" for key in left if key not in right]
-    lines += [f"{', '.join(map(str, key))}: the row is new" for key in right if key not in left]
+def _differences(table: str, committed: Board, found: Board, allowed: Callable[[str, Any, Any], bool]) -> list[str]:
+    left, right = (_by_key(getattr(board, table), _KEYS[table]) for board in (committed, found))
+    lines = [f"{key}: the row is missing" for key in left if key not in right]
+    lines += [f"{key}: the row is new" for key in right if key not in left]
     for key, row in left.items():
         for column, value in row.items():
-            if key in right and not allowed(str(column), value, right[key].get(column)):
-                lines.append(f"{', '.join(map(str, key))}: {column}: expected {value}, found {right[key].get(column)}")
-    return lines
+            if key in right and not allowed(column, value, right[key].get(column)):
+                lines.append(f"{key}: {column}: expected {value}, found {right[key].get(column)}")
+    return [line if table == "rows" else f"{table}.csv: {line}" for line in lines]
+
+
+def _by_key(table: pd.DataFrame, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    seen: Counter[str] = Counter()
+    for record in table.to_dict("records"):
+        key = ", ".join(str(record[name]) for name in names)
+        seen[key] += 1
+        found[key if seen[key] == 1 else f"{key}, number {seen[key]}"] = {str(k): value for k, value in record.items()}
+    return found
 
 
 def _exactly(_column: str, expected: Any, found: Any) -> bool:
@@ -166,6 +189,11 @@ def _is_empty(cell: Any) -> bool:
 def _to_nine_digits(column: str, expected: Any, found: Any) -> bool:
     if isinstance(expected, float) and isinstance(found, float) and not pd.isna(expected):
         return math.isclose(expected, found, rel_tol=RELATIVE, abs_tol=RELATIVE)
+    if all(isinstance(cell, str) and cell.startswith("[") for cell in (expected, found)):
+        left, right = json.loads(expected), json.loads(found)
+        return len(left) == len(right) and all(
+            math.isclose(a, b, rel_tol=RELATIVE, abs_tol=RELATIVE) for a, b in zip(left, right, strict=True)
+        )
     return column == "parameters" or _exactly(column, expected, found)
 
 

@@ -1,7 +1,7 @@
-"""A board in memory and its files: rows, curves, workloads, measurements (csv), manifest.json, leaderboard.md.
+"""A board in memory and its files: deterministic tables, measurements (csv), manifest.json, leaderboard.md.
 
-``rows.csv``, ``curves.csv`` and ``workloads.csv`` are deterministic. Wall clock lives in ``measurements.csv``, is
-joined when a board is shown, and stays until it is measured again.
+The tables of ``TABLES`` are deterministic. Wall clock lives in ``measurements.csv``, is joined when a board is shown,
+and stays until it is measured again.
 """
 
 import contextlib
@@ -11,24 +11,51 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from bench_core.columns import CURVE_COLUMNS, MEASUREMENT_COLUMNS, SCHEMA, WORKLOAD_COLUMNS
+from bench_core.columns import (
+    CLASS_COLUMNS,
+    CURVE_COLUMNS,
+    MEASUREMENT_COLUMNS,
+    PAIRWISE_COLUMNS,
+    RAW_COLUMNS,
+    RELIABILITY_COLUMNS,
+    SCHEMA,
+    SUMMARY_COLUMNS,
+    WORKLOAD_COLUMNS,
+)
 from bench_core.errors import StoreError, UsageError
-from bench_core.live import Latency
+from bench_core.files import alone_in
+from bench_core.latency import STATIC, Timings
 
-__all__ = ["Board", "make_folder", "read_board", "read_measurements", "write_board", "write_text"]
+__all__ = ["TABLES", "Board", "make_folder", "read_board", "read_measurements", "read_raw", "write_board", "write_text"]
+
+_FIXED_COLUMNS = {  # rows.csv has more, of the cost models
+    "workloads": WORKLOAD_COLUMNS,
+    "curves": CURVE_COLUMNS,
+    "pairwise": PAIRWISE_COLUMNS,
+    "classes": CLASS_COLUMNS,
+    "reliability": RELIABILITY_COLUMNS,
+    "summary": SUMMARY_COLUMNS,
+}
+TABLES = ("rows", *_FIXED_COLUMNS)
 
 
 @dataclass
 class Board:
-    """Everything a board shows."""
+    """Everything a board shows; the tables of ``TABLES`` by their names."""
 
     rows: pd.DataFrame
     workloads: pd.DataFrame
     curves: pd.DataFrame
+    pairwise: pd.DataFrame
+    classes: pd.DataFrame
+    reliability: pd.DataFrame
+    summary: pd.DataFrame
     measurements: pd.DataFrame | None
     manifest: dict[str, Any]
+    raw: pd.DataFrame | None = None  # every single measurement
 
     def __post_init__(self) -> None:
         self._by_policy: dict[str, dict[str, Any]] = {}
@@ -36,6 +63,9 @@ class Board:
             for record in self.measurements.to_dict("records"):
                 self._by_policy[str(record["policy"])] = {str(name): value for name, value in record.items()}
         self._placed: list[dict[str, Any]] = []
+        self._raw: list[dict[str, Any]] = []
+        if self.raw is not None:
+            self._raw = [{str(name): value for name, value in record.items()} for record in self.raw.to_dict("records")]
 
     @property
     def failures(self) -> int:
@@ -46,21 +76,25 @@ class Board:
         """Whether wall clock is known for the policy of this digest."""
         return policy in self._by_policy
 
-    def add_measurements(self, measured: Mapping[str, Latency], facts: Mapping[str, Any]) -> None:
-        """Take in wall clock by policy digest, and how it was measured."""
-        for policy, latency in measured.items():
-            self._by_policy[policy] = {
-                "latency_ms": latency.milliseconds,
-                "latency_median_ms": latency.median,
-                "latency_p95_ms": latency.p95,
-                "speedup": latency.speedup,
-                **facts,
-            }
+    def add_timings(self, workload: str, timings: Timings, facts: Mapping[str, Any]) -> None:
+        """Take in the wall clock of policies, by digest, beside that of static T, and how it was measured."""
+        session = 1 + max([record["session"] for record in self._raw], default=0)
+        for policy, seconds in timings.seconds.items():
+            if policy != STATIC:
+                figures = timings.latency(policy) if timings.batch == 1 else timings.throughput(policy)
+                self._by_policy[policy] = {**self._by_policy.get(policy, {}), **figures, **facts}
+            for (unit, repetition), value in np.ndenumerate(seconds):
+                cells = (workload, session, policy, timings.batch, unit, repetition, 1e3 * value)
+                self._raw.append(dict(zip(RAW_COLUMNS, cells, strict=True)))
 
     def place_measurements(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Say which rows (workload, strategy, operating point, policy digest) the measurements belong to."""
         self._placed += [{**self._by_policy[row["policy"]], **row} for row in rows if self.is_measured(row["policy"])]
         self.measurements = pd.DataFrame(self._placed, columns=list(MEASUREMENT_COLUMNS))
+        shown = set(self.measurements["policy"])
+        sessions = {record["session"] for record in self._raw if record["policy"] in shown}
+        kept = [r for r in self._raw if r["policy"] in shown or (r["policy"] == STATIC and r["session"] in sessions)]
+        self.raw = pd.DataFrame(kept, columns=list(RAW_COLUMNS))
 
     def joined(self) -> pd.DataFrame:
         """Rows with their wall clock beside them."""
@@ -68,7 +102,7 @@ class Board:
         measured = (
             self.measurements if self.measurements is not None else pd.DataFrame(columns=list(MEASUREMENT_COLUMNS))
         )
-        kept = measured[[*keys, "latency_ms", "latency_median_ms", "latency_p95_ms", "speedup"]]
+        kept = measured[[*keys, *(name for name in MEASUREMENT_COLUMNS if name not in {*keys, "policy", "samples"})]]
         return self.rows.merge(kept, on=keys, how="left")
 
 
@@ -81,18 +115,29 @@ def read_measurements(folder: Path) -> pd.DataFrame | None:
     return table if list(table.columns) == list(MEASUREMENT_COLUMNS) else None
 
 
+def read_raw(folder: Path) -> pd.DataFrame | None:
+    """Every single one of those measurements, if they are kept."""
+    path = folder / "measurements-raw.csv"
+    if not path.exists():
+        return None
+    table = pd.read_csv(path, dtype={"policy": str})
+    return table if list(table.columns) == list(RAW_COLUMNS) else None
+
+
 def write_board(board: Board, folder: Path) -> None:
     """Write all files of a board, each whole or not at all."""
     from bench_core.report.markdown import markdown
 
     make_folder(folder)
-    write_text(folder / "rows.csv", board.rows.to_csv(index=False))
-    write_text(folder / "curves.csv", board.curves.to_csv(index=False))
-    write_text(folder / "workloads.csv", board.workloads.to_csv(index=False))
-    if board.measurements is not None:
-        write_text(folder / "measurements.csv", board.measurements.to_csv(index=False))
-    write_text(folder / "manifest.json", json.dumps(board.manifest, indent=1, sort_keys=True) + "\n")
-    write_text(folder / "leaderboard.md", markdown(board))
+    with alone_in(folder):  # two runs into one folder: all files are of the one that was last
+        for name in TABLES:
+            write_text(folder / f"{name}.csv", getattr(board, name).to_csv(index=False))
+        if board.measurements is not None:
+            write_text(folder / "measurements.csv", board.measurements.to_csv(index=False))
+        if board.raw is not None:
+            write_text(folder / "measurements-raw.csv", board.raw.to_csv(index=False))
+        write_text(folder / "manifest.json", json.dumps(board.manifest, indent=1, sort_keys=True) + "\n")
+        write_text(folder / "leaderboard.md", markdown(board))
 
 
 def read_board(folder: Path) -> Board:
@@ -101,7 +146,7 @@ def read_board(folder: Path) -> Board:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         digests = dict.fromkeys(("weights", "calibration_trace", "test_trace"), str)
         rows = pd.read_csv(folder / "rows.csv", dtype=digests)
-        tables = [rows, *(pd.read_csv(folder / f"{name}.csv") for name in ("workloads", "curves"))]
+        tables = {name: pd.read_csv(folder / f"{name}.csv") for name in _FIXED_COLUMNS}
     except FileNotFoundError as error:
         raise UsageError(
             f"results {folder}: {Path(error.filename).name} is missing; `exitbench run` writes it"
@@ -110,15 +155,14 @@ def read_board(folder: Path) -> Board:
         raise UsageError(f"results {folder}: not readable ({error})") from error
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         raise UsageError(f"results {folder}: manifest.json is not of schema {SCHEMA}; run the suite again")
-    rows, workloads, curves = tables
     if not {"workload", "strategy", "operating_point", "status", "rank"} <= set(rows.columns):
         raise UsageError(f"results {folder}: rows.csv lacks columns of schema {SCHEMA}; run the suite again")
-    for table, columns, name in ((workloads, WORKLOAD_COLUMNS, "workloads"), (curves, CURVE_COLUMNS, "curves")):
-        if list(table.columns) != list(columns):
+    for name, columns in _FIXED_COLUMNS.items():
+        if list(tables[name].columns) != list(columns):
             raise UsageError(
                 f"results {folder}: {name}.csv has other columns than schema {SCHEMA}; run the suite again"
             )
-    return Board(rows, workloads, curves, read_measurements(folder), manifest)
+    return Board(rows, **tables, measurements=read_measurements(folder), manifest=manifest, raw=read_raw(folder))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -139,6 +183,6 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".exitbench-probe"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another run may have been quicker
     except OSError as error:
         raise UsageError(f"--output {folder}: can't be written to ({error.strerror})") from error

@@ -15,7 +15,7 @@ PLUGINS = ROOT / "plugins" / "bench_plugins"
 
 # Left of the trace, in the order of the data flow; a module may import its own group and those before it.
 LEFT = (
-    ("errors", "digests", "hashing", "knobs", "progress"),
+    ("errors", "digests", "files", "hashing", "knobs", "progress"),
     ("data",),
     ("snn",),
     ("training",),
@@ -33,8 +33,11 @@ RIGHT = (
     ("sweep",),
     ("curves", "selection", "metrics", "statistics"),
     ("scoring",),
+    ("comparisons",),
     ("rows",),
-    ("live",),
+    ("tables",),
+    ("live", "energy_meter"),
+    ("latency",),
     ("results",),
     ("leaderboard",),
     ("report",),
@@ -46,6 +49,8 @@ WHATEVER_RUNS_IT = (
     "stages",
     "offline",
     "reproduction",
+    "verification",
+    "conformance",
     "plugin_manager",
     "hookspecs",
     "suite",
@@ -205,7 +210,7 @@ def test_a_shipped_plugin_uses_public_names_only(path):
             assert name in importlib.import_module(module).__all__, f"line {line}: {dotted}"
 
 
-@pytest.mark.parametrize("library", ["tonic"])
+@pytest.mark.parametrize("library", ["tonic", "pynvml"])
 def test_an_optional_library_is_imported_lazily_and_in_one_file(library):
     paths = [*CORE_FILES, *PLUGIN_FILES]
     users = [p for p in paths if any(dotted.split(".")[0] == library for _, dotted in imports(p))]

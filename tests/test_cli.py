@@ -124,6 +124,9 @@ def place(tmp_path_factory):
     write_suite(folder / "no-dataset.toml", workloads=[{**DIRECT, "dataset": "tiny-shape"}])
     write_suite(folder / "no-converter.toml", workloads=[{**CONVERTED, "conversion": {"converter": "qcf"}}])
     write_suite(folder / "no-cost-model.toml", cost_models=["cmos54"])
+    write_suite(folder / "cost-knob.toml", cost_models=["cmos45", {"name": "imc", "parameters": {"sigma": 0.1}}])
+    write_suite(folder / "cost-value.toml", cost_models=[{"name": "memory", "parameters": {"weights": 4.0}}])
+    write_suite(folder / "first-layer.toml", first_layer="twice")
     write_suite(folder / "bad-knob.toml", strategies=[{**seenn, "parameters": {"alfa": 1.0}}])
     write_suite(folder / "bad-value.toml", strategies=[{**seenn, "parameters": {"alpha": -1.0}}])
     write_suite(folder / "bad-choice.toml", strategies=[{**seenn, "parameters": {"accumulate": "max"}}])
@@ -189,6 +192,9 @@ WRONG = {
     "unknown data set": (ran("no-dataset"), ["'tiny-shape'", "did you mean 'tiny-shapes'"]),
     "unknown converter": (ran("no-converter"), ["converter 'qcf'", "did you mean 'qcfs'"]),
     "unknown cost model": (ran("no-cost-model"), ["cost model 'cmos54'", "did you mean 'cmos45'"]),
+    "unknown knob of a cost model": (ran("cost-knob"), ["imc", "'sigma'", "did you mean 'sigma_e'"]),
+    "cost model's knob out of range": (ran("cost-value"), ["memory", "weights = 4.0", "[8, 1024]"]),
+    "unknown first layer": (ran("first-layer"), ["first-layer.toml", "first_layer", "'once' or 'every-step'"]),
     "unknown knob in a suite": (ran("bad-knob"), ["seenn-i", "'alfa'", "did you mean 'alpha'"]),
     "knob out of range in a suite": (ran("bad-value"), ["seenn-i", "alpha = -1.0", "(0, inf)"]),
     "unknown choice in a suite": (ran("bad-choice"), ["seenn-i", "accumulate = max", "sum, mean"]),
@@ -216,6 +222,10 @@ WRONG = {
     "record with all dropped": (
         ["record", "direct", "--suite", "tiny.toml", *TINY, "--dropout", "1"],
         ["--dropout 1", "[0, 1)"],
+    ),
+    "record layers with some dropped": (
+        ["record", "direct", "--suite", "tiny.toml", *TINY, "--dropout", "0.3", "--per-layer"],
+        ["--per-layer", "--dropout"],
     ),
     "record into no folder": (
         ["record", "direct", "--suite", "tiny.toml", *TINY, "--output", "absent/t.safetensors"],
@@ -263,6 +273,8 @@ WRONG = {
         ["threshold", "--operating-point", "not both"],
     ),
     "unknown operating point": ([*SEENN, "--operating-point", "cheapest"], ["'cheapest'", "budget:SHARE"]),
+    "no harm at all": ([*SEENN, "--operating-point", "risk:0,0.05"], ["'risk:0,0.05'", "no finite number"]),
+    "risk without a level": ([*SEENN, "--operating-point", "risk:1"], ["'risk:1'", "risk:1,0.05"]),
     "operating point NaN": ([*SEENN, "--operating-point", "budget:nan"], ["'budget:nan'"]),
     "t beyond T": (
         ["replay", *TRACES, "--strategy", "fixed", "--set", "t=5", "--json", "out.json"],
@@ -353,7 +365,7 @@ LISTED = {
     "datasets": ["fashion-mnist", "tiny-shapes"],
     "converters": ["qcfs", "levels [1, inf) = 4"],
     "regularizers": ["regularizers"],
-    "cost-models": ["cmos45", "accumulate [0, inf) = 0.9"],
+    "cost-models": ["cmos45", "accumulate [0, inf) = 0.9", "seenn-code", "imc", "sigma_e [0, inf) = 0.0", "memory"],
     "suites": ["quick"],
     "plugins": ["seenn_i", "exitbench", "strategy: seenn-i", "tiny_plugin"],
 }
@@ -466,6 +478,21 @@ def test_replay_without_a_choice_takes_iso_accuracy_0(place, exitbench, monkeypa
     assert json.loads(outputs[0].read_text())["operating_point"] == "iso-accuracy:0"
 
 
+def test_replay_chooses_by_risk_and_says_where_nothing_is_proved(place, exitbench, monkeypatch, outputs):
+    monkeypatch.chdir(place)
+    json_file = outputs[0]
+    answer = exitbench(*SEENN, "--operating-point", "risk:60,0.2", "--json", json_file)
+    assert answer.code == 0
+    result = json.loads(json_file.read_text())
+    assert (result["operating_point"], result["status"]) == ("risk:60,0.2", "ok")
+    assert result["avg_exit_timestep"] < T
+    assert 0 <= result["harmed_share"] <= 0.6
+    answer = exitbench(*SEENN, "--operating-point", "risk:0.1,0.05", "--json", json_file)  # too few samples
+    assert "fallback to static T" in answer.out
+    result = json.loads(json_file.read_text())
+    assert (result["status"], result["avg_exit_timestep"], result["harmed_share"]) == ("fallback", T, 0)
+
+
 @pytest.mark.parametrize("name", ["fixed", "random", "stability", "margin", "seenn-i", "dt-snn", "dynamic-confidence"])
 def test_every_strategy_that_needs_traces_only_is_replayed(place, exitbench, monkeypatch, outputs, name):
     monkeypatch.chdir(place)
@@ -571,6 +598,12 @@ def test_train_record_and_replay_with_inputs_one_after_the_other(tmp_path, exitb
         assert recorded.code == 0
         assert f"{samples} samples, T = 4, K = 4" in recorded.out
         assert "train" not in recorded.err
+    detailed = exitbench("record", "direct", *suite, "--per-layer", "--output", "detailed.safetensors")
+    assert detailed.code == 0
+    plain, detail = (load_trace(Path(f"{name}.safetensors")) for name in ("direct-test", "detailed"))
+    assert plain.layer_counts == {}
+    assert torch.equal(detail.layer_counts["layer_acs"].sum(2), plain.counts["acs"])
+    assert [layer["name"] for layer in detail.layers if layer["kind"] == "neurons"] == ["layers.1", "layers.4"]
     files = ("--calibration", "direct-calibration.safetensors", "--test", "direct-test.safetensors")
     seenn_ii = ("--strategy", "seenn-ii", "--set", "epochs=1", "--set", "beta=2", *TINY, "--json", "out.json")
     assert exitbench("replay", *files, *seenn_ii).code == 0

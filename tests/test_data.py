@@ -14,12 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench_core.data import SPLITS, fashion_mnist
+from bench_core.data.cifar import CIFAR10
 from bench_core.data.fashion_mnist import DEBIAN_FOLDER, RAW_MD5, FashionMNIST
 from bench_core.data.idx import read_idx, write_idx
-from bench_core.data.saccades import FashionSaccades, saccade_frames, saccade_path
+from bench_core.data.saccades import SimulatedSaccades, saccade_frames, saccade_path
+from bench_core.digests import json_digest, tensor_digest
 from bench_core.errors import DataError
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 
+SACCADES = SimulatedSaccades(FashionMNIST())
 VALUES = torch.arange(2 * 3 * 4, dtype=torch.uint8).reshape(2, 3, 4) * 10
 RAW = bytes([0, 0, 8, 3]) + struct.pack(">3I", 2, 3, 4) + bytes(range(0, 240, 10))
 
@@ -248,14 +251,14 @@ def test_training_images_that_are_not_the_original_are_refused(tmp_path, monkeyp
         FashionMNIST().split("train")
 
 
-@pytest.mark.parametrize("dataset", [FashionMNIST(), FashionSaccades()], ids=lambda dataset: dataset.name)
+@pytest.mark.parametrize("dataset", [FashionMNIST(), SACCADES], ids=lambda dataset: dataset.name)
 def test_an_unknown_split_is_refused_with_those_there_are(dataset):
     with pytest.raises(DataError, match=", ".join(SPLITS)):
         dataset.split("validation")
 
 
 def test_identities_are_json_and_differ():
-    identities = [json.dumps(dataset.identity, sort_keys=True) for dataset in (FashionMNIST(), FashionSaccades())]
+    identities = [json.dumps(dataset.identity, sort_keys=True) for dataset in (FashionMNIST(), SACCADES)]
     assert len(set(identities)) == 2
 
 
@@ -274,7 +277,7 @@ def test_direct_coding_is_one_normalised_frame(embedded):
 
 
 def test_saccades_are_called_simulated():
-    dataset = FashionSaccades()
+    dataset = SACCADES
     assert dataset.simulated is True
     assert dataset.constant_input is False
     assert "simulated" in dataset.name
@@ -285,7 +288,7 @@ def test_saccades_are_called_simulated():
 def test_saccades_are_the_same_every_time(embedded):
     images = embedded["test"].images[:20]
     assert torch.equal(saccade_frames(images, 8), saccade_frames(images.clone(), 8))
-    assert torch.equal(FashionSaccades().encode(images, 8), saccade_frames(images, 8))
+    assert torch.equal(SACCADES.encode(images, 8), saccade_frames(images, 8))
 
 
 def test_saccades_do_not_depend_on_the_batch(embedded):
@@ -313,15 +316,38 @@ def test_the_first_frame_of_every_image_holds_events(embedded, name, timesteps):
 def test_the_first_frames_are_those_of_the_whole(embedded, frames):
     images = embedded["test"].images[:20]
     assert torch.equal(saccade_frames(images, 8, frames), saccade_frames(images, 8)[:frames])
-    assert torch.equal(FashionSaccades().encode(images, 8, frames), saccade_frames(images, 8, frames))
+    assert torch.equal(SACCADES.encode(images, 8, frames), saccade_frames(images, 8, frames))
 
 
 def test_frames_are_read_by_position(embedded):
-    dataset, split = FashionSaccades(), embedded["test"]
+    dataset, split = SACCADES, embedded["test"]
     positions = torch.tensor([11, 4, 9_999])
     found = dataset.frames(split, 8)(positions, 3)
     assert found.shape == (3, 3, 2, 28, 28)
     assert torch.equal(found, dataset.encode(split.images[positions], 8, 3).transpose(0, 1))
+
+
+def test_the_first_simulated_data_set_stays_what_it_was(embedded):
+    assert SACCADES.name == "fashion-mnist-simulated-saccades"
+    assert json_digest(SACCADES.identity) == "bb9eaffcc1e18e7d6e1f36f23e40fe67fb34b9fad54aa7a2b5d1ba8e090268c1"
+    assert (
+        tensor_digest(SACCADES.encode(embedded["test"].images[:50], 8))
+        == "81fbbe90a056bb6a5a8e7d1f14378d2335a23e4230303948a87d546800c2d43e"
+    )
+    assert embedded["test"].digest == "1daafd713adc8f654c1117589d23da4f40b3894de57004b13787f71a15c8f7ba"
+
+
+def test_saccades_over_colours_see_their_brightness():
+    dataset = SimulatedSaccades(CIFAR10())
+    assert (dataset.name, dataset.simulated, dataset.input_shape) == ("cifar-10-simulated-saccades", True, (2, 32, 32))
+    generator = torch.Generator().manual_seed(1)
+    grey = torch.randint(0, 256, (4, 1, 32, 32), generator=generator, dtype=torch.uint8)
+    counts = dataset.encode(grey.expand(-1, 3, -1, -1).contiguous(), 4)
+    assert counts.shape == (4, 4, 2, 32, 32)
+    assert (counts != saccade_frames(grey, 4)).float().mean() < 0.01  # rounding of the luma
+    green, blue = (torch.zeros(1, 3, 32, 32, dtype=torch.uint8) for _ in range(2))
+    green[:, 1, 8:24, 8:24] = blue[:, 2, 8:24, 8:24] = 255
+    assert dataset.encode(green, 4).sum() > dataset.encode(blue, 4).sum() > 0
 
 
 def test_the_path_is_a_closed_triangle():

@@ -22,7 +22,7 @@ import bench_core
 from bench_core.data import Dataset, ImageSplit
 from bench_core.errors import PluginError
 from bench_core.exits import Evidence, ExitPolicy, NeverExit, ScorePolicy, ScoreStrategy, State
-from bench_core.live import run_live
+from bench_core.live import LiveSamples, run_live
 from bench_core.replay import ExitController, Outcome, replay_policy, score_table
 from bench_core.trace import Trace, load_trace, save_trace
 from tests.reference import rules
@@ -251,15 +251,8 @@ def test_a_live_run_stops_where_replay_of_what_it_saw_stops(name, constant):
     trace = make_trace("mixed", 6, 40, 5, 4)
     policy, network = fitted(name, trace), Tape(trace)
     frames = torch.arange(40).reshape(40, 1, 1, 1)
-    found = run_live(
-        network,
-        frames if constant else frames.expand(5, 40, 1, 1, 1),
-        trace.sample_ids,
-        policy,
-        timesteps=5,
-        classes=4,
-        constant_input=constant,
-    )
+    inputs = frames if constant else frames.expand(5, 40, 1, 1, 1)
+    found = run_live(network, LiveSamples(inputs, trace.sample_ids, 5, 4, constant), policy)
     expected = replay_policy(policy, trace)
     assert same(found, expected)
     assert network.steps == int(expected.exit_timesteps.max())

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -16,10 +17,11 @@ from bench_core.data import calibration_halves
 from bench_core.errors import UsageError
 from bench_core.execution import competitors, run_suite
 from bench_core.exits import Calibration, NeverExit
-from bench_core.live import run_live
+from bench_core.live import LiveSamples, run_live
 from bench_core.replay import replay_policy
+from bench_core.report.terminal import terminal
 from bench_core.reproduction import reproduce_board
-from bench_core.results import Board, read_board, write_board
+from bench_core.results import TABLES, read_board, write_board
 from bench_core.stages import Workload, recorded_trace, recording_key, spiking_network, trained_weights
 from bench_core.store import Store
 from bench_core.trace import Trace, load_trace
@@ -37,7 +39,7 @@ from tests.helpers.suites import (
 )
 from tests.helpers.tiny_plugin import TinyShapes
 
-DETERMINISTIC = ("rows.csv", "curves.csv", "workloads.csv")
+DETERMINISTIC = tuple(f"{name}.csv" for name in TABLES)
 WORKLOADS = [DIRECT, EVENTS, CONVERTED]
 
 
@@ -93,7 +95,8 @@ def test_a_run_writes_all_files_and_no_others(finished):
         f"traces/{workload['name']}-{split}.safetensors" for workload in WORKLOADS for split in ("calibration", "test")
     }
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert names == {*DETERMINISTIC, "measurements.csv", "manifest.json", "leaderboard.md", *traces}
+    measured = {"measurements.csv", "measurements-raw.csv"}
+    assert names == {*DETERMINISTIC, *measured, "manifest.json", "leaderboard.md", *traces}
     assert board.failures == 0
 
 
@@ -111,16 +114,16 @@ def test_every_strategy_has_a_row_at_every_operating_point(finished, registry):
 
 def test_columns_are_those_of_the_dictionary(finished):
     _, folder, _ = finished
-    energies = list(columns.energy_columns("cmos45"))
+    costs = list(columns.cost_columns("cmos45"))
     expected = list(columns.ROW_COLUMNS)
-    expected[expected.index("weights") : expected.index("weights")] = energies
+    expected[expected.index("weights") : expected.index("weights")] = costs
     assert pd.read_csv(folder / "rows.csv").columns.tolist() == expected
     assert pd.read_csv(folder / "workloads.csv").columns.tolist() == list(columns.WORKLOAD_COLUMNS)
     assert pd.read_csv(folder / "curves.csv").columns.tolist() == list(columns.CURVE_COLUMNS)
     assert pd.read_csv(folder / "measurements.csv").columns.tolist() == list(columns.MEASUREMENT_COLUMNS)
 
 
-@pytest.mark.parametrize("name", ["rows", "workloads", "curves", "measurements"])
+@pytest.mark.parametrize("name", [*TABLES, "measurements"])
 def test_a_board_is_read_back_to_the_last_digit(finished, name):
     board, folder, _ = finished
     written, found = getattr(board, name), getattr(read_board(folder), name)
@@ -183,6 +186,19 @@ def test_energy_of_static_t_is_that_of_its_counts(finished):
         network = 0.9e-12 * trace.counts["acs"][:, :t].sum(1).double()
         decisions = 0.9e-12 * min(t, trace.timesteps - 1)  # one comparison each
         assert row["energy_cmos45_joules"] == pytest.approx((network + decisions).mean().item(), rel=1e-12)
+
+
+def test_the_leaderboard_ends_with_the_average_ranks_over_all_workloads(finished):
+    board, folder, _ = finished
+    text = (folder / "leaderboard.md").read_text()
+    end = text[text.index("## All workloads") :]
+    for point in ("iso-accuracy:1", "budget:0.5"):
+        assert f"### {point}" in end
+    best = board.summary[board.summary["operating_point"] == "budget:0.5"].iloc[0]
+    line = next(line for line in end[end.index("### budget:0.5") :].splitlines() if f"| {best['strategy']} " in line)
+    assert f" {best['average_rank']:.2f} " in line
+    assert f" {best['wins']}-{best['losses']}-{best['ties']} " in line
+    assert "All workloads" not in terminal(board, ["iso-accuracy:1"])
 
 
 def test_measurements_are_of_every_policy_that_ran(finished):
@@ -296,11 +312,35 @@ def test_a_policy_that_is_new_is_measured_beside_those_that_are_kept(registry, t
     assert (kept["seenn-i"] < 123456.5).all()
 
 
+def test_every_figure_follows_from_the_single_measurements_of_its_session(registry, tmp_path, trained):
+    folder = tmp_path / "board"
+    timing = {"samples": 3, "batch": 2, "batch_samples": 5, "repetitions": 2}
+    for names in (["fixed"], ["fixed", "seenn-i"]):
+        run(folder, registry, store=trained, strategies=[{"name": name} for name in names], latency=timing)
+    table = pd.read_csv(folder / "measurements.csv", dtype={"policy": str})
+    raw = pd.read_csv(folder / "measurements-raw.csv", dtype={"policy": str})
+    assert raw.columns.tolist() == list(columns.RAW_COLUMNS)
+    assert raw["session"].unique().tolist() == [1, 2, 3, 4]
+    for row in table.to_dict("records"):
+        for batch, units in ((1, 3), (2, 1)):
+            own = raw[(raw["policy"] == row["policy"]) & (raw["batch"] == batch)]
+            assert own["session"].nunique() == 1
+            beside = raw[(raw["policy"] == "static") & (raw["session"] == own["session"].iloc[0])]
+            assert len(own) == len(beside) == 2 * units
+            ours, static = (rows.groupby("repetition")["milliseconds"].sum() for rows in (own, beside))
+            assert row["speedup" if batch == 1 else "throughput_speedup"] == pytest.approx((static / ours).median())
+            if batch == 1:
+                assert row["latency_ms"] == pytest.approx(own.groupby("unit")["milliseconds"].median().mean())
+            else:
+                assert row["throughput"] == pytest.approx((5e3 / ours).median())
+    assert (read_board(folder).raw == raw).all(axis=None)
+
+
 @pytest.mark.parametrize("digest", ["0123456789012345", "1234567890123e45", "1234567890123456", "ab34567890123456"])
 def test_a_measurement_is_found_again_by_its_digest(finished, tmp_path, digest):
     board, _, _ = finished
     table = board.measurements.head(1).assign(policy=digest)
-    write_board(Board(board.rows, board.workloads, board.curves, table, board.manifest), tmp_path / "board")
+    write_board(replace(board, measurements=table), tmp_path / "board")
     assert read_board(tmp_path / "board").is_measured(digest)
 
 
@@ -537,7 +577,6 @@ def test_replaying_the_logits_that_a_live_run_saw_gives_its_exits(finished, regi
     network = spiking_network(workload, weights)
     dataset, split, steps = workload.dataset, workload.dataset.split("test"), workload.spec.timesteps
     some = torch.arange(40, 100)
-    inputs = dataset.encode(split.images[some], steps)
     frames = dataset.frames(split, steps)
     calibration = recorded_trace(workload, weights, "calibration", store)
     fit, _ = calibration_halves(calibration.labels, calibration.sample_ids)
@@ -553,16 +592,7 @@ def test_replaying_the_logits_that_a_live_run_saw_gives_its_exits(finished, regi
             def read(positions, count):
                 return frames(some[positions], count)
 
-            live = run_live(
-                listening,
-                inputs,
-                split.sample_ids[some],
-                policy,
-                timesteps=steps,
-                classes=dataset.classes,
-                constant_input=dataset.constant_input,
-                frames=read,
-            )
+            live = run_live(listening, LiveSamples.of_split(dataset, split, some, steps), policy)
             seen = Trace(listening.logits, split.labels[some], split.sample_ids[some])
             replayed = replay_policy(policy, seen, read, batch=7)
             assert torch.equal(live.exit_timesteps, replayed.exit_timesteps), competitor.label
@@ -592,15 +622,7 @@ def test_a_live_run_of_a_batch_is_bit_equal_to_its_trace(finished, registry):
         trace = recorded_trace(workload, weights, "test", store)
         dataset, split, steps = workload.dataset, workload.dataset.split("test"), workload.spec.timesteps
         listening = Listening(spiking_network(workload, weights), 100, steps, dataset.classes)
-        live = run_live(
-            listening,
-            dataset.encode(split.images[:100], steps),
-            split.sample_ids[:100],
-            NeverExit(),
-            timesteps=steps,
-            classes=dataset.classes,
-            constant_input=dataset.constant_input,
-        )
+        live = run_live(listening, LiveSamples.of_split(dataset, split, torch.arange(100), steps), NeverExit())
         assert torch.equal(listening.logits, trace.logits[:100])
         assert (live.exit_timesteps == steps).all()
         assert live.forced.all()
@@ -616,15 +638,7 @@ def test_samples_that_go_on_alone_are_those_of_the_trace(finished, registry, con
     dataset, split, steps = workload.dataset, workload.dataset.split("test"), workload.spec.timesteps
     mixed = registry.strategies["random"].fit(Calibration(recorded)).policy(2.5)
     listening = Listening(spiking_network(workload, weights), 100, steps, dataset.classes)
-    live = run_live(
-        listening,
-        dataset.encode(split.images[:100], steps),
-        split.sample_ids[:100],
-        mixed,
-        timesteps=steps,
-        classes=dataset.classes,
-        constant_input=dataset.constant_input,
-    )
+    live = run_live(listening, LiveSamples.of_split(dataset, split, torch.arange(100), steps), mixed)
     assert live.exit_timesteps.unique().tolist() == [2, 3]
     ran = torch.arange(1, steps + 1) <= live.exit_timesteps[:, None]
     off = ((listening.logits - recorded.logits[:100]).abs().amax(2) > 1e-4) & ran
@@ -653,6 +667,21 @@ def test_a_figure_that_drifted_is_named(registry, tmp_path, trained):
     found = reproduce_board(folder, registry, from_weights=False)
     assert any("seenn-i" in line and "accuracy" in line for line in found.drift)
     assert found.text.splitlines()[-1] == "drifted"
+
+
+@pytest.mark.parametrize("name", [name for name in TABLES if name != "rows"])
+def test_a_figure_that_drifted_in_another_file_is_named_with_the_file(registry, tmp_path, trained, name):
+    folder = tmp_path / "board"
+    run(folder, registry, store=trained, export_traces=True)
+    table = pd.read_csv(folder / f"{name}.csv")
+    column = table.select_dtypes("float").dropna(axis="columns", how="all").columns[-1]
+    row = table[column].notna().to_numpy().nonzero()[0][-1]
+    table.loc[row, column] += 0.25
+    table.to_csv(folder / f"{name}.csv", index=False)
+    found = reproduce_board(folder, registry, from_weights=False)
+    assert len(found.drift) == 1
+    assert found.drift[0].startswith(f"{name}.csv: ")
+    assert f"{column}: expected" in found.drift[0]
 
 
 def test_a_trace_that_is_not_the_boards_own_is_refused(registry, tmp_path, trained):

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError
 
+from bench_core import files as files_module
 from bench_core import store as store_module
 from bench_core.digests import canonical_json, json_digest, tensor_digest, tensors_digest
 from bench_core.errors import StoreError
-from bench_core.store import Store, copy_artifact, default_root, read_artifact, write_safetensors
+from bench_core.store import (
+    DamagedArtifactError,
+    Store,
+    copy_artifact,
+    default_root,
+    read_artifact,
+    remove_damaged,
+    write_safetensors,
+)
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 
 KEY = json_digest("an artifact")
@@ -232,6 +242,115 @@ def test_a_read_only_folder_is_one_line(store):
 def test_a_folder_that_nobody_may_write_to_is_one_line():
     with pytest.raises(StoreError, match=r"/proc/.*can't be written"):
         Store(Path("/proc/exitbench"), zoo=None).put("networks", KEY, TENSORS)
+
+
+def test_a_file_that_cannot_be_read_is_not_taken_for_damaged(store, monkeypatch):
+    """Too many open files, or no permission, says nothing about the content: the artifact stays."""
+    store.put("networks", KEY, TENSORS)
+
+    def refuse(*_arguments, **_options):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(store_module, "safe_open", refuse)
+    with pytest.raises(StoreError, match="can't be read") as refused:
+        store.get("networks", KEY)
+    assert not isinstance(refused.value, DamagedArtifactError)
+    monkeypatch.undo()
+    assert store.get("networks", KEY).digest == tensors_digest(TENSORS)
+
+
+def test_a_damaged_artifact_that_was_replaced_meanwhile_stays(store):
+    path = store.path("networks", KEY)
+    store.put("networks", KEY, TENSORS)
+    found = path.stat()
+    store.put("networks", KEY, TENSORS)
+    remove_damaged(path, found)
+    assert path.exists()
+    remove_damaged(path, path.stat())
+    assert not path.exists()
+
+
+def test_an_artifact_is_as_readable_as_other_files_of_its_owner(store, tmp_path):
+    before = os.umask(0o027)
+    try:
+        store.put("networks", KEY, TENSORS)
+    finally:
+        os.umask(before)
+    assert store.path("networks", KEY).stat().st_mode & 0o777 == 0o640
+
+
+def test_what_is_there_is_not_made(store):
+    store.put("networks", KEY, TENSORS)
+    found = store.obtain("networks", KEY, lambda: pytest.fail("it is there"))
+    assert found.digest == tensors_digest(TENSORS)
+    again = store.obtain("networks", KEY, lambda: store.put("networks", KEY, {"a": torch.zeros(1)}), again=True)
+    assert again.digest == store.get("networks", KEY).digest != found.digest
+
+
+def test_several_who_want_the_same_make_it_once(tmp_path, capfd):
+    """Each with a store of its own, as processes have."""
+    made, found, entered = [], [], threading.Event()
+
+    def want():
+        store = Store(tmp_path / "store", zoo=None)
+
+        def make():
+            made.append(1)
+            entered.set()
+            threading.Event().wait(0.3)
+            return store.put("networks", KEY, TENSORS)
+
+        found.append(store.obtain("networks", KEY, make).digest)
+
+    threads = [threading.Thread(target=want) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == [1]
+    assert found == [tensors_digest(TENSORS)] * 4
+    assert capfd.readouterr().err.count("another run is making networks") == 3
+    assert files(tmp_path / "store") == [str(Store(Path(), zoo=None).path("networks", KEY))]  # no lock is left
+
+
+def test_who_fails_to_make_it_lets_the_next_one_try(store):
+    with pytest.raises(RuntimeError):
+        store.obtain("networks", KEY, lambda: (_ for _ in ()).throw(RuntimeError("no")))
+    assert store.obtain("networks", KEY, lambda: store.put("networks", KEY, TENSORS)).digest == tensors_digest(TENSORS)
+
+
+def test_without_locks_both_make_it_and_nothing_is_spoilt(store, monkeypatch):
+    """Some file systems have none."""
+
+    def unsupported(*_arguments):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(files_module.fcntl, "flock", unsupported)
+    store.obtain("networks", KEY, lambda: store.put("networks", KEY, TENSORS))
+    young = store.path("networks", KEY).parent / ".writing-young"
+    old = young.with_name(".writing-old")
+    for folder in (young, old):
+        folder.mkdir()
+    os.utime(old, (0, 0))
+    store.put("networks", KEY, TENSORS)
+    assert young.exists()  # its writer may be alive
+    assert not old.exists()
+
+
+def test_an_offline_store_makes_and_writes_nothing(store, tmp_path):
+    store.put("networks", KEY, TENSORS)
+    offline = Store(store.root, zoo=None, offline=True)
+    assert offline.obtain("networks", KEY, lambda: pytest.fail("offline")).digest == tensors_digest(TENSORS)
+    offline.remove("networks", [KEY])
+    before = files(store.root)
+    with pytest.raises(StoreError, match="nothing is made offline: import a bundle"):
+        offline.obtain("traces", KEY, lambda: pytest.fail("offline"))
+    with pytest.raises(StoreError, match="nothing is written offline"):
+        offline.put("traces", KEY, TENSORS)
+    damage_truncate(store.path("networks", KEY))
+    with pytest.raises(StoreError, match=r"damaged .*; nothing is made offline"):
+        offline.get("networks", KEY)
+    assert files(store.root) == before
 
 
 @pytest.fixture

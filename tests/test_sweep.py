@@ -22,7 +22,8 @@ from bench_core.curves import FamilyOnTrace
 from bench_core.exits import ScorePolicy, ScoreStrategy
 from bench_core.replay import replay_policy, score_table
 from bench_core.sweep import distinct_thresholds, exit_timesteps_at, sort_scores
-from tests.traces import calibrations, make_trace, traces
+from tests.reference import rules
+from tests.traces import calibrations, make_trace, samples_of, traces
 
 quick = settings(max_examples=15, deadline=None)
 STRATEGIES = {
@@ -91,10 +92,14 @@ def test_the_knob_values_of_a_family_do_on_the_sweep_what_their_policies_do_on_r
     family = STRATEGIES[name].fit(calibrations(trace))
     swept = FamilyOnTrace(family, trace)
     values = swept.values()
-    for value, exit_sum, right in zip(values, *(column.tolist() for column in swept.curve(values)), strict=True):
+    correctness = rules.correctness(samples_of(trace), trace.labels.tolist())
+    columns = [column.tolist() for column in (*swept.curve(values), swept.harmed(values))]
+    for value, exit_sum, right, harmed in zip(values, *columns, strict=True):
         outcome, by_sweep = replay_policy(family.policy(value), trace), swept.outcome(value)
         assert int(outcome.exit_timesteps.sum()) == exit_sum
         assert int((outcome.predictions == trace.labels).sum()) == right
+        rows = zip(correctness, outcome.exit_timesteps.tolist(), strict=True)
+        assert sum(right[-1] and not right[t - 1] for right, t in rows) == harmed
         assert torch.equal(by_sweep.exit_timesteps, outcome.exit_timesteps)
         assert torch.equal(by_sweep.predictions, outcome.predictions)
         assert torch.equal(by_sweep.forced, outcome.forced)

@@ -2,22 +2,22 @@
 
 The package carries the complete test split (10,000) and a calibration split of 5,000 cut from the training images. The
 other 55,000 are needed for training only and come from a folder with the four original IDX files, plain or ``.gz``:
-``$EXITBENCH_DATA/fashion-mnist``, or where Debian's package ``dataset-fashion-mnist`` puts them.
+the data folder (``bench_core.data.places``), or where Debian's package ``dataset-fashion-mnist`` puts them.
 
 ``python -m bench_core.data.fashion_mnist FOLDER`` made the embedded files from such a folder.
 """
 
 import hashlib
 import json
-import os
 import sys
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
-from bench_core.data.base import SPLITS, Dataset, ImageSplit
+from bench_core.data.base import SPLITS, Dataset, Images, ImageSplit
 from bench_core.data.idx import read_idx, write_idx
+from bench_core.data.places import data_folder
 from bench_core.data.splits import stratified_cut
 from bench_core.digests import file_digest
 from bench_core.errors import DataError
@@ -42,12 +42,12 @@ RAW_MD5 = {
 class FashionMNIST(Dataset):
     """28 x 28 grey images of ten kinds of clothing (Xiao, Rasul and Vollgraf, arXiv 1708.07747), direct coding."""
 
-    name: ClassVar[str] = "fashion-mnist"
-    classes: ClassVar[int] = 10
-    input_shape: ClassVar[tuple[int, int, int]] = (1, 28, 28)
-    constant_input: ClassVar[bool] = True
-    licence: ClassVar[str] = "MIT"
-    reference: ClassVar[str] = "Xiao, Rasul and Vollgraf, arXiv 1708.07747"
+    name = "fashion-mnist"
+    classes = 10
+    input_shape = (1, 28, 28)
+    constant_input = True
+    licence = "MIT"
+    reference = "Xiao, Rasul and Vollgraf, arXiv 1708.07747"
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -58,11 +58,11 @@ class FashionMNIST(Dataset):
             return _training_split()
         if name in SPLITS:
             return _embedded_split(name)
-        raise DataError(f"fashion-mnist has no split {name!r}; it has {', '.join(SPLITS)}")
+        raise self.refuse_split(name)
 
-    def encode(self, images: torch.Tensor, timesteps: int, frames: int | None = None) -> torch.Tensor:
+    def encode(self, images: Images, timesteps: int, frames: int | None = None) -> torch.Tensor:
         del timesteps, frames
-        return (images.float() / 255.0 - MEAN) / STANDARD_DEVIATION
+        return (images[:].float() / 255.0 - MEAN) / STANDARD_DEVIATION
 
 
 def _embedded_split(name: str) -> ImageSplit:
@@ -93,15 +93,12 @@ def _training_split() -> ImageSplit:
 
 
 def _source_folder() -> Path:
-    places = [DEBIAN_FOLDER]
-    if root := os.environ.get("EXITBENCH_DATA"):
-        places.insert(0, Path(root) / "fashion-mnist")
-    for place in places:
+    for place in (data_folder("fashion-mnist"), DEBIAN_FOLDER):
         if any((place / f"train-images-idx3-ubyte{end}").exists() for end in ("", ".gz")):
             return place
     raise DataError(
-        "fashion-mnist: the training images are not on this machine; install Debian's package dataset-fashion-mnist, "
-        "or put the four original IDX files into $EXITBENCH_DATA/fashion-mnist"
+        "fashion-mnist: the training images are not on this machine; run `exitbench data fetch fashion-mnist`, install "
+        "Debian's package dataset-fashion-mnist, or put the four original IDX files into $EXITBENCH_DATA/fashion-mnist"
     )
 
 

@@ -15,7 +15,7 @@ import torch
 
 from bench_core.errors import DataError
 
-__all__ = ["read_idx", "write_idx"]
+__all__ = ["parse_idx", "read_idx", "write_idx"]
 
 _UNSIGNED_BYTE = 0x08
 
@@ -34,6 +34,11 @@ def read_idx(path: Path) -> torch.Tensor:
             raw = gzip.decompress(raw)
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{path}: damaged gzip file ({error}); fetch the data set again") from error
+    return parse_idx(raw, path)
+
+
+def parse_idx(raw: bytes, path: Path) -> torch.Tensor:
+    """The unsigned-byte tensor that the bytes of an IDX file describe; ``path`` is named in errors (DataError)."""
     if len(raw) < 4 or raw[:2] != b"\x00\x00" or raw[2] != _UNSIGNED_BYTE or not 1 <= raw[3] <= 4:
         raise DataError(f"{path}: not an IDX file of unsigned bytes")
     header = 4 + 4 * raw[3]

@@ -6,21 +6,21 @@ whenever the level under it has moved by the contrast threshold. Nothing here wa
 called *simulated* everywhere.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from bench_core.data.base import Dataset, ImageSplit
-from bench_core.data.fashion_mnist import FashionMNIST
+from bench_core.data.base import Dataset, Images, ImageSplit
 
-__all__ = ["FashionSaccades", "saccade_frames", "saccade_path"]
+__all__ = ["SimulatedSaccades", "saccade_frames", "saccade_path"]
 
 CONTRAST_THRESHOLD = 0.2
 INTENSITY_OFFSET = 0.1
 AMPLITUDE = 4.0  # pixels
 SUBSTEPS = 4  # sensor positions per timestep
 DURATION_MS = 300.0  # three saccades of 100 ms, as in N-MNIST (Orchard et al., Front. Neurosci. 9:437, 2015)
+_LUMA = (0.299, 0.587, 0.114)
 _CORNERS = ((-1.0, -1.0), (1.0, 0.0), (-1.0, 1.0), (-1.0, -1.0))
 
 
@@ -37,16 +37,19 @@ def saccade_frames(images: torch.Tensor, timesteps: int, frames: int | None = No
     """Event counts per timestep, polarity and pixel.
 
     Args:
-        images: uint8 [B, 1, H, W].
+        images: uint8 [B, 1 or 3, H, W]; of colours the luma (ITU-R BT.601) is seen.
         timesteps: T, into which the closed path is divided evenly.
         frames: how many of them are wanted, from the first; default all.
 
     Returns:
         float32 [frames, B, 2, H, W] of whole numbers; channel 0 counts brightening, channel 1 darkening.
     """
-    batch, _, height, width = images.shape
+    batch, channels, height, width = images.shape
     margin = int(AMPLITUDE) + 1
-    padded = F.pad(images.squeeze(1).float() / 255.0, [margin] * 4)
+    levels = images.float() / 255.0
+    if channels == 3:
+        levels = (levels * torch.tensor(_LUMA, device=images.device).reshape(3, 1, 1)).sum(1)
+    padded = F.pad(levels.reshape(batch, height, width), [margin] * 4)
 
     def log_intensity(position: torch.Tensor) -> torch.Tensor:
         row, column = (position + margin).tolist()
@@ -60,7 +63,7 @@ def saccade_frames(images: torch.Tensor, timesteps: int, frames: int | None = No
     wanted = timesteps if frames is None else frames
     path = saccade_path(timesteps)[: wanted * SUBSTEPS + 1]
     reference = log_intensity(path[0])
-    counts = torch.zeros(wanted, batch, 2, height, width)
+    counts = torch.zeros(wanted, batch, 2, height, width, device=images.device)
     for moment, position in enumerate(path[1:]):
         events = torch.trunc((log_intensity(position) - reference) / CONTRAST_THRESHOLD)
         reference = reference + events * CONTRAST_THRESHOLD
@@ -70,22 +73,26 @@ def saccade_frames(images: torch.Tensor, timesteps: int, frames: int | None = No
     return counts
 
 
-class FashionSaccades(Dataset):
-    """Simulated saccades over Fashion-MNIST: two polarities, event counts per timestep. Not a recording."""
+class SimulatedSaccades(Dataset):
+    """Simulated saccades over an image set: two polarities, event counts per timestep. Not a recording."""
 
-    name: ClassVar[str] = "fashion-mnist-simulated-saccades"
-    classes: ClassVar[int] = FashionMNIST.classes
-    input_shape: ClassVar[tuple[int, int, int]] = (2, 28, 28)
-    constant_input: ClassVar[bool] = False
-    simulated: ClassVar[bool] = True
-    licence: ClassVar[str] = "MIT"
-    reference: ClassVar[str] = f"simulated by exitbench from {FashionMNIST.reference}"
+    constant_input = False
+    simulated = True
+
+    def __init__(self, images: Dataset) -> None:
+        self.images = images
+        self.name = f"{images.name}-simulated-saccades"
+        self.classes = images.classes
+        self.input_shape = (2, *images.input_shape[1:])
+        self.licence = images.licence
+        self.reference = f"simulated by exitbench from {images.reference}"
+        self.mean_color = images.mean_color
 
     @property
     def identity(self) -> dict[str, Any]:
         return {
             "name": self.name,
-            "images": FashionMNIST().identity,
+            "images": self.images.identity,
             "contrast_threshold": CONTRAST_THRESHOLD,
             "intensity_offset": INTENSITY_OFFSET,
             "amplitude": AMPLITUDE,
@@ -94,10 +101,10 @@ class FashionSaccades(Dataset):
         }
 
     def split(self, name: str) -> ImageSplit:
-        return FashionMNIST().split(name)
+        return self.images.split(name)
 
-    def encode(self, images: torch.Tensor, timesteps: int, frames: int | None = None) -> torch.Tensor:
-        return saccade_frames(images, timesteps, frames)
+    def encode(self, images: Images, timesteps: int, frames: int | None = None) -> torch.Tensor:
+        return saccade_frames(images[:], timesteps, frames)
 
     def milliseconds_per_step(self, timesteps: int) -> float:
         return DURATION_MS / timesteps

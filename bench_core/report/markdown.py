@@ -1,6 +1,15 @@
 """The board as markdown: every workload, every operating point."""
 
-from bench_core.leaderboard import leaderboard, reference_line, sections, static_line, workload_facts
+from bench_core.columns import priced
+from bench_core.leaderboard import (
+    energy_order,
+    leaderboard,
+    reference_line,
+    sections,
+    static_line,
+    summaries,
+    workload_facts,
+)
 from bench_core.results import Board
 
 __all__ = ["markdown"]
@@ -8,17 +17,34 @@ __all__ = ["markdown"]
 _EXPLANATION = """\
 Thresholds were chosen on calibration data; test was touched once. `avg exit t` is the mean exit timestep of the policy,
 ± half its 95 % interval; AET is SEENN's label-using reference point of the workload, not a policy's figure. A rank is
-1 + the number of rows significantly better (paired bootstrap): iso-accuracy by average exit timestep among those that
-kept the target, budgets by accuracy. `same-histogram` is random exit with the same histogram, `hull` the best
-mixture of fixed timesteps at the same average: a method that does not beat them has no value. Gaps are
-calibration minus test. `ms` and `speed-up` are measured at batch 1 and never rank. What was not measured is n/a.
+1 + the number of rows significantly better (paired bootstrap): iso-accuracy and risk by average exit timestep among
+those that kept the target, budgets by accuracy. `same-histogram` is random exit with the same histogram, `hull` the
+best mixture of fixed timesteps at the same average: a method that does not beat them has no value. Gaps are
+calibration minus test. Three speed-ups over static T stand side by side and none follows from another: `ideal` is
+T / `avg exit t`; `ms` (mean over samples) and `speed-up` are measured at batch 1; `samples/s` and `batch speed-up` with
+{batch} samples under way, finished ones replaced. Wall clock never ranks. What was not measured is n/a.
 """
+
+
+_COSTS = """\
+Energies are means per sample up to the exit, controller included, under the cost model in brackets; a product with
+timesteps or seconds is the mean over samples of energy x latency (EDP). E(1) is the energy of an inference of one
+timestep of the same workload. A first layer under constant input is charged {first_layer}.
+"""
+_SUMMARY = """\
+The average rank over the workloads where a strategy has one, its standard deviation, and how many rows of the same
+workload and operating point are significantly worse, significantly better, and neither.
+"""
+_FIRST_LAYER = {"once": "once, at t = 1", "every-step": "at every timestep up to the exit"}
 
 
 def markdown(board: Board) -> str:
     """The whole board, ready for a repository page."""
     suite = board.manifest["suite"]
-    lines = [f"# {escape(suite['name'])}: {escape(suite['title'])}", "", _EXPLANATION]
+    lines = [f"# {escape(suite['name'])}: {escape(suite['title'])}", ""]
+    lines += [_EXPLANATION.format(batch=suite["latency"].get("batch", "several"))]
+    if any(cost.edp for cost in priced(board.rows.columns)):
+        lines += [_COSTS.format(first_layer=_FIRST_LAYER[suite["first_layer"]])]
     facts = workload_facts(board)
     shown = None
     for workload, point, rows in sections(board):
@@ -30,7 +56,13 @@ def markdown(board: Board) -> str:
                 lines += [f"{reference_line(facts[workload])}.", ""]
             if board.manifest["workloads"].get(workload, {}).get("simulated"):
                 lines += ["The events are simulated from images; no sensor recorded them.", ""]
-        table = leaderboard(rows, board.workloads).map(escape)
+        table = leaderboard(rows, board.workloads).map(escape).rename(columns=escape)
+        lines += [f"### {point}", "", table.to_markdown(index=False, disable_numparse=True), ""]
+        if order := energy_order(rows):
+            lines += [escape(order), ""]
+    for number, (point, totals) in enumerate(summaries(board)):
+        lines += ["## All workloads", "", _SUMMARY] if number == 0 else []
+        table = totals.map(escape).rename(columns=escape)
         lines += [f"### {point}", "", table.to_markdown(index=False, disable_numparse=True), ""]
     return "\n".join(lines)
 

@@ -1,13 +1,18 @@
 """The board in a terminal: one compact table per workload, within 100 columns."""
 
+import textwrap
+
 import pandas as pd
 import tabulate as tables
 from tabulate import tabulate
 
-from bench_core.leaderboard import leaderboard, reference_line, sections, static_line, workload_facts
+from bench_core.columns import priced
+from bench_core.leaderboard import energy_order, leaderboard, reference_line, sections, static_line, workload_facts
 from bench_core.results import Board
 
 __all__ = ["loss_curve", "terminal"]
+
+WIDTH = 100  # characters
 
 _COLUMNS = {
     "rank": "#",
@@ -32,14 +37,17 @@ def terminal(board: Board, operating_points: list[str]) -> str:
         table = leaderboard(rows, board.workloads)
         table["value"] = table["knob"].str.split(" ").str[-1]
         table["avg exit t"] = table["avg exit t"].str.split(" ").str[0]
-        energies = [name for name in table.columns if name.startswith("µJ")]
-        columns = {**_COLUMNS, **dict.fromkeys(energies[:1], "µJ"), "note": ""}
+        costs = priced(rows.columns)[:1]  # the others stand in the markdown; here the order must do
+        energies = {f"{cost.energy_unit} ({cost.model})": cost.energy_unit for cost in costs}
+        columns = {**_COLUMNS, **energies, "note": ""}
         for long, short in _SHORT_NOTES.items():
             table["note"] = table["note"].str.replace(long, short, regex=False)
         shown = table[list(columns)].rename(columns=columns)
-        blocks.append(f"{workload}, {point}" + (f" (energy: {energies[0][4:-1]})" if energies else ""))
+        blocks.append(f"{workload}, {point}" + "".join(f" (energy: {cost.model})" for cost in costs))
         if workload in facts:
             blocks.append(f"static %: {_short(static_line(facts[workload]))}\n{reference_line(facts[workload])}")
+        if order := energy_order(rows):
+            blocks.append(textwrap.fill(order, WIDTH))
         blocks.append(_tight(shown) + "\n")
     return "\n".join(blocks)
 

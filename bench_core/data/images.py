@@ -1,0 +1,68 @@
+"""What image data sets share: direct coding of normalised pixels, and the cut of the frozen calibration split."""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+
+from bench_core.data.base import SPLITS, Dataset, Images, ImageSplit, LazyImages
+from bench_core.data.splits import FROZEN
+from bench_core.errors import DataError
+
+__all__ = ["ImageDataset", "check_labels", "take"]
+
+
+class ImageDataset(Dataset):
+    """Images, one normalised frame for every timestep.
+
+    Attributes:
+        mean, deviation: of the training pixels per channel, as shares of the brightest value.
+        brightest: raw value that stands for 1.
+        cuts: names of the frozen index files in ``splits.FROZEN`` that make the splits.
+        content: what else the samples depend on, JSON: digests of files, sizes they are brought to.
+    """
+
+    constant_input = True
+    brightest: float = 255.0
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    cuts: tuple[str, ...]
+    content: dict[str, Any]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        frozen = {name: FROZEN[name] for name in self.cuts}
+        coding = {"mean": self.mean, "deviation": self.deviation}
+        return {"name": self.name, "content": self.content, "frozen": frozen, **coding}
+
+    def split(self, name: str) -> ImageSplit:
+        if name not in SPLITS:
+            raise self.refuse_split(name)
+        return self.read_split(name)
+
+    @abstractmethod
+    def read_split(self, name: str) -> ImageSplit:
+        """The split ``name``, which is one of the three."""
+
+    def encode(self, images: Images, timesteps: int, frames: int | None = None) -> torch.Tensor:
+        del timesteps, frames
+        values = images[:].float() / self.brightest
+        mean, deviation = (values.new_tensor(v).reshape(-1, 1, 1) for v in (self.mean, self.deviation))
+        return (values - mean) / deviation
+
+
+def take(name: str, images: Images, labels: torch.Tensor, positions: torch.Tensor) -> ImageSplit:
+    """The split that holds the samples at ``positions`` [n] of a larger set, which are also their ids."""
+    if isinstance(images, LazyImages):
+        raise TypeError("lazy images are cut before they are made")
+    return ImageSplit(name, images[positions], labels[positions], positions)
+
+
+def check_labels(place: object, labels: torch.Tensor, classes: int) -> None:
+    """Raise DataError, naming the first bad record of ``place``, unless all labels [N] are in 0..classes-1."""
+    wrong = torch.nonzero((labels < 0) | (labels >= classes)).flatten()
+    if len(wrong):
+        first = int(wrong[0])
+        raise DataError(
+            f"{place}: label {int(labels[first])} of record {first}, but there are {classes} classes; fetch it again"
+        )

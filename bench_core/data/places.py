@@ -1,0 +1,20 @@
+"""Where data sets lie: one folder each, below ``$EXITBENCH_DATA`` or the user's own exitbench folder."""
+
+import os
+from pathlib import Path
+
+from bench_core.store import default_root
+
+__all__ = ["data_folder", "data_root"]
+
+
+def data_root() -> Path:
+    """``$EXITBENCH_DATA``, or ``data`` below ``$EXITBENCH_HOME`` or the platform's cache folder."""
+    if place := os.environ.get("EXITBENCH_DATA"):
+        return Path(place)
+    return default_root() / "data"
+
+
+def data_folder(name: str) -> Path:
+    """The folder of the data set called ``name``, which may not exist."""
+    return data_root() / name

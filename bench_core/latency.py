@@ -1,0 +1,146 @@
+"""Wall clock: policies and static T side by side, at batch 1 or as throughput of a batch that is refilled.
+
+Three speed-ups stand on a board and none is computed from another: the ideal one (T over the average exit timestep),
+the one measured at batch 1, and the one measured at batch B.
+"""
+
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from bench_core.costs.operations import Array
+from bench_core.energy_meter import energy_meter
+from bench_core.exits import ExitPolicy, NeverExit
+from bench_core.live import LiveSamples, SteppingNetwork, run_live
+from bench_core.progress import Advance
+
+__all__ = ["STATIC", "Timings", "measure"]
+
+STATIC = "static"
+
+
+@dataclass(frozen=True)
+class Timings:
+    """What was measured in one run: every policy, and static T under the name ``static``.
+
+    A unit is one sample at batch 1, else one pass over all samples.
+
+    Attributes:
+        batch: B.
+        samples: N, of all units together.
+        seconds: by policy, float64 [units, repetitions].
+        joules: the same of the machine's meter; None where it has none that may be read, and at batch 1, where a unit
+            is shorter than the meter's own step.
+    """
+
+    batch: int
+    samples: int
+    seconds: Mapping[str, Array]
+    joules: Mapping[str, Array] | None = None
+
+    def speedups(self, policy: str) -> Array:
+        """Time of static T over that of the policy, all units together, float64 [repetitions]."""
+        ratios: Array = self.seconds[STATIC].sum(axis=0) / self.seconds[policy].sum(axis=0)
+        return ratios
+
+    def latency(self, policy: str) -> dict[str, float]:
+        """The columns of batch 1: each sample's median over repetitions, in ms, and the speed-up."""
+        per_sample = np.median(self.seconds[policy], axis=1) * 1e3
+        low, high = np.quantile(per_sample, [0.25, 0.75])
+        return {
+            "latency_ms": float(per_sample.mean()),
+            "latency_median_ms": float(np.median(per_sample)),
+            "latency_iqr_ms": float(high - low),
+            "latency_p95_ms": float(np.quantile(per_sample, 0.95)),
+            "latency_p99_ms": float(np.quantile(per_sample, 0.99)),
+            "static_latency_ms": float((np.median(self.seconds[STATIC], axis=1) * 1e3).mean()),
+            "speedup": float(np.median(self.speedups(policy))),
+            "speedup_iqr": _spread(self.speedups(policy)),
+        }
+
+    def throughput(self, policy: str) -> dict[str, float]:
+        """The columns of batch B: samples per second, the speed-up, and joules where the machine can say."""
+        rates = self.samples / self.seconds[policy].sum(axis=0)
+        joules = np.nan if self.joules is None else float(np.median(self.joules[policy].sum(axis=0))) / self.samples
+        return {
+            "throughput": float(np.median(rates)),
+            "throughput_iqr": _spread(rates),
+            "static_throughput": float(np.median(self.samples / self.seconds[STATIC].sum(axis=0))),
+            "throughput_speedup": float(np.median(self.speedups(policy))),
+            "throughput_speedup_iqr": _spread(self.speedups(policy)),
+            "measured_joules": joules,
+        }
+
+
+def measure(
+    network: SteppingNetwork,
+    samples: LiveSamples,
+    policies: Mapping[str, ExitPolicy],
+    *,
+    batch: int,
+    repetitions: int,
+    threads: int,
+    advance: Advance,
+    seed: int = 0,
+) -> Timings:
+    """Time policies and static T in turns.
+
+    Every unit is run by all of them, all repetitions in random order, before the next unit, so that drift of the
+    machine meets all alike. All run a few samples beforehand to warm up. The controller is included, encoding is not.
+
+    Args:
+        network: as in ``run_live``.
+        policies: by name.
+        batch: 1, or so many samples under way at once, with refill.
+        repetitions: of every unit.
+        threads: that torch may use meanwhile.
+        advance: progress, called once per sample at batch 1, else once per pass.
+        seed: of the random order.
+    """
+    everything: dict[str, ExitPolicy] = {STATIC: NeverExit(), **policies}
+    units = [samples] if batch > 1 else [samples.at(torch.tensor([number])) for number in range(len(samples))]
+    device = samples.inputs.device
+    meter = energy_meter(device) if batch > 1 else None
+    seconds = {name: np.empty((len(units), repetitions)) for name in everything}
+    joules = {name: np.empty((len(units), repetitions)) for name in everything}
+
+    def run(name: str, unit: LiveSamples) -> None:
+        run_live(network, unit, everything[name], batch=batch, refill=name != STATIC)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    order = random.Random(seed)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for name in everything:
+            run(name, samples.at(torch.arange(min(batch if name == STATIC else 8, len(units[0])))))
+        for number, unit in enumerate(units):
+            jobs = [(name, turn) for name in everything for turn in range(repetitions)]
+            order.shuffle(jobs)
+            for name, turn in jobs:
+                energy = meter() if meter else None
+                start = time.perf_counter()
+                run(name, unit)
+                seconds[name][number, turn] = time.perf_counter() - start
+                if energy:
+                    joules[name][number, turn] = energy()
+                if batch > 1:
+                    advance()
+            if batch == 1:
+                advance()
+    finally:
+        torch.set_num_threads(before)
+    return Timings(batch, len(samples), seconds, joules if meter else None)
+
+
+def _spread(values: Array) -> float:
+    """The interquartile range, NaN of a single value."""
+    if len(values) < 2:
+        return float("nan")
+    low, high = np.quantile(values, [0.25, 0.75])
+    return float(high - low)

@@ -1,0 +1,373 @@
+"""Agreement of live runs with replay and with the trace: what ``exitbench verify`` does.
+
+Two promises are checked (design 5.6). Decisions: replaying the logits that a live run saw gives its exit timesteps and
+predictions, exactly and always. Network: the recording batch stepwise gives the trace bit for bit; at batch 1, and
+when rows are dropped or refilled, rounding may flip a spike, so samples with a logit off by more than ``TOLERANCE``
+are counted and must be rare, and in float64, where rounding can hardly flip anything, rarer still.
+"""
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from tabulate import tabulate
+
+from bench_core.errors import UsageError
+from bench_core.execution import policy_artifacts
+from bench_core.exits import ExitPolicy, ExitStrategy, NeverExit, ScoreFamily
+from bench_core.hashing import hash_order
+from bench_core.latency import Timings, measure
+from bench_core.live import LiveSamples, SteppingNetwork, run_live
+from bench_core.offline import DEFAULT_POINT, configured
+from bench_core.progress import progress
+from bench_core.recording import BATCH, FOLD
+from bench_core.replay import Outcome, replay_policy
+from bench_core.scoring import Contest, Recorded, fit_family, halve, score_strategy
+from bench_core.selection import OperatingPoint
+from bench_core.snn import SpikingNetwork
+from bench_core.stages import Workload, recorded_trace, recording_key, spiking_network, trained_weights
+from bench_core.store import Store
+from bench_core.suite import LatencySpec
+from bench_core.trace import Trace
+
+__all__ = ["LiveRun", "Subject", "Verification", "live_runs", "prepare", "verify"]
+
+TOLERANCE = 1e-4  # of a logit; more than rounding alone gives, less than a flipped spike does
+ALLOWED = {torch.float32: 0.02, torch.float64: 0.001}  # share of samples that may be off by more
+SUBSAMPLE_SALT = 0x56455249  # which recording batches are verified
+NOT_EQUAL = "NOT BIT-EQUAL"
+
+
+@dataclass(frozen=True)
+class LiveRun:
+    """One live run, compared.
+
+    Attributes:
+        way: how the samples were batched.
+        precision: ``float32`` or ``float64``.
+        samples: how many.
+        contradictions: samples whose exit timestep or prediction isn't what replay of the logits seen gives.
+        off: samples with a logit that differs from the reference by more than 1e-4 at a timestep they ran.
+        allowed: so many may be off.
+        largest_difference: of any logit.
+        other_exits: samples that stopped elsewhere, or said something else, than replay of the reference does.
+    """
+
+    way: str
+    precision: str
+    samples: int
+    contradictions: int
+    off: int
+    allowed: int
+    largest_difference: float
+    other_exits: int
+
+    @property
+    def verdict(self) -> str:
+        """``ok``, or which promise is broken."""
+        if self.contradictions:
+            return "CONTRADICTION"
+        return "ok" if self.off <= self.allowed else "OFF"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """One workload.
+
+    Attributes:
+        workload: its name.
+        policy: the strategy with every knob, and what chose it.
+        recording: the recording batches stepwise: ``bit-equal``; ``recorded elsewhere …`` where they equal what this
+            machine records, though not the trace; else ``NOT BIT-EQUAL``.
+        runs: batch 1, batch B, batch B with refill, in float32 and in float64.
+        ideal_speedup: T over the average exit timestep of these samples.
+        timings: wall clock at batch 1 and at batch B; empty where none was asked for.
+    """
+
+    workload: str
+    policy: str
+    recording: str
+    runs: list[LiveRun]
+    ideal_speedup: float
+    timings: list[Timings]
+
+    @property
+    def agrees(self) -> bool:
+        """Both promises are kept."""
+        return self.recording != NOT_EQUAL and all(run.verdict == "ok" for run in self.runs)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, raw wall clock included."""
+        return {
+            "workload": self.workload,
+            "policy": self.policy,
+            "agrees": self.agrees,
+            "recording_batch": self.recording,
+            "runs": [{**asdict(run), "verdict": run.verdict} for run in self.runs],
+            "ideal_speedup": self.ideal_speedup,
+            "wall_clock": [
+                {
+                    "batch": timing.batch,
+                    "samples": timing.samples,
+                    "figures": {k: None if math.isnan(v) else v for k, v in _figures(timing).items()},
+                    "seconds": {name: values.tolist() for name, values in timing.seconds.items()},
+                }
+                for timing in self.timings
+            ],
+        }
+
+    def text(self) -> str:
+        """What ``exitbench verify`` prints."""
+        rows = [
+            [
+                run.way,
+                run.precision,
+                f"{run.samples - run.contradictions}/{run.samples}",
+                f"{run.off} ({100 * run.off / run.samples:.2f} %)",
+                run.allowed,
+                f"{run.largest_difference:.1e}",
+                run.other_exits,
+                run.verdict,
+            ]
+            for run in self.runs
+        ]
+        heads = ["live run", "precision", "decisions", "off > 1e-4", "allowed", "largest", "other exits", "verdict"]
+        blocks = [
+            f"{self.workload}: {self.policy}",
+            f"recording batches stepwise against the trace: {self.recording}",
+            tabulate(rows, heads, disable_numparse=True),
+        ]
+        if self.timings:
+            blocks.append(tabulate(self._speedups(), ["speed-up over static T", "", ""], disable_numparse=True))
+        return "\n".join(blocks) + "\n"
+
+    def _speedups(self) -> list[list[str]]:
+        rows = [["ideal", f"{self.ideal_speedup:.2f}x", "T over the average exit timestep"]]
+        for timing in self.timings:
+            f = _figures(timing)
+            if timing.batch == 1:
+                names = "median", "p95", "p99"
+                spread = ", ".join(f"{name} {f[f'latency_{name}_ms']:.2f}" for name in names)
+                how = f"ms: {spread}, mean {f['latency_ms']:.2f}; static T mean {f['static_latency_ms']:.2f}"
+                ratio = f"{f['speedup']:.2f}x ±{f['speedup_iqr'] / 2:.2f}"
+            else:
+                joules = f["measured_joules"]
+                energy = "n/a" if math.isnan(joules) else f"{1e3 * joules:.2f} mJ"
+                rates = f"samples/s: {f['throughput']:.0f}; static T {f['static_throughput']:.0f}"
+                how = f"{rates}; measured energy per sample {energy}"
+                ratio = f"{f['throughput_speedup']:.2f}x ±{f['throughput_speedup_iqr'] / 2:.2f}"
+            rows.append([f"batch {timing.batch}", ratio, how])
+        return rows
+
+
+def verify(
+    workload: Workload,
+    strategy: ExitStrategy,
+    *,
+    store: Store,
+    settings: Mapping[str, object] | None = None,
+    operating_point: str | None = None,
+    samples: int = 1000,
+    batch: int = 64,
+    repetitions: int = 5,
+    latency: LatencySpec | None = None,
+) -> Verification:
+    """Run a policy live on a subsample of the test split, compare, and measure.
+
+    Args:
+        workload: whatever is missing of it is trained and recorded first.
+        strategy: fitted on calibration data.
+        settings: knob values by name; with the family's own knob exactly that policy is taken.
+        operating_point: else the rule that chooses it; default as in ``exitbench replay``.
+        samples: of the test split, from recording batches drawn by hash.
+        batch: B.
+        repetitions: of the wall clock; 0 leaves it out.
+        latency: samples at batch 1, and threads; default those of a suite that says nothing.
+
+    Raises:
+        UsageError: a knob or operating point that can't be.
+    """
+    subject = prepare(workload, strategy, settings or {}, operating_point, store)
+    batches = _recording_batches(len(subject.test), samples)
+    drawn = torch.cat(batches)
+    chosen = torch.from_numpy(hash_order(drawn, SUBSAMPLE_SALT).argsort())[:samples]  # places among the drawn
+    split, timesteps = workload.dataset.split("test"), workload.spec.timesteps
+    fed = LiveSamples.of_split(workload.dataset, split, drawn[chosen], timesteps)
+    trace = subject.test.select(drawn[chosen])
+    ways = 2 if batch == 1 else 6
+    runs: list[LiveRun] = []
+    with progress(f"verify {workload.spec.name}", len(drawn) + ways * len(fed), "samples run live") as advance:
+        recording = _stepwise(subject, batches)
+        advance(len(drawn))
+        exact = copy.deepcopy(subject.network).double()
+        logits = torch.cat(_folded(exact, workload, batches))[chosen]
+        for network, inputs, reference in (
+            (subject.network, fed, trace),
+            (exact, fed.to(torch.float64), Trace(logits, trace.labels, trace.sample_ids)),
+        ):
+            for run in live_runs(network, subject.policy, inputs, reference, batch=batch):
+                runs.append(run)
+                advance(len(fed), run.way)
+    outcome = replay_policy(subject.policy, trace, fed.frames)
+    ideal = timesteps / float(outcome.exit_timesteps.double().mean())
+    timings = _timings(subject, fed, batch, repetitions, latency or LatencySpec()) if repetitions else []
+    return Verification(workload.spec.name, subject.policy_name, recording, runs, ideal, timings)
+
+
+def live_runs(
+    network: SteppingNetwork, policy: ExitPolicy, samples: LiveSamples, reference: Trace, *, batch: int
+) -> Iterator[LiveRun]:
+    """Run live at batch 1, at ``batch``, and with refill; compare each with replay of what it saw and with a reference.
+
+    Args:
+        samples: in random order.
+        reference: the trace of these samples, in their order.
+    """
+    ways = {"batch 1": (1, False)}
+    if batch > 1:
+        ways |= {f"batch {batch}": (batch, False), f"batch {batch}, refill": (batch, True)}
+    expected = replay_policy(policy, reference, samples.frames)
+    for way, (size, refill) in ways.items():
+        seen = torch.zeros_like(reference.logits)
+        found = run_live(network, samples, policy, batch=size, refill=refill, seen=seen)
+        replayed = replay_policy(policy, Trace(seen, reference.labels, reference.sample_ids), samples.frames)
+        ran = torch.arange(1, samples.timesteps + 1) <= found.exit_timesteps[:, None]
+        difference = (seen - reference.logits).abs().amax(2).where(ran, 0.0).amax(1)
+        yield LiveRun(
+            way,
+            str(seen.dtype).removeprefix("torch."),
+            len(samples),
+            _differing(found, replayed),
+            int((difference > TOLERANCE).sum()),
+            math.ceil(ALLOWED[seen.dtype] * len(samples)),
+            float(difference.max()),
+            _differing(found, expected),
+        )
+
+
+def _differing(one: Outcome, other: Outcome) -> int:
+    """Samples that two outcomes stop at other timesteps, for other reasons or with other predictions."""
+    same = (one.exit_timesteps == other.exit_timesteps) & (one.predictions == other.predictions)
+    return int((~(same & (one.forced == other.forced))).sum())
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is verified."""
+
+    workload: Workload
+    network: SpikingNetwork
+    test: Trace
+    policy: ExitPolicy
+    policy_name: str
+
+
+def prepare(
+    workload: Workload,
+    strategy: ExitStrategy,
+    settings: Mapping[str, object],
+    operating_point: str | None,
+    store: Store,
+) -> Subject:
+    """The network, its test trace, and the policy fitted on its calibration trace."""
+    strategy, value = configured(strategy, settings)
+    knob = strategy.family_knob.name
+    if value is not None and operating_point is not None:
+        raise UsageError(f"{strategy.name}: give {knob} or --operating-point, not both")
+    point = OperatingPoint.parse(operating_point or DEFAULT_POINT)
+    weights = trained_weights(workload, store)
+    network = spiking_network(workload, weights)
+    dataset, timesteps = workload.dataset, workload.spec.timesteps
+    calibration, test = (
+        Recorded(
+            recorded_trace(workload, weights, split, store, network=network),
+            dataset.frames(dataset.split(split), timesteps),
+        )
+        for split in ("calibration", "test")
+    )
+    half = "fit" if value is None else "all"
+    identity = {"trace": recording_key(workload, weights, "calibration"), "half": half}
+    artifacts = policy_artifacts(store, identity)
+    if value is not None:
+        family = fit_family(strategy, calibration, artifacts)
+        policy: ExitPolicy | None = family.policy(value)
+        fitted, chosen_by = family.strategy.parameters if isinstance(family, ScoreFamily) else strategy.parameters, ""
+    else:
+        fit, select = halve(calibration)
+        scores = score_strategy(strategy, Contest(fit, select, test, artifacts), [point])
+        policy, value = scores.policies[0].policy, scores.policies[0].value
+        fitted, chosen_by = scores.parameters, f", chosen by {point}: {scores.policies[0].status}"
+    if policy is None:
+        raise UsageError(f"no policy of {strategy.name} meets {point} on {workload.spec.name}")
+    knobs = ", ".join(f"{n} = {v}" for n, v in {knob: value, **fitted}.items() if v is not None)
+    return Subject(workload, network, test.trace, policy, f"{strategy.name} ({knobs}){chosen_by}")
+
+
+def _recording_batches(samples: int, wanted: int) -> list[torch.Tensor]:
+    """Positions of whole recording batches, drawn by hash, that hold ``wanted`` samples or all there are."""
+    batches = torch.split(torch.arange(samples), BATCH)
+    drawn: list[torch.Tensor] = []
+    for number in hash_order(torch.arange(len(batches)), SUBSAMPLE_SALT).argsort():
+        if sum(map(len, drawn)) < wanted:
+            drawn.append(batches[number])
+    return drawn
+
+
+def _stepwise(subject: Subject, batches: list[torch.Tensor]) -> str:
+    """Run the recording batches stepwise, and compare bit by bit with the trace; else with recording them again."""
+    workload, timesteps = subject.workload, subject.workload.spec.timesteps
+    split = workload.dataset.split("test")
+    found = []
+    for positions in batches:
+        samples = LiveSamples.of_split(workload.dataset, split, positions, timesteps)
+        seen = torch.zeros(len(positions), timesteps, samples.classes)
+        run_live(subject.network, samples, NeverExit(), seen=seen)
+        found.append(seen)
+    comparable = [index for index, positions in enumerate(batches) if len(positions) > 1]  # one row rounds differently
+    if not comparable:
+        return "n/a, one sample"
+    if all(torch.equal(found[i], subject.test.logits[batches[i]]) for i in comparable):
+        return "bit-equal"
+    again = _folded(subject.network, workload, batches)
+    if all(torch.equal(found[i], again[i]) for i in comparable):
+        return "recorded elsewhere; bit-equal to recording here"
+    return NOT_EQUAL
+
+
+def _folded(network: SpikingNetwork, workload: Workload, batches: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Logits [B, T, K] of each recording batch, run as it is recorded."""
+    dataset, timesteps = workload.dataset, workload.spec.timesteps
+    images, dtype = dataset.split("test").images, next(network.parameters()).dtype
+    with torch.inference_mode():
+        encoded = (dataset.encode(images[positions], timesteps).to(dtype) for positions in batches)
+        return [network.run(inputs, timesteps, fold=FOLD).transpose(0, 1).contiguous() for inputs in encoded]
+
+
+def _timings(
+    subject: Subject, samples: LiveSamples, batch: int, repetitions: int, latency: LatencySpec
+) -> list[Timings]:
+    """Wall clock at batch 1 on a few of the samples, and at batch B on all of them."""
+    few = samples.at(torch.arange(min(latency.samples, len(samples))))
+    timings = []
+    for size, timed in [(1, few)] + [(batch, samples)] * (batch > 1):
+        units, unit = (len(timed), "samples") if size == 1 else (2 * repetitions, "passes")
+        with progress(f"measure {subject.workload.spec.name}, batch {size}", units, unit) as advance:
+            timings.append(
+                measure(
+                    subject.network,
+                    timed,
+                    {"policy": subject.policy},
+                    batch=size,
+                    repetitions=repetitions,
+                    threads=latency.threads,
+                    advance=advance,
+                )
+            )
+    return timings
+
+
+def _figures(timing: Timings) -> dict[str, float]:
+    return timing.latency("policy") if timing.batch == 1 else timing.throughput("policy")

@@ -1,0 +1,1 @@
+"""The page in a browser; not part of the plain run (``tox -e browser``)."""
