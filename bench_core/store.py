@@ -2,14 +2,14 @@
 
 An artifact is one safetensors file: tensors, and a header of strings in which ``artifact`` is JSON with kind, key,
 the digest of the tensors and whatever the stage adds; other header entries are the format's own (a trace's, say). It
-is written to a temporary name and renamed, so a name in the store always holds a whole file; its content is checked
-when it is read, and what is damaged is named and set aside.
+is written beside its place and renamed, so a name in the store always holds a whole file; its content is checked when
+it is read, and what is damaged is named and set aside. docs/store.md says which faults that survives.
 """
 
 import json
 import os
-import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,30 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from bench_core.digests import json_digest, tensors_digest
-from bench_core.errors import StoreError
+from bench_core.errors import StoreError, one_line
+from bench_core.files import exclusive, unfinished, whole_file
 from bench_core.progress import note
 
-__all__ = ["Artifact", "Store", "copy_artifact", "default_root", "read_artifact", "write_safetensors"]
+__all__ = [
+    "KINDS",
+    "Artifact",
+    "DamagedArtifactError",
+    "Store",
+    "copy_artifact",
+    "default_root",
+    "read_artifact",
+    "remove_damaged",
+    "write_safetensors",
+]
 
+KINDS = ("networks", "policies", "trace-parts", "traces", "training")
+LOCKS = ".locks"
 ZOO = Path(__file__).parent / "zoo"
+_REMEDY = "import a bundle that holds it, or run without --offline-store"
+
+
+class DamagedArtifactError(StoreError):
+    """An artifact file that holds something else than was written."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +65,12 @@ class Store:
     Args:
         root: the folder; made when first written to.
         zoo: folder of shipped artifacts that is consulted after the store; None leaves it out.
+        offline: make nothing: what is missing or damaged is an error that names it.
     """
 
-    def __init__(self, root: Path, zoo: Path | None = ZOO) -> None:
+    def __init__(self, root: Path, zoo: Path | None = ZOO, *, offline: bool = False) -> None:
         self.root = root
+        self.offline = offline
         self._zoo = zoo
         self._zoo_index: dict[tuple[str, str], Path] | None = None
 
@@ -59,15 +79,48 @@ class Store:
         return self.root / kind / key[:2] / f"{key}.safetensors"
 
     def get(self, kind: str, key: str) -> Artifact | None:
-        """The artifact, or None where there is none. A damaged one is named on stderr, removed, and not there."""
+        """The artifact, or None where there is none. A damaged one is named on stderr, removed, and not there.
+
+        Raises StoreError for a file that can't be read, which says nothing about its content, and, where the store is
+        offline, for a damaged one.
+        """
         path = self.path(kind, key)
-        if path.exists():
+        found = _status(path)
+        if found is not None:
             try:
-                return read_artifact(path, key)
-            except StoreError as error:
+                return read_artifact(path, key, kind)
+            except DamagedArtifactError as error:
+                if self.offline:
+                    raise StoreError(f"{error}; nothing is made offline: {_REMEDY}") from error
                 note(f"store: {error}; it is made again")
-                path.unlink(missing_ok=True)
+                remove_damaged(path, found)
+            except StoreError:
+                if path.exists():
+                    raise
         return self._from_zoo(kind, key)
+
+    def obtain(self, kind: str, key: str, make: Callable[[], Artifact], *, again: bool = False) -> Artifact:
+        """The artifact; where there is none, or ``again`` is set, ``make`` puts it, in one process at a time.
+
+        Raises StoreError where the store is offline or can't be written to.
+        """
+        if not again and (found := self.get(kind, key)) is not None:
+            return found
+        path = self.path(kind, key)
+        if self.offline:
+            raise StoreError(f"{path}: not there; nothing is made offline: {_REMEDY}")
+        with ExitStack() as stack:
+            try:
+                lock = exclusive(
+                    self.root / LOCKS / f"{kind}-{key}",
+                    lambda: note(f"store: another run is making {kind} {key[:16]}; waiting for it"),
+                )
+                stack.enter_context(lock)
+            except OSError as error:
+                raise _unwritable(path, error) from error
+            if not again and (found := self.get(kind, key)) is not None:
+                return found
+            return make()
 
     def put(
         self,
@@ -77,7 +130,7 @@ class Store:
         metadata: Mapping[str, Any] | None = None,
         header: Mapping[str, str] | None = None,
     ) -> Artifact:
-        """Write an artifact whole or not at all. Raises StoreError when the disk says no.
+        """Write an artifact whole or not at all. Raises StoreError when the disk says no, or the store is offline.
 
         Args:
             kind, key: where it is found again.
@@ -86,6 +139,9 @@ class Store:
             header: strings of the file format itself.
         """
         path = self.path(kind, key)
+        if self.offline:
+            raise StoreError(f"{path}: nothing is written offline: {_REMEDY}")
+        unfinished(path.parent, remove=True)
         strings = dict(header or {})
         record = {**(metadata or {}), "kind": kind, "key": key, "content": tensors_digest(tensors)}
         record["seal"] = _seal(record, strings)
@@ -94,8 +150,9 @@ class Store:
 
     def remove(self, kind: str, keys: Iterable[str]) -> None:
         """Delete artifacts that are no longer needed, such as the parts of one that is whole."""
-        for key in keys:
-            self.path(kind, key).unlink(missing_ok=True)
+        for key in () if self.offline else keys:
+            with suppress(OSError):
+                self.path(kind, key).unlink()
 
     def _from_zoo(self, kind: str, key: str) -> Artifact | None:
         shipped = self._shipped().get((kind, key))
@@ -127,20 +184,44 @@ def default_root() -> Path:
     return user_cache_path("exitbench")
 
 
-def read_artifact(path: Path, key: str | None = None) -> Artifact:
-    """Read and check an artifact file. Raises StoreError that names the file and what is wrong with it."""
+def read_artifact(path: Path, key: str | None = None, kind: str | None = None) -> Artifact:
+    """Read and check an artifact file.
+
+    Raises DamagedArtifactError, one line with the file and what is wrong with its content, and StoreError for a file
+    that can't be read at all.
+    """
     try:
+        with path.open("rb"):  # says more clearly than safe_open what forbids it
+            pass
         with safe_open(path, framework="pt") as handle:
             header = dict(handle.metadata() or {})
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  # not a mapping
         metadata = dict(json.loads(header.pop("artifact")))
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise StoreError(f"{path}: damaged ({error})") from error
-    if key is not None and metadata.get("key") != key:
-        raise StoreError(f"{path}: holds another artifact than its name says")
-    if metadata.get("content") != tensors_digest(tensors) or metadata.get("seal") != _seal(metadata, header):
-        raise StoreError(f"{path}: altered (its content doesn't match its digest)")
+        content, seal = tensors_digest(tensors), _seal(metadata, header)
+    except (OSError, MemoryError) as error:
+        raise StoreError(f"{path}: can't be read ({error})") from error
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedArtifactError(one_line(f"{path}: damaged ({error!s:.200})")) from error
+    if metadata.get("key") != (key or metadata.get("key")) or metadata.get("kind") != (kind or metadata.get("kind")):
+        raise DamagedArtifactError(f"{path}: holds another artifact than its name says")
+    for what, expected, found in (("content", metadata.get("content"), content), ("seal", metadata.get("seal"), seal)):
+        if expected != found:
+            raise DamagedArtifactError(one_line(f"{path}: altered (its {what} is {found}, expected {expected!s:.64})"))
     return Artifact(tensors, metadata, header)
+
+
+def remove_damaged(path: Path, found: os.stat_result) -> None:
+    """Remove a file that was found damaged, unless another process has put a new one in its place since."""
+    with suppress(OSError):  # a store that can't be written to keeps it
+        if os.path.samestat(path.stat(), found):
+            path.unlink()
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:
+        return None
 
 
 def _seal(record: Mapping[str, Any], header: Mapping[str, str]) -> str:
@@ -150,23 +231,16 @@ def _seal(record: Mapping[str, Any], header: Mapping[str, str]) -> str:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]) -> None:
-    """Write a safetensors file under a temporary name, flush it to disk, rename it. Raises StoreError."""
-    temporary: Path | None = None
+    """Write a safetensors file whole or not at all. Raises StoreError."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=".tmp")
-        os.close(handle)
-        temporary = Path(name)
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, dict(header))
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-        temporary = None
+        with whole_file(path) as place:
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, place, dict(header))
     except (OSError, SafetensorError) as error:
-        raise StoreError(f"{path}: can't be written ({error}); free space or choose another place") from error
-    finally:  # Ctrl-C included
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: Exception) -> StoreError:
+    return StoreError(f"{path}: can't be written ({error}); free space or choose another place")
 
 
 def copy_artifact(artifact: Artifact, path: Path) -> None:

@@ -1,0 +1,165 @@
+"""Files that are whole or absent, and locks that die with their process: what a store stands on when runs are killed.
+
+What is being written lies in a folder of its own, ``.writing-…``, beside its final place. The writer holds a lock on
+it, which the kernel lets go when the process ends, however it ends; what nobody holds was left by one that was killed.
+"""
+
+import fcntl
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+__all__ = ["UNFINISHED", "alone_in", "exclusive", "publish", "unfinished", "whole_file", "workspace"]
+
+UNFINISHED = ".writing-"
+_SECONDS_PER_DAY = 86_400.0
+
+
+@contextmanager
+def workspace(folder: Path) -> Iterator[Path]:
+    """A new folder below ``folder``, so on the same disk, for what is not yet whole; removed at the end.
+
+    Raises OSError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, place = _claim(folder)
+    try:
+        yield place
+    finally:  # Ctrl-C included
+        shutil.rmtree(place, ignore_errors=True)
+        os.close(handle)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path to write to; at the end the file is flushed to disk and takes the name ``path``. Raises OSError."""
+    with workspace(path.parent) as place:
+        written = place / path.name
+        yield written
+        publish(written, path)
+
+
+def publish(written: Path, path: Path) -> None:
+    """Flush a file to disk, give it the permissions that new files have here, rename it. Raises OSError."""
+    written.chmod(written.parent.stat().st_mode & 0o666)  # safetensors writes for the owner only
+    _flush(written)
+    written.replace(path)
+    _flush(path.parent)  # the new name too, before anything is removed that it replaces
+
+
+def unfinished(folder: Path, *, pattern: str = f"{UNFINISHED}*", remove: bool = False) -> list[Path]:
+    """What processes that have ended left unfinished in ``folder``, or of its lock files; removed where asked for."""
+    return [path for path in sorted(folder.glob(pattern)) if _is_abandoned(path, remove=remove)]
+
+
+@contextmanager
+def exclusive(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock file ``path``; where another process holds it, call ``waiting`` once and wait. Raises OSError.
+
+    A file system without locks lets everyone in: then two processes do the same work, and the last one's file stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = _held(path, waiting)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a folder against other processes that ask to be alone in it too. Raises OSError."""
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _lock(handle, wait=True)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _held(path: Path, waiting: Callable[[], None]) -> int:
+    """The descriptor of a lock file that this process holds."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            if _lock(handle, wait=False) is False:
+                waiting()
+                _lock(handle, wait=True)
+            if _names(path, handle):
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # its last holder has removed it meanwhile
+        waiting = _nothing
+
+
+def _nothing() -> None:
+    pass
+
+
+def _claim(folder: Path) -> tuple[int, Path]:
+    """The descriptor of a new folder that this process holds, and its path."""
+    while True:
+        place = folder / f"{UNFINISHED}{secrets.token_hex(8)}"
+        place.mkdir()
+        try:
+            handle = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # another process took it for abandoned before it was held
+        _lock(handle, wait=True)
+        if _names(place, handle):
+            return handle, place
+        os.close(handle)
+
+
+def _is_abandoned(path: Path, *, remove: bool) -> bool:
+    """Whether nobody holds an unfinished file or folder; it is removed while held, so that nobody starts to use it."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        lock = _lock(handle, wait=False)
+        old = time.time() - os.fstat(handle).st_mtime > _SECONDS_PER_DAY
+        abandoned = old if lock is None else lock
+        if abandoned and remove and path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif abandoned and remove:
+            path.unlink(missing_ok=True)
+        return abandoned
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, *, wait: bool) -> bool | None:
+    """Whether the lock could be had; None where the file system has no locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _names(path: Path, handle: int) -> bool:
+    """Whether the path still leads to what the descriptor has open."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,202 @@
+"""What a store holds: list it, describe it, check it against its digests, and throw out what no longer belongs."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from bench_core.errors import StoreError, UsageError, one_line
+from bench_core.files import UNFINISHED, unfinished
+from bench_core.store import KINDS, LOCKS, ZOO, DamagedArtifactError, Store, read_artifact, remove_damaged
+
+__all__ = ["Entry", "choose", "describe", "entries", "prune", "shipped_entries", "verify"]
+
+_SECONDS_PER_DAY = 86_400.0
+_SHORTEST_KEY = 4
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An artifact file as its header describes it; its tensors are neither read nor checked.
+
+    Attributes:
+        kind, key: what it is addressed by.
+        path: the file.
+        size: bytes.
+        workload: name of the workload that it belongs to, where its header says so, else "".
+        what: what it is, in a few words.
+        tensors: dtype and shape of each, by name.
+        metadata, header: as in ``Artifact``.
+        damage: what is wrong with the header, else "".
+    """
+
+    kind: str
+    key: str
+    path: Path
+    size: int
+    workload: str = ""
+    what: str = ""
+    tensors: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    header: Mapping[str, str] = field(default_factory=dict)
+    damage: str = ""
+
+
+def entries(store: Store) -> list[Entry]:
+    """The artifacts of a store, by kind and key."""
+    return [_entry(path, kind, path.stem) for kind, path in _artifact_files(store)]
+
+
+def shipped_entries(zoo: Path = ZOO) -> list[Entry]:
+    """The artifacts that come with the package, under the keys of their headers."""
+    found = [_entry(path, path.parent.name) for path in sorted(zoo.glob("*/*.safetensors"))]
+    return [entry for entry in found if not entry.damage]
+
+
+def choose(found: Sequence[Entry], names: Sequence[str]) -> list[Entry]:
+    """The artifacts of the named workloads, and those whose keys, or kinds and keys, begin with a name.
+
+    A workload's artifacts are its networks, its traces, and the policies that were fitted on one of these traces. Of
+    two with the same kind and key the first counts. Raises UsageError, one line, for a name that fits none, or several.
+    """
+    chosen: dict[tuple[str, str], Entry] = {}
+    for name in names:
+        own = [entry for entry in found if entry.workload == name and entry.kind in ("networks", "traces")]
+        traces = {entry.key for entry in own if entry.kind == "traces"}
+        own += [entry for entry in found if entry.kind == "policies" and _calibration(entry) in traces]
+        if not own and len(name) >= _SHORTEST_KEY:
+            own = [e for e in found if e.key.startswith(name) or f"{e.kind}/{e.key}".startswith(name)]
+            if len({(entry.kind, entry.key) for entry in own}) > 1:
+                raise UsageError(f"{name}: several artifacts begin like this; give more of KIND/KEY")
+        if not own:
+            raise UsageError(f"{name}: neither a workload nor a key of this store; see `exitbench store list`")
+        for entry in own:
+            chosen.setdefault((entry.kind, entry.key), entry)
+    return list(chosen.values())
+
+
+def describe(entry: Entry) -> dict[str, Any]:
+    """Everything that an artifact's header says, JSON-able. Raises StoreError for one that is damaged."""
+    if entry.damage:
+        raise DamagedArtifactError(one_line(f"{entry.path}: damaged ({entry.damage})"))
+    return {
+        "kind": entry.kind,
+        "key": entry.key,
+        "what": entry.what,
+        "bytes": entry.size,
+        "tensors": dict(entry.tensors),
+        "header": dict(entry.header),
+        "metadata": dict(entry.metadata),
+    }
+
+
+def verify(store: Store) -> tuple[int, list[str]]:
+    """Read every artifact and compare digests: how many are whole, and a line for each file that isn't one of them."""
+    whole, problems, known = 0, [], set()
+    for kind, path in _artifact_files(store):
+        known.add(path)
+        try:
+            read_artifact(path, path.stem, kind)
+            whole += 1
+        except StoreError as error:
+            problems.append(one_line(str(error)))
+    for path in sorted(store.root.rglob("*")):
+        inside = path.relative_to(store.root).parts
+        ours = inside[0] == LOCKS or any(part.startswith(UNFINISHED) for part in inside)
+        if path not in known and not ours and (path.is_symlink() or not path.is_dir()):
+            problems.append(one_line(f"{path}: unknown; no artifact is called like this"))
+    return whole, problems
+
+
+def prune(store: Store, *, older_than: float | None = None, dry_run: bool = False) -> list[str]:
+    """Remove what no longer belongs in a store; a line for each thing removed.
+
+    That is: what stopped processes left unfinished, damaged artifacts, and training states and parts of traces whose
+    network or trace is whole by now. What other programs put there stays.
+
+    Args:
+        older_than: days; artifacts that were written longer ago go too.
+        dry_run: remove nothing, only say what would be.
+    """
+    removed = [f"{path}: left by a run that was stopped" for path in _left(store.root, remove=not dry_run)]
+    for kind, path in _artifact_files(store):
+        status = path.stat()
+        days = (time.time() - status.st_mtime) / _SECONDS_PER_DAY
+        if older_than is not None and days > older_than:
+            reason = f"written {days:.0f} days ago"
+        else:
+            reason = _no_longer_wanted(store, kind, path)
+        if reason:
+            removed.append(one_line(f"{path}: {reason}"))
+            if not dry_run:
+                remove_damaged(path, status)
+    return removed
+
+
+def _no_longer_wanted(store: Store, kind: str, path: Path) -> str:
+    """Why an artifact no longer belongs in the store, or ""."""
+    try:
+        metadata = read_artifact(path, path.stem, kind).metadata
+    except DamagedArtifactError as error:
+        return str(error).removeprefix(f"{path}: ")
+    except StoreError:
+        return ""  # that it can't be read says nothing about its content
+    if kind == "training" and store.path("networks", path.stem).exists():
+        return "its network is trained"
+    if kind == "trace-parts" and store.path("traces", str(metadata.get("trace"))).exists():
+        return "its trace is whole"
+    return ""
+
+
+def _left(root: Path, *, remove: bool) -> Iterator[Path]:
+    """What was left unfinished anywhere below ``root``, and locks that nobody holds."""
+    yield from unfinished(root / LOCKS, pattern="*", remove=remove)
+    for folder in [root, *(path for path in sorted(root.rglob("*")) if path.is_dir())]:
+        if not any(part.startswith(UNFINISHED) for part in folder.relative_to(root).parts):
+            yield from unfinished(folder, remove=remove)
+
+
+def _artifact_files(store: Store) -> list[tuple[str, Path]]:
+    """(kind, path) of every file that is where an artifact would be."""
+    found = [(kind, path) for kind in KINDS for path in sorted((store.root / kind).glob("*/*.safetensors"))]
+    return [(kind, path) for kind, path in found if path == store.path(kind, path.stem) and path.is_file()]
+
+
+def _entry(path: Path, kind: str, key: str = "") -> Entry:
+    """An artifact as its header describes it; an empty ``key`` stands for the header's own."""
+    size = path.stat().st_size
+    try:
+        with safe_open(path, framework="pt") as handle:
+            header = dict(handle.metadata() or {})
+            parts = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118  # not a mapping
+            tensors = {name: {"dtype": str(p.get_dtype()), "shape": list(p.get_shape())} for name, p in parts.items()}
+        metadata = dict(json.loads(header.pop("artifact")))
+        workload, what = _words(kind, metadata, header)
+        return Entry(kind, key or str(metadata["key"]), path, size, workload, what, tensors, metadata, header)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
+        return Entry(kind, key, path, size, what="damaged", damage=str(error) or "no header")
+
+
+def _words(kind: str, metadata: Mapping[str, Any], header: Mapping[str, str]) -> tuple[str, str]:
+    """The name of the workload, and what the artifact is."""
+    workload, detail = "", ""
+    if kind == "networks":
+        workload, detail = str(metadata["workload"]["name"]), f"seed {metadata['workload']['seed']}"
+    elif kind == "traces":
+        workload, detail = header.get("workload", ""), header.get("split", "")
+    elif kind == "policies":
+        made_from = metadata["made_from"]
+        knobs = [f"{name}={value}" for name, value in made_from.items() if isinstance(value, int | float)]
+        detail = " ".join([str(made_from.get("strategy", "")), *knobs])
+    elif kind == "training":
+        detail = f"after epoch {len(metadata['history'])}"
+    return workload, one_line(" ".join(word for word in (workload, detail) if word))
+
+
+def _calibration(policy: Entry) -> str:
+    calibration = policy.metadata.get("calibration")
+    return str(calibration.get("trace", "")) if isinstance(calibration, Mapping) else ""

@@ -1,0 +1,184 @@
+"""What a board says twice must agree: figures that were edited by hand, or boards that were merged, are found here.
+
+A board carries most figures in more than one place (a mean and its histogram, a digest and its manifest, a row and its
+classes). Nothing here needs traces; ``exitbench reproduce`` recomputes everything from them.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench_core.columns import ROW_COLUMNS, priced
+from bench_core.errors import UsageError
+from bench_core.metrics import fixed_hull
+from bench_core.results import Board
+from bench_core.tables import summary_table
+
+__all__ = ["contradictions", "refuse_contradictions"]
+
+_TOLERANCE = 1e-9
+_KEYS = ["workload", "strategy", "operating_point"]
+_MANIFEST = ("suite", "environment", "plugins", "workloads")
+_DIGESTS = ("weights", "calibration_trace", "test_trace")
+
+Record = Mapping[Any, Any]
+
+
+def refuse_contradictions(board: Board, name: str) -> None:
+    """Raise UsageError with the first contradiction of the board called ``name``, and how many more there are."""
+    if lacking := [key for key in _MANIFEST if not isinstance(board.manifest.get(key), dict | list)]:
+        raise UsageError(f"results {name}: manifest.json lacks {lacking[0]}; run the suite again")
+    if lacking := [column for column in ROW_COLUMNS if column not in board.rows]:
+        raise UsageError(f"results {name}: rows.csv lacks {lacking[0]}, it is of an older schema; run the suite again")
+    try:
+        found = list(contradictions(board))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UsageError(
+            f"results {name}: a cell does not hold what its column should ({error}); run the suite again"
+        ) from error
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise UsageError(f"results {name}: {found[0]}{more}; files were edited or mixed up, run the suite again")
+
+
+def contradictions(board: Board) -> Iterator[str]:
+    """A line for each place where the files of a board disagree."""
+    yield from _identity(board)
+    workloads = {record["workload"]: record for record in board.workloads.to_dict("records")}
+    for workload in workloads.values():
+        yield from _workload(workload)
+    for row in board.rows.to_dict("records"):
+        where = f"rows.csv: {row['workload']}, {row['strategy']}, {row['operating_point']}"
+        yield from (f"{where}: {problem}" for problem in _digests(row, board.manifest))
+        if not pd.isna(row["accuracy"]):
+            if row["workload"] not in workloads:
+                yield f"{where}: workloads.csv does not have this workload"
+            else:
+                yield from (f"{where}: {problem}" for problem in _row(row, workloads[row["workload"]]))
+    yield from _energies(board)
+    yield from _classes(board)
+    yield from _reliability(board, workloads)
+    yield from _pairs(board)
+    yield from _summary(board)
+
+
+def _identity(board: Board) -> Iterator[str]:
+    suite = board.manifest.get("suite", {}).get("name")
+    for name in dict.fromkeys(board.rows["suite"]):
+        if name != suite:
+            yield f"rows.csv has rows of suite {name}, manifest.json is of suite {suite}"
+    for row in board.rows[board.rows.duplicated(_KEYS)].to_dict("records"):
+        yield f"rows.csv: {', '.join(str(row[key]) for key in _KEYS)}: stands there twice"
+
+
+def _workload(workload: Record) -> Iterator[str]:
+    static = json.loads(workload["static_accuracy"])
+    where = f"workloads.csv: {workload['workload']}"
+    if len(static) != workload["timesteps"]:
+        yield f"{where}: static_accuracy has {len(static)} entries for T = {workload['timesteps']}"
+    if not _same(workload["aet"], len(static) - math.fsum(static[:-1])):
+        yield f"{where}: aet {workload['aet']} does not follow from static_accuracy"
+
+
+def _digests(row: Record, manifest: Record) -> Iterator[str]:
+    facts = manifest.get("workloads", {}).get(row["workload"])
+    for name in _DIGESTS:
+        if not pd.isna(row[name]):
+            if facts is None:
+                yield "manifest.json does not have this workload"
+                return
+            if not str(facts.get(name, "")).startswith(str(row[name])):
+                yield f"{name} {row[name]} is not the one in manifest.json"
+
+
+def _row(row: Record, workload: Record) -> Iterator[str]:
+    static = np.array(json.loads(workload["static_accuracy"]))
+    histogram = np.array(json.loads(row["exit_histogram"]))
+    samples, accuracy, average = int(row["samples"]), row["accuracy"], row["average_exit_timestep"]
+    if samples != workload["samples"]:
+        yield f"samples {samples}, workloads.csv has {workload['samples']}"
+    if len(histogram) != len(static) or histogram.sum() != samples:
+        yield f"exit_histogram does not hold {samples} samples at t = 1 .. {len(static)}"
+        return
+    if abs(accuracy * samples - round(accuracy * samples)) > 1e-6:
+        yield f"accuracy {accuracy} is no share of {samples} samples"
+    expected = {
+        "average_exit_timestep": float(histogram @ np.arange(1, len(static) + 1)) / samples,
+        "delta_points": 100 * (accuracy - static[-1]),
+        "same_histogram_accuracy": float(histogram @ static) / samples,
+        "fixed_hull_accuracy": fixed_hull(static, average),
+        "gap_points": 100 * (row["select_accuracy"] - accuracy),
+        "gap_timesteps": row["select_average_exit_timestep"] - average,
+        "rank": 1 + row["losses"],
+    }
+    for name, value in expected.items():
+        if not _same(row[name], value):
+            yield f"{name} {row[name]} does not follow from its other columns ({value:.10g})"
+
+
+def _energies(board: Board) -> Iterator[str]:
+    """Energy over share is the energy of static T: one figure for a workload."""
+    for cost in priced(board.rows.columns):
+        share = f"energy_{cost.model}_share"
+        for workload, rows in board.rows.groupby("workload", sort=False):
+            static = (rows[cost.energy].astype(float) / rows[share].astype(float)).dropna()
+            if len(static) and not np.allclose(static, static.median(), rtol=1e-9, atol=0):
+                yield f"rows.csv: {workload}: {cost.energy} and {share} do not agree"
+
+
+def _classes(board: Board) -> Iterator[str]:
+    if board.classes.empty:
+        return
+    right = (board.classes["accuracy"] * board.classes["samples"]).round().rename("right")
+    sums = board.classes.assign(right=right).groupby(_KEYS)[["right", "samples"]].sum()
+    for row in board.rows[board.rows["accuracy"].notna()].to_dict("records"):
+        key = tuple(row[name] for name in _KEYS)
+        if key not in sums.index:
+            yield f"classes.csv: {', '.join(key)}: is missing"
+        elif not _same(sums.loc[key, "right"] / sums.loc[key, "samples"], row["accuracy"]):
+            yield f"classes.csv: {', '.join(key)}: the classes do not add up to the accuracy in rows.csv"
+
+
+def _reliability(board: Board, workloads: Mapping[Any, Record]) -> Iterator[str]:
+    for (workload, timestep), bins in board.reliability.groupby(["workload", "timestep"], sort=False):
+        if workload not in workloads:
+            yield f"reliability.csv: {workload}: workloads.csv does not have this workload"
+            return
+        t = int(str(timestep))
+        static = json.loads(workloads[workload]["static_accuracy"])
+        right = float((bins["accuracy"].fillna(0) * bins["samples"]).sum()) / float(bins["samples"].sum())
+        if not _same(right, static[t - 1]):
+            yield f"reliability.csv: {workload}, t = {t}: the bins do not add up to the static accuracy"
+
+
+def _pairs(board: Board) -> Iterator[str]:
+    accuracy = {tuple(row[key] for key in _KEYS): row["accuracy"] for row in board.rows.to_dict("records")}
+    for pair in board.pairwise.to_dict("records"):
+        keys = [(pair["workload"], pair[side], pair["operating_point"]) for side in ("strategy", "rival")]
+        where = f"pairwise.csv: {', '.join(str(part) for part in keys[0])} against {pair['rival']}"
+        if any(key not in accuracy for key in keys):
+            yield f"{where}: rows.csv does not have both"
+        elif not _same(pair["accuracy_points"], 100 * (accuracy[keys[0]] - accuracy[keys[1]])):
+            yield f"{where}: accuracy_points {pair['accuracy_points']} is not the difference in rows.csv"
+
+
+def _summary(board: Board) -> Iterator[str]:
+    expected = summary_table(board.rows)
+    names = ["operating_point", "strategy", "average_rank", "wins", "losses", "ties"]
+    found, wanted = (table[names].to_dict("records") for table in (board.summary, expected))
+    if len(found) != len(wanted) or any(
+        not all(_same(row[name], other[name]) for name in names) for row, other in zip(found, wanted, strict=True)
+    ):
+        yield "summary.csv does not follow from rows.csv"
+
+
+def _same(left: Any, right: Any) -> bool:
+    if isinstance(left, str) or isinstance(right, str):
+        return bool(left == right)
+    if pd.isna(left) or pd.isna(right):
+        return bool(pd.isna(left) and pd.isna(right))
+    return math.isclose(left, right, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)

@@ -1,0 +1,176 @@
+"""What traces and data beside a board add to its page: the oracle's curve, the easiest and the hardest samples.
+
+Nothing is shown unchecked: a trace must be the one that the manifest names, a replayed policy must stop as many samples
+at each timestep as its row says, and a data set's split must have the digest that the network was tested on.
+"""
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from bench_core.costs.operations import Array
+from bench_core.curves import FamilyOnTrace
+from bench_core.data import Dataset, ImageSplit
+from bench_core.errors import ExitBenchError, UsageError
+from bench_core.exits import ExitStrategy, Requirement
+from bench_core.metrics import oracle_points
+from bench_core.replay import Outcome
+from bench_core.results import Board
+from bench_core.scoring import Recorded, fit_family, halve
+from bench_core.trace import Trace, load_trace
+
+__all__ = ["Extras", "Gallery", "Sample", "read_extras"]
+
+_EACH = 12  # images at either end
+_MAY_BE_SHOWN = ("MIT", "CC0-1.0", "Apache-2.0", "BSD-3-Clause")  # licences that let a page carry some of the images
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One test image and what became of it; ``png`` is base64."""
+
+    sample_id: int
+    label: int
+    prediction: int
+    exit_timestep: int
+    png: str
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Samples that one policy stopped first, surest at the front, and last, least sure at the front."""
+
+    strategy: str
+    operating_point: str
+    dataset: str
+    licence: str
+    easiest: list[Sample]
+    hardest: list[Sample]
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What is known of one workload beyond the board's tables; None where traces or data are not at hand."""
+
+    oracle: tuple[Array, Array] | None = None
+    gallery: Gallery | None = None
+
+
+def read_extras(
+    folder: Path, board: Board, point: str, strategies: Mapping[str, ExitStrategy], datasets: Mapping[str, Dataset]
+) -> dict[str, Extras]:
+    """Extras by workload, from the traces in ``folder`` as far as they are there.
+
+    Args:
+        point: the operating point whose best-ranked policy orders the samples.
+
+    Raises:
+        UsageError: where a trace is not the one that the manifest names.
+    """
+    specs = {spec["name"]: spec for spec in board.manifest["suite"]["workloads"]}
+    found = {}
+    for workload in board.workloads["workload"]:
+        facts = board.manifest["workloads"].get(workload, {})
+        calibration, test = (_trace(folder, workload, split, facts) for split in ("calibration", "test"))
+        if test is None:
+            found[workload] = Extras()
+            continue
+        oracle = oracle_points(test.correct)
+        dataset = datasets.get(specs.get(workload, {}).get("dataset", ""))
+        gallery = None
+        if calibration is not None and dataset is not None and facts.get("licence") in _MAY_BE_SHOWN:
+            split = _split(dataset, facts.get("data", {}).get("test"))
+            rows = board.rows[(board.rows["workload"] == workload) & (board.rows["operating_point"] == point)]
+            ran = _ordering_policy(rows, strategies, calibration, test)
+            if split is not None and ran is not None:
+                gallery = _gallery(ran, test, split, dataset)
+        found[workload] = Extras(oracle, gallery)
+    return found
+
+
+def _trace(folder: Path, workload: str, split: str, facts: Mapping[str, Any]) -> Trace | None:
+    path = folder / "traces" / f"{workload}-{split}.safetensors"
+    if not path.exists():
+        return None
+    trace = load_trace(path)
+    if trace.digest != facts.get(f"{split}_trace"):
+        raise UsageError(f"{path}: not the trace that the manifest names; restore it, or make the board again")
+    return trace
+
+
+def _split(dataset: Dataset, digest: str | None) -> ImageSplit | None:
+    """The test split, if it can be read here and is the one that was tested on."""
+    try:
+        split = dataset.split("test")
+    except ExitBenchError:
+        return None
+    return split if split.digest == digest and split.images.shape[1] in (1, 3) else None
+
+
+def _ordering_policy(
+    rows: pd.DataFrame, strategies: Mapping[str, ExitStrategy], calibration: Trace, test: Trace
+) -> tuple[str, str, Outcome] | None:
+    """The best-ranked row that replays as it says and stops samples at different timesteps."""
+    fit, _ = halve(Recorded(calibration))
+    for row in rows[rows["status"] == "ok"].sort_values("rank", kind="stable").to_dict("records"):
+        strategy = strategies.get(str(row["strategy"]).partition("[")[0])
+        counts = json.loads(row["exit_histogram"])
+        if strategy is None or Requirement.INPUTS in strategy.requires or np.count_nonzero(counts) < 2:
+            continue
+        try:
+            family = fit_family(strategy.with_parameters(json.loads(row["parameters"])), fit)
+            outcome = FamilyOnTrace(family, test).outcome(row["value"])
+        except Exception:  # a plugin of another version: its samples are not shown
+            continue
+        if np.bincount(outcome.exit_timesteps.numpy(), minlength=len(counts) + 1)[1:].tolist() == counts:
+            return str(row["strategy"]), str(row["operating_point"]), outcome
+    return None
+
+
+def _gallery(ran: tuple[str, str, Outcome], test: Trace, split: ImageSplit, dataset: Dataset) -> Gallery:
+    strategy, point, outcome = ran
+    positions = {int(sample): position for position, sample in enumerate(split.sample_ids)}
+    order = pd.DataFrame({"t": outcome.exit_timesteps.numpy(), "margin": -_margins(test, outcome)})
+    order = order.sort_values(["t", "margin"], kind="stable")
+    first, last = order.index[:_EACH].tolist(), order.index[::-1][:_EACH].tolist()
+
+    def sample(index: int) -> Sample:
+        number = int(test.sample_ids[index])
+        return Sample(
+            number,
+            int(test.labels[index]),
+            int(outcome.predictions[index]),
+            int(outcome.exit_timesteps[index]),
+            _png(split.images[positions[number]]),
+        )
+
+    easiest, hardest = ([sample(index) for index in indices] for indices in (first, last))
+    return Gallery(strategy, point, dataset.name, dataset.licence, easiest, hardest)
+
+
+def _margins(test: Trace, outcome: Outcome) -> Array:
+    """How far the mean readout's best class is ahead of its second at the exit, float64 [N]."""
+    parts = []
+    for start, totals in test.totals():
+        exits = outcome.exit_timesteps[start : start + len(totals)]
+        top = totals[torch.arange(len(totals)), exits - 1].topk(2, dim=1).values
+        parts.append((top[:, 0] - top[:, 1]) / exits)
+    return np.asarray(torch.cat(parts).numpy())
+
+
+def _png(image: torch.Tensor) -> str:
+    """A uint8 image [C, H, W] as png, in base64."""
+    from PIL import Image
+
+    pixels = image.permute(1, 2, 0).contiguous().numpy()
+    stream = BytesIO()
+    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(stream, "png", optimize=True)
+    return base64.b64encode(stream.getvalue()).decode()

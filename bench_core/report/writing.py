@@ -1,0 +1,109 @@
+"""The files of a report: page, LaTeX, plots, markdown; each from one board, whole or not at all."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench_core.errors import StoreError, UsageError
+from bench_core.files import whole_file
+from bench_core.report.latex import latex
+from bench_core.report.markdown import markdown
+from bench_core.results import Board, make_folder, write_text
+
+if TYPE_CHECKING:
+    from bench_core.report.extras import Extras
+
+__all__ = ["FORMATS", "check_formats", "needs_extras", "write_report"]
+
+FORMATS = ("html", "tex", "svg", "png", "md")
+_NEEDS = {"html": ("jinja2", "matplotlib"), "svg": ("matplotlib",), "png": ("matplotlib",)}
+
+
+def check_formats(formats: Iterable[str]) -> list[str]:
+    """The formats as asked for, in our order. Raises UsageError for one that isn't, or whose library is missing."""
+    wanted = set(formats)
+    if unknown := sorted(wanted - set(FORMATS)):
+        raise UsageError(f"--format {unknown[0]}: it is one of {', '.join(FORMATS)}")
+    for name in wanted:
+        for library in _NEEDS.get(name, ()):
+            if find_spec(library) is None:
+                raise UsageError(f"--format {name} needs {library}; `pip install 'exitbench[report]'` installs it")
+    return [name for name in FORMATS if name in wanted]
+
+
+def needs_extras(formats: Iterable[str]) -> bool:
+    """Whether what traces and data add is shown in one of the formats."""
+    return bool({"html", "svg", "png"} & set(formats))
+
+
+def write_report(
+    board: Board, extras: "Mapping[str, Extras]", folder: Path, formats: Iterable[str], default_point: str
+) -> list[Path]:
+    """Write a board's report into ``folder``; the plots go to ``plots/`` there.
+
+    Args:
+        extras: by workload, of ``read_extras``; may be empty.
+        default_point: the operating point that the page opens with and the histograms show.
+
+    Returns:
+        The files.
+    """
+    formats = check_formats(formats)
+    make_folder(folder)
+    written = []
+    texts = {"tex": latex, "md": markdown}
+    for name in formats:
+        if name == "html":
+            from bench_core.report.page import page
+
+            written.append(folder / "leaderboard.html")
+            write_text(written[-1], page(board, extras, default_point))
+        elif name in texts:
+            written.append(folder / f"leaderboard.{name}")
+            write_text(written[-1], texts[name](board))
+    kinds = [name for name in formats if name in ("svg", "png")]
+    if kinds:
+        make_folder(folder / "plots")
+        for name, content in _plots(board, extras, default_point, kinds):
+            written.append(folder / "plots" / name)
+            _write_bytes(written[-1], content)
+    return written
+
+
+def _plots(
+    board: Board, extras: "Mapping[str, Extras]", point: str, kinds: Iterable[str]
+) -> Iterator[tuple[str, bytes]]:
+    """(file name, content) of every plot."""
+    from bench_core.report.palette import looks
+    from bench_core.report.plots import accuracy_charts, figure_bytes, histogram_chart, reliability_chart, themed
+
+    styles = looks([*board.rows["strategy"], *board.curves["strategy"]])
+    with themed():
+        for workload in board.workloads["workload"]:
+            known = extras.get(workload)
+            charts = [
+                *accuracy_charts(board, workload, styles, known.oracle if known else None),
+                histogram_chart(board, workload, point, styles),
+                reliability_chart(board, workload),
+            ]
+            for chart in charts:
+                for kind in kinds:
+                    if chart is not None:
+                        yield (
+                            f"{_file_name(workload)}-{_file_name(chart.name)}.{kind}",
+                            figure_bytes(chart.figure, kind),
+                        )
+
+
+def _file_name(text: str) -> str:
+    """Letters, digits, dots and dashes only: a workload's name is no path."""
+    return "".join(mark if mark.isalnum() or mark in ".-_" else "-" for mark in text).lstrip(".") or "-"
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    try:
+        with whole_file(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise StoreError(f"{path}: can't be written ({error.strerror}); choose another place or free space") from error
