@@ -410,9 +410,9 @@ def replay(
 
 @app.command()
 def verify(
+    strategy: Annotated[str, typer.Option(help="Name of the strategy that stops the samples.")],
     workload: Annotated[list[str] | None, typer.Argument(help="Workloads of the suite; default all.")] = None,
     suite: Annotated[str, typer.Option(help="A shipped suite's name, or a .toml file.")] = "quick",
-    strategy: Annotated[str, typer.Option(help="Name of the strategy that stops the samples.")] = "seenn-i",
     settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE; may be repeated.")] = None,
     operating_point: Annotated[str | None, typer.Option(help="As in `exitbench replay`.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Test samples, drawn by hash.")] = 1000,

@@ -455,7 +455,7 @@ def test_verify_prints_a_table_and_writes_json(exitbench, store, tmp_path, monke
     suite = write_suite(tmp_path / "tiny.toml", workloads=[DIRECT, EVENTS])
     place = tmp_path / "found.json"
     flags = ["--suite", suite, "--plugin", TINY_PLUGIN, "--samples", 60, "--batch", 8, "--repetitions", 2]
-    code, out, _ = exitbench("verify", *flags, "--set", "threshold=0.5", "--json", place)
+    code, out, _ = exitbench("verify", *flags, "--strategy", "seenn-i", "--set", "threshold=0.5", "--json", place)
     assert code == 0
     assert out.count("bit-equal") == 2
     assert out.splitlines()[-1] == "live runs and replay agree"
@@ -488,7 +488,8 @@ WRONG = {
 def test_verify_refuses_in_one_line(exitbench, own_home, tmp_path, monkeypatch, flags, words):  # noqa: F811
     monkeypatch.chdir(tmp_path)
     suite = write_suite(tmp_path / "tiny.toml")
-    code, out, err = exitbench("verify", "--suite", suite, "--plugin", TINY_PLUGIN, *flags)
+    named = [] if "--strategy" in flags else ["--strategy", "seenn-i"]
+    code, out, err = exitbench("verify", "--suite", suite, "--plugin", TINY_PLUGIN, *named, *flags)
     assert (code, out) == (2, "")
     assert len(err.splitlines()) == 1
     assert all(word in err for word in words)
