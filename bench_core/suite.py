@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from bench_core.costs.operations import FirstLayer
-from bench_core.errors import SuiteError
+from bench_core.errors import SuiteError, one_line
 from bench_core.knobs import nearest
 from bench_core.training.recipe import Recipe
 
@@ -143,4 +143,4 @@ def parse_suite(content: Mapping[str, Any], place: str) -> Suite:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "the suite"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise SuiteError(f"suite {place}: {field}: {first['msg']}{more}") from error
+        raise SuiteError(one_line(f"suite {place}: {field}: {first['msg']}{more}")) from error

@@ -62,6 +62,15 @@ def test_bytes_of_anything_are_refused_by_every_reader(tmp_path, content):
         assert str(refused.value).isprintable()
 
 
+@pytest.mark.parametrize("key", [r'"\u0000"', r'"\u001b[31mred"', r'"a\nb"'])
+def test_a_key_that_would_drive_a_terminal_is_named_in_plain_text(tmp_path, key):
+    path = tmp_path / "suite.toml"
+    path.write_text(f'schema = "exitbench.suite/1"\nname = "x"\n[latency]\n{key} = 1\n')
+    with pytest.raises(SuiteError) as refusal:
+        load_suite(str(path))
+    assert str(refusal.value).isprintable()
+
+
 @pytest.mark.parametrize("opening", ["[", "{ a = ", '"""', "[["])
 def test_a_suite_that_never_ends_is_refused(tmp_path, opening):
     path = tmp_path / "deep.toml"
