@@ -4,6 +4,7 @@ import pytest
 import torch
 from bench_plugins.seenn_ii import (
     LARGEST_WEIGHT,
+    PlannedByNetwork,
     PolicyNetwork,
     SeennIIJoint,
     expected_loss,
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from bench_core import SpikingNetwork, TrainingBatch, UsageError
+from bench_core.replay import replay_policy
 from bench_core.stages import Workload, spiking_network, trained_weights
 from bench_core.store import Store
 from bench_core.suite import WorkloadSpec
@@ -23,6 +25,9 @@ from bench_core.training import Recipe, RegularizerSpec, train_network
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.suites import tiny_registry
 from tests.helpers.tiny_plugin import TinyConv, TinyShapes
+from tests.reference import policies as reference
+from tests.reference import rules
+from tests.traces import samples_of, traces
 
 
 @given(
@@ -38,15 +43,23 @@ def test_the_objective_is_the_exact_expected_reward_with_clamped_weights(correct
     scores = torch.randn(len(correct), len(correct[0]), dtype=torch.float64)
     bits = torch.tensor(correct, dtype=torch.float64)
     found = expected_loss(scores, rewards(bits, beta), sample_weights(bits))
-    rho = sum(row[0] for row in correct) / len(correct)
-    ratio = LARGEST_WEIGHT if rho == 1 else min(rho / (1 - rho), LARGEST_WEIGHT)
-    total = 0.0
-    for row, chances in zip(correct, scores.softmax(1).tolist(), strict=True):
-        weight = 1.0 if row[0] else ratio
-        total += weight * sum(
-            v * (beta * (1 - c) - 2.0**-k * c) for k, (v, c) in enumerate(zip(chances, row, strict=True))
-        )
-    assert found.item() == pytest.approx(total / len(correct), rel=1e-9, abs=1e-12)
+    expected = reference.objective(scores.tolist(), correct, beta, LARGEST_WEIGHT)
+    assert found.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@given(trace=traces(samples=8, classes=4), seed=st.integers(0, 99))
+@settings(max_examples=25, deadline=None)
+def test_a_sample_stops_where_the_policy_network_prefers(trace, seed):
+    torch.manual_seed(seed)
+    network = PolicyNetwork(1, trace.timesteps).eval()
+    images = torch.randn(len(trace), 1, 1, 8, 8)  # [N, F, C, H, W]
+    with torch.no_grad():
+        scores = network(images[:, 0]).double().tolist()
+    outcome = replay_policy(PlannedByNetwork(network, 1.0), trace, lambda positions, _frames: images[positions])
+    exits = [reference.planned_exit(row) for row in scores]
+    assert outcome.exit_timesteps.tolist() == exits
+    said = [rules.predictions(sample)[t - 1] for sample, t in zip(samples_of(trace), exits, strict=True)]
+    assert outcome.predictions.tolist() == said
 
 
 def test_a_one_step_accuracy_of_one_does_not_blow_the_weights_up():

@@ -46,7 +46,7 @@ class DynamicConfidence(ScoreStrategy):
 def _fitted_alpha(calibration: Calibration) -> float:
     """Where negative log-likelihood at T has no slope in 1 / alpha, or the end of the range that lies beyond."""
     trace = calibration.trace
-    total = torch.cat([chunk[:, -1] for _, chunk in trace.totals()])
+    total = torch.cat([chunk[:, -1].clone() for _, chunk in trace.totals()])  # a view would keep every timestep
     below_top = total.sub_(total.amax(1, keepdim=True))  # a softmax doesn't see the shift
     right = float(below_top.gather(1, trace.labels[:, None]).mean())
     chunks = below_top.split(max(1, CHUNK // trace.classes))
