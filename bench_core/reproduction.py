@@ -83,7 +83,9 @@ def reproduce_board(folder: Path, registry: Registry, *, from_weights: bool, kee
     if from_weights:
         with tempfile.TemporaryDirectory(prefix="exitbench-") as scratch:
             suite = suite.model_copy(
-                update={"latency": suite.latency.model_copy(update={"samples": 1, "repetitions": 1})}
+                update={
+                    "latency": suite.latency.model_copy(update={"samples": 1, "repetitions": 1, "batch_samples": 0})
+                }
             )
             board = run_suite(
                 suite, registry=registry, output=Path(scratch) / "board", store=Store(Path(scratch) / "store")
