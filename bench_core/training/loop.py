@@ -109,7 +109,9 @@ class _Training:
             index = order[batch * recipe.batch_size : (batch + 1) * recipe.batch_size]
             records.clear()
             inputs = self._inputs(split.images[index], generator)
-            logits = _logits(self.network, inputs, self.timesteps)
+            with torch.autocast(inputs.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+                logits = _logits(self.network, inputs, self.timesteps)
+            logits = logits.float()
             labels = split.labels[index]
             loss = LOSSES[recipe.loss](logits, labels)
             if self.regularizer is not None and recipe.regularizer is not None:

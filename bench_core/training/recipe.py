@@ -6,6 +6,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = ["Recipe", "RegularizerSpec"]
 
+# Fields that came after the first recipes: at their default they are no part of the identity.
+_LATER = frozenset(
+    {"autoaugment", "cutout", "normalization", "neuron", "surrogate", "regularizer", "trunk", "precision"}
+)
+
 
 class RegularizerSpec(BaseModel):
     """A regulariser that is added to the task's loss.
@@ -36,6 +41,8 @@ class Recipe(BaseModel):
         neuron: of a network that is trained directly: ``lif`` or ``if`` (``bench_core.snn.neurons.NEURONS``).
         surrogate: its gradient: ``triangle``, ``rectangle``, ``arctan`` or ``dspike`` (``bench_core.snn.surrogate``).
         regularizer: added to the loss, or None.
+        precision: of the network's forward and backward pass: ``float32``, or ``bfloat16`` where torch's autocast allows
+            it. Weights, normalisation statistics, losses and regularisers stay float32 either way.
         trunk: recipe that is trained first; this one goes on from its weights. Branches of one trunk share it.
     """
 
@@ -55,6 +62,7 @@ class Recipe(BaseModel):
     neuron: Literal["lif", "if"] = "lif"
     surrogate: Literal["triangle", "rectangle", "arctan", "dspike"] = "triangle"
     regularizer: RegularizerSpec | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
     trunk: "Recipe | None" = None
 
     @model_validator(mode="after")
@@ -67,14 +75,10 @@ class Recipe(BaseModel):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the trained weights depend on; fields that came later count only where they are set."""
-        later = {
-            "autoaugment": False,
-            "cutout": 0,
-            "normalization": "bn",
-            "neuron": "lif",
-            "surrogate": "triangle",
-            "regularizer": None,
-            "trunk": None,
+        """What the trained weights depend on."""
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in self.model_dump().items()
+            if name not in _LATER or value != fields[name].default
         }
-        return {name: value for name, value in self.model_dump().items() if name not in later or value != later[name]}

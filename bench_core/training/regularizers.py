@@ -43,9 +43,11 @@ def layer_records(network: SpikingNetwork | AnalogNetwork, *, wanted: bool = Tru
 
     def collect(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
         if isinstance(module, SpikingNeuron):
-            records.append(LayerRecord(inputs[0], output / module.amplitude, module.potentials, module.threshold))
+            assert module.potentials is not None
+            spikes, potential = output.float() / module.amplitude, module.potentials.float()
+            records.append(LayerRecord(inputs[0].float(), spikes, potential, module.threshold))
         else:
-            records.append(LayerRecord(inputs[0], output))
+            records.append(LayerRecord(inputs[0].float(), output.float()))
 
     nodes = network.neurons() if isinstance(network, SpikingNetwork) else network.activations
     with ExitStack() as stack:
@@ -59,7 +61,7 @@ def layer_records(network: SpikingNetwork | AnalogNetwork, *, wanted: bool = Tru
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """What a regulariser sees of a batch.
+    """What a regulariser sees of a batch; floating-point tensors are float32 whatever the network computed in.
 
     Attributes:
         inputs: what the network sees first, float32 [B, C, H, W]; of events the first frame.
