@@ -41,8 +41,8 @@ class Recipe(BaseModel):
         neuron: of a network that is trained directly: ``lif`` or ``if`` (``bench_core.snn.neurons.NEURONS``).
         surrogate: its gradient: ``triangle``, ``rectangle``, ``arctan`` or ``dspike`` (``bench_core.snn.surrogate``).
         regularizer: added to the loss, or None.
-        precision: of the network's forward and backward pass: ``float32``, or ``bfloat16`` where torch's autocast allows
-            it. Weights, normalisation statistics, losses and regularisers stay float32 either way.
+        precision: of the network's forward and backward pass: ``float32``, or ``bfloat16`` where torch's autocast
+            allows it. Weights, normalisation statistics, losses and regularisers stay float32 either way.
         trunk: recipe that is trained first; this one goes on from its weights. Branches of one trunk share it.
     """
 

@@ -1,0 +1,96 @@
+"""``exitbench leaderboard``, ``report``, ``compare`` and ``reproduce``: what can be done with a board."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench_core.cli.common import PluginFiles, app, refuse_file, registry_of, shown_points
+from bench_core.errors import UsageError
+
+
+@app.command()
+def leaderboard(
+    results: Annotated[Path, typer.Argument(help="Folder of a board.")] = Path("exitbench-results/quick"),
+    operating_point: Annotated[
+        list[str] | None, typer.Option(help="Which tables; may be repeated, `all` for every one.")
+    ] = None,
+) -> None:
+    """Print a board that was made before."""
+    from bench_core.report.terminal import terminal
+    from bench_core.results import read_board
+
+    board = read_board(results)
+    offered = list(dict.fromkeys(board.rows["operating_point"]))
+    wanted = operating_point or shown_points(offered)
+    for name in wanted:
+        if name not in (*offered, "all"):
+            raise UsageError(f"no operating point {name!r} on this board; it has: {', '.join(offered)}, all")
+    print(terminal(board, offered if "all" in wanted else wanted))
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(help="Folder of a board.")] = Path("exitbench-results/quick"),
+    output: Annotated[Path | None, typer.Option(help="Folder of the report; default the board's own.")] = None,
+    formats: Annotated[
+        str, typer.Option("--format", help="Which files, with commas: html, tex, svg, png, md.")
+    ] = "html,tex,svg,png,md",
+    plugin: PluginFiles = None,
+) -> None:
+    """Write a board as one html page, as LaTeX, plots and markdown."""
+    from bench_core.report.checks import refuse_contradictions
+    from bench_core.report.writing import check_formats, needs_extras, write_report
+    from bench_core.results import read_board
+
+    wanted = check_formats(part.strip() for part in formats.split(",") if part.strip())
+    place = output or results
+    refuse_file(place)
+    board = read_board(results)
+    refuse_contradictions(board, str(results))
+    point = shown_points(list(dict.fromkeys(board.rows["operating_point"])))[0]
+    extras = {}
+    if needs_extras(wanted):
+        from bench_core.report.extras import read_extras
+
+        registry = registry_of(plugin)
+        extras = read_extras(results, board, point, registry.strategies, registry.datasets)
+    written = write_report(board, extras, place, wanted, point)
+    for path in written:
+        if path.parent == place:
+            print(path)
+    if plots := [path for path in written if path.parent != place]:
+        print(f"{plots[0].parent}: {len(plots)} plots")
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="Folder of a board.")],
+    second: Annotated[Path, typer.Argument(help="Folder of another board of the same suite.")],
+) -> None:
+    """Two boards of one suite: what changed, row by row, and what is not comparable."""
+    from bench_core.report.checks import refuse_contradictions
+    from bench_core.report.differences import compare_boards
+    from bench_core.results import read_board
+
+    boards = [read_board(folder) for folder in (first, second)]
+    for board, folder in zip(boards, (first, second), strict=True):
+        refuse_contradictions(board, str(folder))
+    print(compare_boards(*boards).text)
+
+
+@app.command()
+def reproduce(
+    results: Annotated[Path, typer.Argument(help="Folder of a committed board.")],
+    source: Annotated[str, typer.Option("--from", help="traces (seconds) or weights (minutes).")] = "traces",
+    tables: Annotated[Path | None, typer.Option(help="Folder to keep the recomputed board in.")] = None,
+) -> None:
+    """Recompute a board and compare; exit code 1 and a list of differences where it drifted."""
+    from bench_core.reproduction import reproduce_board
+
+    if source not in ("traces", "weights"):
+        raise UsageError(f"--from {source}: it is traces or weights")
+    report = reproduce_board(results, registry_of(None), from_weights=source == "weights", keep=tables)
+    print(report.text)
+    if report.drift:
+        raise typer.Exit(1)

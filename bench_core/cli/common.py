@@ -1,0 +1,95 @@
+"""What several commands share: the application, options, and how names and flags are read."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench_core.errors import UsageError
+
+__all__ = [
+    "Only",
+    "PluginFiles",
+    "SuiteName",
+    "SuiteOption",
+    "app",
+    "refuse_file",
+    "refuse_missing_folder",
+    "registry_of",
+    "settings_of",
+    "shown_points",
+    "suite_of",
+    "workload_of",
+]
+
+app = typer.Typer(
+    name="exitbench",
+    help="Compare dynamic-exit methods for spiking neural networks on the same traces.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+PluginFiles = Annotated[list[Path] | None, typer.Option("--plugin", help="A plugin in a single file; may be repeated.")]
+SuiteName = Annotated[str, typer.Argument(help="A shipped suite's name, or a .toml file.")]
+SuiteOption = Annotated[str, typer.Option(help="A shipped suite's name, or a .toml file.")]
+Only = Annotated[
+    list[str] | None, typer.Option("--only", help="Only this workload or strategy; may be repeated, or commas.")
+]
+
+
+def registry_of(files: list[Path] | None) -> Any:
+    from bench_core.plugin_manager import load_registry
+
+    registry = load_registry(files or [])
+    for problem in registry.problems:
+        print(f"exitbench: {problem}; everything else goes on", file=sys.stderr)
+    return registry
+
+
+def suite_of(name: str, only: list[str] | None) -> Any:
+    from bench_core.suite import load_suite
+
+    suite = load_suite(name)
+    names = [part for text in only or [] for part in text.split(",") if part]
+    return suite.only(names) if names else suite
+
+
+def workload_of(suite: str, name: str, registry: Any) -> Any:
+    from bench_core.knobs import nearest
+    from bench_core.stages import Workload
+    from bench_core.suite import load_suite
+
+    specs = {spec.name: spec for spec in load_suite(suite).workloads}
+    if name not in specs:
+        raise UsageError(f"suite {suite} has no workload {name!r}{nearest(name, specs)}; it has: {', '.join(specs)}")
+    return Workload.resolve(specs[name], registry)
+
+
+def settings_of(pairs: list[str] | None) -> dict[str, object]:
+    settings: dict[str, object] = {}
+    for pair in pairs or []:
+        key, sign, value = pair.partition("=")
+        if not sign or not key:
+            raise UsageError(f"--set {pair}: write KEY=VALUE")
+        if key in settings:
+            raise UsageError(f"--set {pair}: {key} is set twice")
+        settings[key] = value
+    return settings
+
+
+def shown_points(operating_points: list[str]) -> list[str]:
+    """The one table per workload that a terminal shows: the middle iso-accuracy, else the first of all."""
+    return ["iso-accuracy:0.5"] if "iso-accuracy:0.5" in operating_points else operating_points[:1]
+
+
+def refuse_file(folder: Path) -> None:
+    for place in (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            raise UsageError(f"--output {folder}: {place} is a file")
+
+
+def refuse_missing_folder(path: Path, flag: str = "--output") -> None:
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{flag} {path}: its folder doesn't exist; make it first")

@@ -1,0 +1,62 @@
+"""``exitbench run``: the main job."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench_core.cli.common import Only, PluginFiles, SuiteName, app, refuse_file, registry_of, shown_points, suite_of
+from bench_core.errors import UsageError
+
+
+@app.command()
+def run(
+    suite: SuiteName = "quick",
+    plugin: PluginFiles = None,
+    only: Only = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the results; default exitbench-results/SUITE.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
+    remeasure: Annotated[bool, typer.Option("--remeasure", help="Measure wall clock again.")] = False,
+    refit: Annotated[bool, typer.Option("--refit", help="Train policy networks again.")] = False,
+    traces: Annotated[bool, typer.Option("--traces", help="Copy the traces into the results.")] = False,
+    offline_store: Annotated[
+        bool, typer.Option("--offline-store", help="Make nothing: what the store lacks or has damaged ends the run.")
+    ] = False,
+) -> None:
+    """The main job: train, convert and record what is missing, then replay and write the leaderboard."""
+    from bench_core.execution import plan, run_suite
+    from bench_core.report.terminal import terminal
+    from bench_core.store import Store, default_root
+
+    if offline_store and refit:
+        raise UsageError("--offline-store makes nothing, --refit makes policies again; leave one out")
+    registry = registry_of(plugin)
+    chosen = suite_of(suite, only)
+    place = output or Path("exitbench-results") / chosen.name
+    refuse_file(place)
+    store = Store(default_root(), offline=offline_store)
+    if dry_run:
+        planned = plan(chosen, registry)
+        for workload in planned.workloads:
+            trained = store.get("networks", workload.training_key) is not None
+            print(f"{workload.spec.name}: {'record with trained weights' if trained else 'train, then record'}")
+        print(f"replay: {', '.join(entrant.label for entrant in planned.competitors)}")
+        print(f"results: {place}")
+        return
+    board = run_suite(
+        chosen,
+        registry=registry,
+        output=place,
+        store=store,
+        refit=refit,
+        remeasure=remeasure,
+        export_traces=traces,
+        command=f"exitbench run {suite}",
+    )
+    print(terminal(board, shown_points(chosen.operating_points)))
+    print(f"All operating points: {place}/leaderboard.md; figures: {place}/rows.csv")
+    if board.failures:
+        print(f"exitbench: {board.failures} rows failed; their status says why", file=sys.stderr)
+    if board.failures or registry.problems:
+        raise typer.Exit(1)

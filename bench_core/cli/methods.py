@@ -1,0 +1,104 @@
+"""``exitbench replay`` and ``verify``: one strategy, on traces and live."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench_core.cli.common import (
+    PluginFiles,
+    SuiteOption,
+    app,
+    refuse_missing_folder,
+    registry_of,
+    settings_of,
+    workload_of,
+)
+from bench_core.errors import UsageError
+
+
+@app.command()
+def replay(
+    calibration: Annotated[Path, typer.Option(help="Trace that the strategy learns from.")],
+    test: Annotated[Path, typer.Option(help="Trace that it is replayed on.")],
+    strategy: Annotated[str, typer.Option(help="Name of the strategy; see `exitbench list strategies`.")],
+    settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE; may be repeated.")] = None,
+    operating_point: Annotated[
+        str | None, typer.Option(help="iso-accuracy:POINTS, budget:SHARE or risk:POINTS,LEVEL; default iso-accuracy:0.")
+    ] = None,
+    per_sample: Annotated[Path | None, typer.Option(help="csv to write: a row per sample.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="json to write: the scores.")] = None,
+    plugin: PluginFiles = None,
+) -> None:
+    """Replay one strategy on trace files: bring your own logits."""
+    from bench_core.offline import replay_files
+    from bench_core.store import Store, default_root
+
+    result = replay_files(
+        calibration,
+        test,
+        strategy,
+        registry=registry_of(plugin),
+        settings=settings_of(settings),
+        operating_point=operating_point,
+        store=Store(default_root()),
+        per_sample=per_sample,
+        json_file=json_file,
+    )
+    print(result.summary())
+
+
+@app.command()
+def verify(
+    strategy: Annotated[str, typer.Option(help="Name of the strategy that stops the samples.")],
+    workload: Annotated[list[str] | None, typer.Argument(help="Workloads of the suite; default all.")] = None,
+    suite: SuiteOption = "quick",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE; may be repeated.")] = None,
+    operating_point: Annotated[str | None, typer.Option(help="As in `exitbench replay`.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Test samples, drawn by hash.")] = 1000,
+    batch: Annotated[int, typer.Option(min=1, help="Samples under way at once.")] = 64,
+    repetitions: Annotated[int, typer.Option(min=0, help="Of the wall clock; 0 leaves it out.")] = 5,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="json to write: everything, every single time.")
+    ] = None,
+    plugin: PluginFiles = None,
+) -> None:
+    """Live runs against replay and trace, and their wall clock; exit code 1 where they contradict each other."""
+    from bench_core.provenance import environment
+    from bench_core.results import write_text
+    from bench_core.store import Store, default_root
+    from bench_core.suite import load_suite
+    from bench_core.verification import verify
+
+    if json_file is not None:
+        refuse_missing_folder(json_file, "--json")
+        if json_file.is_dir():
+            raise UsageError(f"--json {json_file}: is a folder; name a file")
+    registry, spec = registry_of(plugin), load_suite(suite)
+    method = registry.find("strategies", strategy)
+    found = [workload_of(suite, name, registry) for name in workload or [one.name for one in spec.workloads]]
+    results = []
+    for one in found:
+        results.append(
+            verify(
+                one,
+                method,
+                store=Store(default_root()),
+                settings=settings_of(settings),
+                operating_point=operating_point,
+                samples=samples,
+                batch=batch,
+                repetitions=repetitions,
+                latency=spec.latency,
+            )
+        )
+        print(results[-1].text())
+    if json_file is not None:
+        content = {"environment": environment(), "workloads": [result.as_json() for result in results]}
+        write_text(json_file, json.dumps(content, indent=1) + "\n")
+    if wrong := [result.workload for result in results if not result.agrees]:
+        print(f"exitbench: live runs and replay disagree: {', '.join(wrong)}", file=sys.stderr)
+        raise typer.Exit(1)
+    print("live runs and replay agree")

@@ -1,0 +1,100 @@
+"""``exitbench store``: the artifacts at hand."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench_core.cli.common import app, refuse_missing_folder
+
+store_app = typer.Typer(help="The store of networks, traces and policies: look, check, share.", no_args_is_help=True)
+app.add_typer(store_app, name="store")
+
+
+@store_app.command("list")
+def store_list() -> None:
+    """The artifacts at hand: kind, key, size, and what each is."""
+    from tabulate import tabulate
+
+    from bench_core.inventory import entries
+    from bench_core.store import Store, default_root
+
+    store = Store(default_root())
+    found = entries(store)
+    rows = [[entry.kind, entry.key[:16], entry.size, entry.what] for entry in found]
+    if rows:
+        print(tabulate(rows, ["kind", "key", "bytes", "what"], disable_numparse=[1]))
+    print(f"{len(found)} artifacts, {sum(entry.size for entry in found)} bytes in {store.root}")
+
+
+@store_app.command("show")
+def store_show(key: Annotated[str, typer.Argument(help="Key of an artifact, or how it begins.")]) -> None:
+    """What an artifact's header says: tensors, how it was made, digests."""
+    import json
+
+    from bench_core.inventory import choose, describe, entries
+    from bench_core.store import Store, default_root
+
+    for entry in choose(entries(Store(default_root())), [key]):
+        print(json.dumps(describe(entry), indent=1))
+
+
+@store_app.command("verify")
+def store_verify() -> None:
+    """Compare every artifact with its digests; exit code 1 where one is damaged or a file is unknown."""
+    from bench_core.inventory import verify
+    from bench_core.store import Store, default_root
+
+    whole, problems = verify(Store(default_root()))
+    for problem in problems:
+        print(problem)
+    print(f"{whole} artifacts whole, {len(problems)} files damaged or unknown")
+    if problems:
+        raise typer.Exit(1)
+
+
+@store_app.command("prune")
+def store_prune(
+    older_than: Annotated[
+        float | None, typer.Option("--older-than", min=0, help="Days; artifacts written longer ago go too.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and stop.")] = False,
+) -> None:
+    """Remove what no longer belongs: what stopped runs left unfinished, and damaged artifacts."""
+    from bench_core.inventory import prune
+    from bench_core.store import Store, default_root
+
+    removed = prune(Store(default_root()), older_than=older_than, dry_run=dry_run)
+    for line in removed:
+        print(line)
+    print(f"{len(removed)} {'would be removed' if dry_run else 'removed'}")
+
+
+@store_app.command("export")
+def store_export(
+    names: Annotated[list[str], typer.Argument(help="Workloads, or keys of single artifacts.")],
+    output: Annotated[Path, typer.Option(help="The file to write.")],
+) -> None:
+    """Write a workload's network, traces and policies into one file, for another store."""
+    from bench_core.bundles import export_bundle
+    from bench_core.inventory import choose, entries, shipped_entries
+    from bench_core.store import Store, default_root
+
+    refuse_missing_folder(output)
+    members = export_bundle(choose([*entries(Store(default_root())), *shipped_entries()], names), output)
+    for member in members:
+        print(f"{member.name}: {member.size} bytes")
+    print(f"{output}: {len(members)} artifacts")
+
+
+@store_app.command("import")
+def store_import(bundle: Annotated[Path, typer.Argument(help="A file that `store export` wrote.")]) -> None:
+    """Put the artifacts of such a file into the store, once all of it has been checked."""
+    from bench_core.bundles import import_bundle
+    from bench_core.store import Store, default_root
+
+    store = Store(default_root())
+    new = import_bundle(bundle, store)
+    for member in new:
+        print(f"{member.name}: {member.size} bytes")
+    print(f"{len(new)} artifacts are new in {store.root}")
