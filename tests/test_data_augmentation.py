@@ -131,6 +131,7 @@ def test_recipes_without_the_new_fields_keep_their_identity():
     plain = Recipe(epochs=1)
     assert {"cutout", "autoaugment"} & plain.identity.keys() == set()
     assert Recipe(epochs=1, cutout=8).identity == {**plain.identity, "cutout": 8}
+    assert Recipe(epochs=1, precision="bfloat16").identity == {**plain.identity, "precision": "bfloat16"}
     assert Recipe(epochs=1, autoaugment=True).identity == {**plain.identity, "autoaugment": True}
 
 

@@ -11,6 +11,7 @@ from bench_core.conversion import replace_activations
 from bench_core.errors import UsageError
 from bench_core.snn import GlobalAveragePool, Residual, SpikingNetwork, if_neuron, lif_neuron
 from bench_core.snn.models import Parts, resnet, sew_resnet, vgg
+from bench_core.snn.models.chain import POOL
 from bench_core.snn.models.resnet import ResNet, ResNet8, ResNet18, ResNet19, ResNet20, ResNet20Seenn, ResNet34
 from bench_core.snn.models.sew_resnet import SewResNet34
 from bench_core.snn.models.vgg import Vgg16, VggSnn
@@ -114,7 +115,7 @@ class SmallSew(SewResNet34):
 
 class SmallVgg(VggSnn):
     name = "small-vgg"
-    stages = ((8, 8), (16,))
+    plan = (8, 8, POOL, 16, POOL)
 
 
 RUNS = {"resnet": (ResNet8(), "bn"), "resnet tdbn": (ResNet8(), "tdbn"), "resnet tebn": (ResNet8(), "tebn")} | {

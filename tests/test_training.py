@@ -14,7 +14,7 @@ from bench_core.digests import tensors_digest
 from bench_core.errors import ExitBenchError, UsageError
 from bench_core.snn import if_neuron
 from bench_core.store import Store
-from bench_core.training import Recipe, loop, train_network
+from bench_core.training import Recipe, Regularizer, RegularizerSpec, loop, train_network
 from bench_core.training.augmentation import augment
 from bench_core.training.losses import LOSSES, mean_cross_entropy, temporal_efficient_training
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
@@ -121,7 +121,7 @@ def test_augmentation_is_decided_by_the_generator_alone():
 RECIPE = Recipe(epochs=4, batch_size=64, learning_rate=0.1, shift=1, flip=True)
 
 
-def train(store, recipe=RECIPE, *, dataset=None, network=None, seed=5, timesteps=T):
+def train(store, recipe=RECIPE, *, dataset=None, network=None, seed=5, timesteps=T, regularizer=None):
     """A trained tiny network and its history."""
     dataset = dataset or TinyShapes()
     if network is None:
@@ -137,6 +137,7 @@ def train(store, recipe=RECIPE, *, dataset=None, network=None, seed=5, timesteps
         store=store,
         key=KEY,
         title="train",
+        regularizer=regularizer,
     )
     return network, history
 
@@ -145,6 +146,33 @@ def train(store, recipe=RECIPE, *, dataset=None, network=None, seed=5, timesteps
 def stores(tmp_path):
     """Empty stores, one after the other."""
     return (Store(tmp_path / f"store{number}", zoo=None) for number in range(9))
+
+
+def test_in_bfloat16_the_layers_compute_coarsely_and_weights_losses_and_records_stay_float32(stores):
+    class Watching(Regularizer):
+        name = "watching"
+        reference = "none"
+
+        def loss(self, batch):
+            seen.update(tensor.dtype for layer in batch.layers for tensor in (layer.current, layer.output))
+            seen.update((batch.logits.dtype, batch.layers[0].potential.dtype))
+            return batch.logits.sum() * 0.0
+
+    seen, computed = set(), set()
+    recipe = RECIPE.model_copy(
+        update={"precision": "bfloat16", "regularizer": RegularizerSpec(name="watching", weight=1.0)}
+    )
+    torch.manual_seed(5)
+    network = TinyConv().spiking(TinyShapes().input_shape, 4, constant_input=True)
+    watch = next(iter(network.neurons())).register_forward_hook(lambda _m, _i, output: computed.add(output.dtype))
+    _, history = train(next(stores), recipe, network=network, regularizer=Watching())
+    watch.remove()
+    assert computed == {torch.bfloat16}
+    assert seen == {torch.float32}
+    assert {tensor.dtype for tensor in network.state_dict().values() if tensor.is_floating_point()} == {torch.float32}
+    exact, expected = train(next(stores))
+    assert history[-1].accuracy == pytest.approx(expected[-1].accuracy, abs=0.1)
+    assert tensors_digest(exact.state_dict()) != tensors_digest(network.state_dict())
 
 
 class Stopped(Exception):

@@ -125,10 +125,7 @@ def forced_exit(subject: Subject) -> None:
 @_check
 def single_timestep(subject: Subject) -> None:
     """At T = 1, where nothing is left to decide, it can be fitted and replayed all the same."""
-    calibration, test = (record(seed, timesteps=1) for seed in (1, 2))
-    family = subject.fit(calibration)
-    for value in subject.values_of(family, calibration):
-        subject.exits(value, test, family)
+    _fit_and_replay(subject, *(record(seed, timesteps=1) for seed in (1, 2)))
 
 
 @_check
@@ -152,11 +149,10 @@ def nestedness(subject: Subject) -> None:
 def ties(subject: Subject) -> None:
     """Logits that tie, all of them or the largest two, can be learnt from and decided on."""
     for tied in (_constant, _two_on_top, _few_values):
-        calibration, test = tied(subject.calibration), tied(subject.test)
-        learnt = subject.fit(calibration)
-        for family, known in ((subject.family, subject.calibration), (learnt, calibration)):
-            for value in subject.values_of(family, known):
-                subject.exits(value, test, family)
+        test = tied(subject.test)
+        for value in subject.values:
+            subject.exits(value, test)
+        _fit_and_replay(subject, tied(subject.calibration), test)
 
 
 @_check
@@ -187,10 +183,7 @@ def non_finite(subject: Subject) -> None:
 @_check
 def one_sample(subject: Subject) -> None:
     """One sample is enough to be fitted on, and to be decided on."""
-    calibration, test = (record(seed, samples=1) for seed in (1, 2))
-    family = subject.fit(calibration)
-    for value in subject.values_of(family, calibration):
-        subject.exits(value, test, family)
+    _fit_and_replay(subject, *(record(seed, samples=1) for seed in (1, 2)))
 
 
 @_check
@@ -265,6 +258,13 @@ def overhead(subject: Subject) -> None:
             for name, count in dataclasses.asdict(operations).items():
                 if not (math.isfinite(count) and count >= 0):
                     raise ConformanceError(f"{subject.at(value)}: overhead declares {part}.{name} = {count}")
+
+
+def _fit_and_replay(subject: Subject, calibration: Recording, test: Recording) -> None:
+    """Fit on one recording, and replay policies of the family on another; raises what either raises."""
+    family = subject.fit(calibration)
+    for value in subject.values_of(family, calibration):
+        subject.exits(value, test, family)
 
 
 def _constant(recording: Recording) -> Recording:

@@ -43,8 +43,8 @@ def layer_records(network: SpikingNetwork | AnalogNetwork, *, wanted: bool = Tru
 
     def collect(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
         if isinstance(module, SpikingNeuron):
-            assert module.potentials is not None
-            spikes, potential = output.float() / module.amplitude, module.potentials.float()
+            potential = None if module.potentials is None else module.potentials.float()
+            spikes = output.float() / module.amplitude
             records.append(LayerRecord(inputs[0].float(), spikes, potential, module.threshold))
         else:
             records.append(LayerRecord(inputs[0].float(), output.float()))

@@ -28,22 +28,11 @@ INITIAL = Knob("initial", "float", 0.0, low=0.0, high=1.0, help="potential befor
 SAMPLES = Knob("samples", "int", 1000, low=1, help="calibration inputs that are looked at")
 
 
-class MaxNorm(Converter):
-    """Threshold: the layer's largest activation."""
-
-    name: ClassVar[str] = "max-norm"
-    reference: ClassVar[str] = "Diehl et al., IJCNN 2015"
-    knobs: ClassVar[tuple[Knob, ...]] = (INITIAL, SAMPLES)
+class ReLUConverter(Converter):
+    """Base: a ReLU network in, integrate-and-fire neurons out, each layer with a threshold of its own."""
 
     def activation(self) -> nn.Module:
         return nn.ReLU()
-
-    def convert(self, ann: AnalogNetwork, inputs: torch.Tensor) -> SpikingNetwork:
-        neurons = [self._neuron(value) for value in self._thresholds(ann, inputs[: self._samples])]
-        return replace_activations(ann, neurons, constant_input=True)
-
-    def _thresholds(self, ann: AnalogNetwork, inputs: torch.Tensor) -> list[float]:
-        return _measure(ann, inputs, lambda activations: float(activations.max()))
 
     @property
     def _samples(self) -> int:
@@ -60,6 +49,21 @@ class MaxNorm(Converter):
         )
 
 
+class MaxNorm(ReLUConverter):
+    """Threshold: the layer's largest activation."""
+
+    name: ClassVar[str] = "max-norm"
+    reference: ClassVar[str] = "Diehl et al., IJCNN 2015"
+    knobs: ClassVar[tuple[Knob, ...]] = (INITIAL, SAMPLES)
+
+    def convert(self, ann: AnalogNetwork, inputs: torch.Tensor) -> SpikingNetwork:
+        neurons = [self._neuron(value) for value in _measure(ann, inputs[: self._samples], self._threshold)]
+        return replace_activations(ann, neurons, constant_input=True)
+
+    def _threshold(self, activations: torch.Tensor) -> float:
+        return float(activations.max())
+
+
 class PercentileNorm(MaxNorm):
     """Threshold: a percentile of the layer's activations."""
 
@@ -71,13 +75,13 @@ class PercentileNorm(MaxNorm):
         SAMPLES,
     )
 
-    def _thresholds(self, ann: AnalogNetwork, inputs: torch.Tensor) -> list[float]:
+    def _threshold(self, activations: torch.Tensor) -> float:
         percentile = self.parameters["percentile"]
         assert isinstance(percentile, float)
-        return _measure(ann, inputs, lambda activations: float(np.percentile(activations.numpy(), percentile)))
+        return float(np.percentile(activations.numpy(), percentile))
 
 
-class ThresholdBalancing(MaxNorm):
+class ThresholdBalancing(ReLUConverter):
     """Threshold: the largest input current in a timestep, layer by layer, the layers below already spiking."""
 
     name: ClassVar[str] = "threshold-balancing"

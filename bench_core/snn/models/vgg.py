@@ -13,41 +13,23 @@ parameters). The figures count as in ``bench_core.snn.models.resnet``.
 
 from typing import ClassVar
 
-from torch import nn
-
-from bench_core.errors import UsageError
-from bench_core.snn.layers import AveragePool, Flatten, Synapse
-from bench_core.snn.models.base import Model, Parts
+from bench_core.snn.models.chain import POOL, Chain
 
 __all__ = ["Vgg16", "VggSnn"]
 
 
-class Vgg16(Model):
+class Vgg16(Chain):
     """Configuration D: thirteen convolutions, five pools and one linear layer."""
 
     name: ClassVar[str] = "vgg-16"
     reference: ClassVar[str] = "Simonyan and Zisserman, ICLR 2015"
-    stages: ClassVar[tuple[tuple[int, ...], ...]] = (
-        (64, 64),
-        (128, 128),
-        (256, 256, 256),
-        (512, 512, 512),
-        (512, 512, 512),
+    plan: ClassVar[tuple[int | str, ...]] = (
+        *(64, 64, POOL),
+        *(128, 128, POOL),
+        *(256, 256, 256, POOL),
+        *(512, 512, 512, POOL),
+        *(512, 512, 512, POOL),
     )
-
-    def layers(self, input_shape: tuple[int, int, int], classes: int, parts: Parts) -> list[nn.Module]:
-        channels, height, width = input_shape
-        shrink = 2 ** len(self.stages)
-        if min(height, width) < shrink:
-            raise UsageError(f"{self.name} needs frames of at least {shrink} x {shrink}, not {height} x {width}")
-        layers: list[nn.Module] = []
-        for stage in self.stages:
-            for outputs in stage:
-                layers += [*parts.synapse(nn.Conv2d(channels, outputs, 3, padding=1, bias=False)), parts.node()]
-                channels = outputs
-            layers.append(AveragePool(2))
-        features = channels * (height // shrink) * (width // shrink)
-        return [*layers, Flatten(), Synapse(nn.Linear(features, classes))]
 
 
 class VggSnn(Vgg16):
@@ -55,4 +37,4 @@ class VggSnn(Vgg16):
 
     name: ClassVar[str] = "vggsnn"
     reference: ClassVar[str] = "Deng et al., ICLR 2022 (TET)"
-    stages: ClassVar[tuple[tuple[int, ...], ...]] = ((64, 128), (256, 256), (512, 512), (512, 512))
+    plan: ClassVar[tuple[int | str, ...]] = (64, 128, POOL, 256, 256, POOL, 512, 512, POOL, 512, 512, POOL)

@@ -1,0 +1,80 @@
+"""Figures that papers published on a board's data sets: shown beside its rows, never ranked with them.
+
+They come from other networks and other training, and most of their thresholds were chosen on the test data. A file
+``published.csv`` in a board's folder, or beside it, holds them, a row per figure:
+
+=====================  ================================================================================================
+column                 meaning
+=====================  ================================================================================================
+``method``             exit strategy, with what sets it apart
+``network``            its base network, as named by the source
+``dataset``            name of a data set, as ``exitbench list datasets`` has it
+``timesteps``          T of the network
+``accuracy``           in percent
+``average_timesteps``  mean exit timestep, or the reference point that ``method`` names
+``source``             paper
+``evidence``           where the figure was read
+``thresholds``         how the source chose its thresholds
+=====================  ================================================================================================
+
+A cell without a figure is not known.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from bench_core.errors import UsageError
+
+__all__ = ["PUBLISHED_COLUMNS", "REMARK", "published_table", "read_published"]
+
+FILE: Final = "published.csv"
+PUBLISHED_COLUMNS: Final = {  # and what they are called where people read
+    "method": "method",
+    "network": "network",
+    "dataset": "data set",
+    "timesteps": "T",
+    "accuracy": "accuracy %",
+    "average_timesteps": "avg t",
+    "source": "source",
+    "evidence": "read in",
+    "thresholds": "thresholds chosen",
+}
+_FIGURES = ("timesteps", "accuracy", "average_timesteps")
+REMARK: Final = (
+    "As published, not measured here and not ranked: other networks, other training, and thresholds mostly chosen on "
+    "the test data."
+)
+
+
+def read_published(folder: Path, datasets: Collection[str]) -> pd.DataFrame:
+    """The published figures on these data sets, in the file's order; none where there is no file.
+
+    Args:
+        folder: of a board.
+
+    Raises:
+        UsageError: a file that isn't one; names file, row and column.
+    """
+    path = next((place for place in (folder / FILE, folder.absolute().parent / FILE) if place.is_file()), None)
+    if path is None:
+        return pd.DataFrame(columns=list(PUBLISHED_COLUMNS))
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: not readable ({error})") from error
+    if list(table.columns) != list(PUBLISHED_COLUMNS):
+        raise UsageError(f"{path}: its columns are {', '.join(map(str, table))}; they have to be {', '.join(PUBLISHED_COLUMNS)}")
+    for column in _FIGURES:
+        figures = pd.to_numeric(table[column].replace("", "nan"), errors="coerce")
+        wrong = table.index[figures.isna() & ~table[column].isin(["", "nan"])]
+        if len(wrong):
+            raise UsageError(f"{path}: row {wrong[0] + 1}: {column} {table[column][wrong[0]]!r} is no number")
+    return table[table["dataset"].isin(list(datasets))].reset_index(drop=True)
+
+
+def published_table(published: pd.DataFrame) -> pd.DataFrame:
+    """The same as text for people: ``n/a`` for what is not known."""
+    return published.replace("", "n/a").rename(columns=PUBLISHED_COLUMNS)
