@@ -23,21 +23,9 @@ from bench_core.data.splits import FROZEN, cut_by_rank, frozen, ranks_in_class, 
 from bench_core.digests import json_digest
 from bench_core.errors import DataError
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
+from tests.helpers.data import no_data_folder, refused  # noqa: F401  # the fixture is switched on by being here
 
 REAL = {name: whereabouts(SOURCES[name]) for name in ("cifar-10", "mnist")}  # before a test moves the home
-
-
-@pytest.fixture(autouse=True)
-def no_data_folder(monkeypatch):
-    monkeypatch.delenv("EXITBENCH_DATA", raising=False)
-
-
-def refused(read, *words):
-    with pytest.raises(DataError) as error:
-        read()
-    assert "\n" not in str(error.value)
-    for word in words:
-        assert word in str(error.value)
 
 
 # --- all of them -----------------------------------------------------------------------------------------------------

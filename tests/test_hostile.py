@@ -79,6 +79,18 @@ def test_a_suite_that_never_ends_is_refused(tmp_path, opening):
         load_suite(str(path))
 
 
+def in_a_child(source, folder):
+    """A Python process of its own, finished; the folder is its argument."""
+    return subprocess.run(
+        [sys.executable, "-c", source, str(folder.resolve())],
+        env={**environment(folder), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
 FUZZ = """
 import json, sys
 from pathlib import Path
@@ -93,14 +105,7 @@ print(json.dumps({name: dict(counts) for name, counts in found.items()}))
 
 def test_mutated_files_are_accepted_or_refused_and_do_nothing_else(tmp_path):
     """In a child with little memory: no other error, no hang, no write outside the store, no code executed."""
-    done = subprocess.run(
-        [sys.executable, "-c", FUZZ, str(tmp_path.resolve())],
-        env={**environment(tmp_path), "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    done = in_a_child(FUZZ, tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert len(found) == 3
@@ -140,14 +145,7 @@ for name, deed in deeds.items():
     target = fuzz.Target(name, [], ".x", None, deed, ())
     print(name, fuzz.try_case(target, b"", inside / "case", watch) == "accepted")
 """
-    done = subprocess.run(
-        [sys.executable, "-c", source, str(tmp_path.resolve())],
-        env={**environment(tmp_path), "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    done = in_a_child(source, tmp_path)
     assert done.returncode == 0, done.stderr
     passed = [line.split()[0] for line in done.stdout.splitlines() if line.endswith("True")]
     assert passed == ["nothing"]
