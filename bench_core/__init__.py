@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from bench_core.trace import Trace as Trace
     from bench_core.trace import load_trace as load_trace
     from bench_core.trace import save_trace as save_trace
+    from bench_core.trace import save_trace_shards as save_trace_shards
     from bench_core.training import Regularizer as Regularizer
 
 _HOMES = {
@@ -89,6 +90,7 @@ _HOMES = {
     "replay_policy": "replay",
     "run_suite": "execution",
     "save_trace": "trace",
+    "save_trace_shards": "trace",
 }
 
 __all__ = ["__version__", "hookimpl", *_HOMES]  # noqa: PLE0604  # strings, all of them

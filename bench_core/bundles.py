@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from bench_core.digests import file_digest
 from bench_core.errors import StoreError, TraceError, one_line
-from bench_core.files import publish, unfinished, whole_file, workspace
+from bench_core.files import unfinished, whole_file, workspace
 from bench_core.inventory import Entry
 from bench_core.store import Store, read_artifact
 from bench_core.trace import trace_from_tensors
@@ -94,9 +94,7 @@ def import_bundle(path: Path, store: Store) -> list[Member]:
             _check_end(bundle, path)
             new = [(member, file) for member, file in staged if _is_new(member, file, store, path)]
             for member, file in new:
-                target = store.path(member.kind, member.key)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                publish(file, target)
+                store.adopt(member.kind, member.key, file)
             return [member for member, _ in new]
     except (OSError, MemoryError) as error:
         raise StoreError(f"bundle {path}: can't be imported ({error})") from error
@@ -160,7 +158,7 @@ def _stage(bundle: IO[bytes], member: Member, file: Path, path: Path) -> Path:
 
 def _is_new(member: Member, file: Path, store: Store, path: Path) -> bool:
     """Whether the store lacks an artifact, or has it damaged. Raises StoreError where it has another one."""
-    held = store.path(member.kind, member.key)
+    held = store.local(member.kind, member.key)
     try:
         ours = read_artifact(held, member.key, member.kind)
     except StoreError:

@@ -13,6 +13,8 @@ __all__ = [
     "RELIABILITY_COLUMNS",
     "ROW_COLUMNS",
     "SCHEMA",
+    "SEED_COLUMNS",
+    "SHIFT_COLUMNS",
     "SUMMARY_COLUMNS",
     "WORKLOAD_COLUMNS",
     "Priced",
@@ -147,6 +149,46 @@ SUMMARY_COLUMNS = {
     "losses": "rows that are significantly better, summed over the workloads",
     "ties": "rows that are neither",
     "by_workload": "wins, losses and ties on each workload (JSON)",
+}
+
+SHIFT_COLUMNS = {
+    "workload": "the network under test",
+    "strategy": "as in rows.csv",
+    "operating_point": "as in rows.csv: the rule that picked the policy, on clean calibration data",
+    "corruption": "what was done to the test samples; `clean`: the same samples as they are",
+    "severity": "1 to 5; 0 of clean samples",
+    "status": "ok | fallback: static T | failed: …",
+    "samples": "test samples",
+    "static_accuracy": "share of them right at T, under the same corruption",
+    "accuracy": "share of them right at their exit",
+    "delta_points": "the latter minus the former, in percentage points",
+    "delta_points_low": "lower end of its 95 % paired bootstrap interval",
+    "delta_points_high": "upper end",
+    "average_exit_timestep": "their mean exit timestep",
+    "average_exit_timestep_low": "lower end of the 95 % bootstrap interval",
+    "average_exit_timestep_high": "upper end",
+    "harmed_share": "share of them right at T and wrong at their exit",
+    "promise": "broken: what the operating point promises is significantly missed on these samples | kept: it is not",
+    "trace": "sha256 of the corrupted test trace without its operation counts, first 16 digits",
+}
+
+SEED_COLUMNS = {
+    "workload": "what networks that differ in their seed only have in common",
+    "operating_point": "as in rows.csv",
+    "strategy": "as in rows.csv",
+    "workloads": "names of the networks that have figures (JSON)",
+    "seeds": "how many those are",
+    "interval": "what low and high are: `95 % t` from five seeds on, below that `range`; empty for a single one",
+    "accuracy": "mean over the seeds of the accuracy on test",
+    "accuracy_low": "lower end of the interval of that mean, or the smallest of the values",
+    "accuracy_high": "upper end, or the largest",
+    "delta_points": "mean of accuracy minus that of static T of the same network, in percentage points",
+    "delta_points_low": "as for accuracy",
+    "delta_points_high": "as for accuracy",
+    "average_exit_timestep": "mean over the seeds of the average exit timestep",
+    "average_exit_timestep_low": "as for accuracy",
+    "average_exit_timestep_high": "as for accuracy",
+    "missed": "in how many of them the row missed its target or went over its budget on test",
 }
 
 MEASUREMENT_COLUMNS = {

@@ -14,7 +14,7 @@ from bench_core.selection import OperatingPoint
 from bench_core.statistics import bootstrap_means, holm, interval, mcnemar, sign_flip_p, sign_flip_sums
 from bench_core.trace import Trace
 
-__all__ = ["Comparison", "Standing", "compare_workloads"]
+__all__ = ["Comparison", "Drawn", "Standing", "compare_workloads", "missed", "right_at_end"]
 
 _AT_ONCE = 600  # policies whose resampled means are held at once, unless one workload has more
 
@@ -61,7 +61,7 @@ def compare_workloads(
     """
     found = {}
     for batch in _batches(workloads):
-        drawn = _Drawn(list(_columns(batch)), resamples=resamples, seed=seed)
+        drawn = Drawn(list(_columns(batch)), resamples=resamples, seed=seed)
         for workload in batch:
             for index, point in enumerate(points):
                 found[workload.name, str(point)] = _compare(workload, index, point, drawn)
@@ -88,7 +88,7 @@ def _columns(workloads: Iterable[WorkloadScores]) -> Iterator[tuple[Array, bool]
     """Every column of whole numbers that is resampled, and whether its signs are flipped too."""
     for workload in workloads:
         assert workload.test is not None
-        yield _right_at_end(workload.test), False
+        yield right_at_end(workload.test), False
         for policy in (policy for entry in workload.entries if entry.scores for policy in entry.scores.policies):
             if policy.outcome is not None:
                 samples = policy_samples(workload.test, policy.outcome)
@@ -98,7 +98,7 @@ def _columns(workloads: Iterable[WorkloadScores]) -> Iterator[tuple[Array, bool]
                     yield samples.harmed, False
 
 
-class _Drawn:
+class Drawn:
     """Bootstrap means and sign-flip sums of columns, each distinct column once."""
 
     def __init__(self, columns: Sequence[tuple[Array, bool]], *, resamples: int, seed: int) -> None:
@@ -134,7 +134,7 @@ def _digest(column: Array) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(column).data).digest()
 
 
-def _compare(workload: WorkloadScores, index: int, point: OperatingPoint, drawn: _Drawn) -> Comparison:
+def _compare(workload: WorkloadScores, index: int, point: OperatingPoint, drawn: Drawn) -> Comparison:
     assert workload.test is not None
     scored = {entry.label: entry.scores.policies[index] for entry in workload.entries if entry.scores}
     ran = {
@@ -145,13 +145,13 @@ def _compare(workload: WorkloadScores, index: int, point: OperatingPoint, drawn:
     labels, samples = list(ran), list(ran.values())
     accuracy = [np.ascontiguousarray(drawn.means(one.right)) for one in samples]
     exits = [np.ascontiguousarray(drawn.means(one.exit_timesteps)) for one in samples]
-    missed = [_missed(point, workload.test, one, drawn) for one in samples]
+    off_target = [missed(point, workload.test, one, drawn) for one in samples]
     signs = [drawn.flipped(one.exit_timesteps) for one in samples]
     beats = np.zeros((len(labels), len(labels)), dtype=bool)
     pairs = []
     for i, j in combinations(range(len(labels)), 2):
         in_accuracy, in_exits = interval(accuracy[i] - accuracy[j]), interval(exits[i] - exits[j])
-        beats[i, j], beats[j, i] = _winner(point, (missed[i], missed[j]), in_accuracy, in_exits)
+        beats[i, j], beats[j, i] = _winner(point, (off_target[i], off_target[j]), in_accuracy, in_exits)
         figures = _pair(samples[i], samples[j], in_accuracy, in_exits, signs[i] - signs[j])
         pairs.append({"strategy": labels[i], "rival": labels[j]} | figures)
     _test_family(pairs)
@@ -159,27 +159,28 @@ def _compare(workload: WorkloadScores, index: int, point: OperatingPoint, drawn:
     for i, label in enumerate(labels):
         wins, losses = int(beats[i].sum()), int(beats[:, i].sum())
         ties = len(labels) - 1 - wins - losses
-        standings[label] = Standing(interval(accuracy[i]), interval(exits[i]), missed[i], wins, losses, ties)
+        standings[label] = Standing(interval(accuracy[i]), interval(exits[i]), off_target[i], wins, losses, ties)
     return Comparison(standings, pairs)
 
 
-def _missed(point: OperatingPoint, test: Trace, samples: PolicySamples, drawn: _Drawn) -> bool:
+def missed(point: OperatingPoint, test: Trace, samples: PolicySamples, drawn: Drawn) -> bool:
     """Whether a row is significantly off its promise on test."""
     if point.kind == "budget":
         return interval(drawn.means(samples.exit_timesteps))[0] > point.value * test.timesteps
     if point.kind == "risk":
         return interval(drawn.means(samples.harmed))[0] > point.value / 100
-    target = drawn.means(_right_at_end(test)) - point.value / 100
+    target = drawn.means(right_at_end(test)) - point.value / 100
     return interval(drawn.means(samples.right) - target)[1] < 0
 
 
-def _right_at_end(test: Trace) -> Array:
+def right_at_end(test: Trace) -> Array:
+    """1 where static T is right, int64 [N]."""
     return test.correct[:, -1].numpy().astype(np.int64)
 
 
 def _winner(
     point: OperatingPoint,
-    missed: tuple[bool, bool],
+    off_target: tuple[bool, bool],
     in_accuracy: tuple[float, float],
     in_exits: tuple[float, float],
 ) -> tuple[bool, bool]:
@@ -190,8 +191,8 @@ def _winner(
     """
     if point.kind == "budget":
         return in_accuracy[0] > 0, in_accuracy[1] < 0
-    if missed[0] != missed[1]:
-        return missed[1], missed[0]
+    if off_target[0] != off_target[1]:
+        return off_target[1], off_target[0]
     return in_exits[1] < 0, in_exits[0] > 0
 
 

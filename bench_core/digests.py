@@ -6,14 +6,14 @@ same in every process, on every machine and in every Python version.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-__all__ = ["canonical_json", "file_digest", "json_digest", "tensor_digest", "tensors_digest"]
+__all__ = ["canonical_json", "file_digest", "json_digest", "pieces_digest", "tensor_digest", "tensors_digest"]
 
 _BLOCK = 1 << 20
 
@@ -42,10 +42,17 @@ def file_digest(path: Path) -> str:
 
 def tensor_digest(tensor: torch.Tensor) -> str:
     """sha256 over dtype, shape and contiguous little-endian bytes of a tensor."""
-    flat = tensor.detach().cpu().contiguous()
-    digest = hashlib.sha256(canonical_json({"dtype": str(flat.dtype), "shape": list(flat.shape)}).encode())
-    raw: np.ndarray[Any, Any] = flat.reshape(-1).view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8)
-    digest.update(raw.data)
+    return pieces_digest([tensor], tensor.dtype, tensor.shape)
+
+
+def pieces_digest(pieces: Iterable[torch.Tensor], dtype: torch.dtype, shape: torch.Size) -> str:
+    """The ``tensor_digest`` of a tensor that is given in pieces along its first dimension."""
+    digest = hashlib.sha256(canonical_json({"dtype": str(dtype), "shape": list(shape)}).encode())
+    for piece in pieces:
+        flat = piece.detach().cpu().contiguous()
+        if flat.numel():
+            raw: np.ndarray[Any, Any] = flat.reshape(-1).view(torch.uint8).numpy()
+            digest.update(raw.data)
     return digest.hexdigest()
 
 

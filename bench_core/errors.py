@@ -1,9 +1,11 @@
 """The errors a user can cause, each one line that names the thing, the place and the remedy."""
 
 __all__ = [
+    "ClusterError",
     "DataError",
     "ExitBenchError",
     "PluginError",
+    "RecordingError",
     "StoreError",
     "SuiteError",
     "TraceError",
@@ -37,8 +39,16 @@ class DataError(ExitBenchError):
     """A data set that is missing, truncated or altered."""
 
 
+class RecordingError(ExitBenchError):
+    """A network that can't be run over a split."""
+
+
 class StoreError(ExitBenchError):
     """An artifact that can't be written or, where rebuilding is not allowed, can't be trusted."""
+
+
+class ClusterError(ExitBenchError):
+    """Worker processes or a scheduler that can't be had, or that went away."""
 
 
 class PluginError(ExitBenchError):

@@ -1,57 +1,37 @@
-"""The main job: every stage of a suite in order, in this process, and the files of the board."""
+"""The main job: every stage of a suite, in this process or on workers, and the files of the board."""
 
-import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import pandas as pd
 
-from bench_core.costs.models import CostModel
-from bench_core.costs.operations import FirstLayer
-from bench_core.digests import json_digest
-from bench_core.errors import ExitBenchError, StoreError, UsageError
-from bench_core.exits import ExitPolicy, ExitStrategy, Requirement, State
-from bench_core.hashing import hash_order
-from bench_core.latency import measure
-from bench_core.live import LiveSamples, run_live
+from bench_core.competition import RecordedWorkload, contest_of, policy_artifacts, recorded_workload, score_workload
+from bench_core.errors import UsageError
+from bench_core.failures import guarded
+from bench_core.planning import Competitor, Plan, competitors, plan
 from bench_core.plugin_manager import Registry
-from bench_core.progress import note, progress
-from bench_core.provenance import environment, manifest
+from bench_core.progress import note
+from bench_core.provenance import manifest
+from bench_core.published import read_published
 from bench_core.results import Board, make_folder, read_measurements, read_raw, write_board
-from bench_core.scoring import Contest, Entry, Recorded, WorkloadScores, halve, score_strategy
-from bench_core.selection import OperatingPoint
-from bench_core.snn import SpikingNetwork
-from bench_core.stages import Workload, recorded_trace, recording_key, spiking_network, trained_weights
-from bench_core.store import Artifact, Store, default_root
-from bench_core.suite import EVERY_STRATEGY, CostModelSpec, Suite
+from bench_core.scoring import Entry, WorkloadScores
+from bench_core.seeds import seed_table
+from bench_core.shift import Condition, shift_table
+from bench_core.shift_recording import condition_digests, recorded_conditions, save_conditions
+from bench_core.stages import recording_key
+from bench_core.store import Store, default_store
+from bench_core.suite import Suite, seed_groups
 from bench_core.tables import board_tables
-from bench_core.trace import Trace, save_trace
+from bench_core.timing import measure_policies
+from bench_core.trace import save_trace
+from bench_core.training.log import TRAINING_COLUMNS, training_log
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 __all__ = ["Competitor", "Plan", "competitors", "plan", "policy_artifacts", "run_suite", "score_workload"]
-
-LATENCY_SALT = 0x4C415445  # which test samples are timed
-_SAME = "calibration equals test"
-
-
-@dataclass(frozen=True)
-class Competitor:
-    """A strategy with its knobs set, and the label it goes by on the board."""
-
-    label: str
-    strategy: ExitStrategy
-
-
-@dataclass(frozen=True)
-class _Recorded:
-    """A workload with its network and traces."""
-
-    workload: Workload
-    weights: Artifact
-    network: SpikingNetwork
-    calibration: Trace
-    test: Trace
 
 
 def run_suite(
@@ -63,6 +43,8 @@ def run_suite(
     refit: bool = False,
     remeasure: bool = False,
     export_traces: bool = False,
+    jobs: int | None = None,
+    scheduler: str | None = None,
     command: str = "exitbench run",
 ) -> Board:
     """Run a suite and write its board: whatever is missing is trained, converted, recorded; then replay and reports.
@@ -75,6 +57,9 @@ def run_suite(
         refit: train policy networks again instead of taking them from the store or the package.
         remeasure: measure wall clock again instead of keeping what stands in ``output``.
         export_traces: copy the traces to ``output/traces``.
+        jobs: spread the stages over so many processes of this machine. The calling script needs the usual
+            ``if __name__ == "__main__":``, since these processes import it.
+        scheduler: address of a Dask scheduler, over whose workers the stages are spread.
         command: as recorded in the manifest.
 
     Returns:
@@ -82,19 +67,31 @@ def run_suite(
 
     Raises:
         UsageError: before anything is computed, for a name, knob or operating point that can't be.
+        ClusterError: Dask or the scheduler can't be had, or went away.
     """
-    store = store or Store(default_root())
+    store = store or default_store()
     planned = plan(suite, registry)
     make_folder(output)
-    recorded: dict[str, _Recorded | str] = {}  # every trace is kept before the first strategy runs
+    published = read_published(output, {workload.dataset.name for workload in planned.workloads})
+    failed: dict[str, str] = {}
+    if jobs is not None or scheduler is not None:
+        failed = _run_elsewhere(suite, planned, registry, store, jobs=jobs, scheduler=scheduler, refit=refit)
+        refit = False  # it is done
+    recorded: dict[str, RecordedWorkload | str] = {}  # every trace is kept before the first strategy runs
+    shifted: dict[str, list[Condition] | str] = {}
     for workload in planned.workloads:
-        recorded[workload.spec.name] = _guarded(f"workload {workload.spec.name}", _record, workload, store)
+        name = workload.spec.name
+        ready = recorded[name] = failed.get(name) or guarded(f"workload {name}", recorded_workload, workload, store)
+        if suite.shift and not isinstance(ready, str):
+            shifted[name] = guarded(f"{name} under corruption", recorded_conditions, ready, suite.shift, store)
 
     scores: list[WorkloadScores] = []
     facts = {}
     for name, ready in recorded.items():
         outcome = (
-            ready if isinstance(ready, str) else _guarded(f"workload {name}", _compete, ready, planned, store, refit)
+            ready
+            if isinstance(ready, str)
+            else guarded(f"workload {name}", _compete, ready, planned, store, refit, failed)
         )
         if isinstance(outcome, str):
             recorded[name] = outcome
@@ -103,6 +100,8 @@ def run_suite(
         else:
             scores.append(outcome[0])
             facts[name] = outcome[1]
+            if isinstance(conditions := shifted.get(name), list):
+                facts[name]["shift"] = condition_digests(conditions)
 
     note("intervals and ranks …")
     tables = board_tables(
@@ -113,239 +112,90 @@ def run_suite(
         measurements=None if remeasure else read_measurements(output),
         raw=None if remeasure else read_raw(output),
         manifest=manifest(suite, registry, facts, command),
+        seeds=seed_table(tables["rows"], seed_groups(suite)),
+        training=_training(recorded),
+        published=published,
     )
+    if suite.shift:
+        board.shift = shift_table(scores, shifted, resamples=suite.resamples, seed=suite.seed)
     for result in scores:
         ready = recorded[result.name]
         if not isinstance(ready, str):
-            _measure(board, suite, ready, result)
+            measure_policies(board, suite.latency, ready, result)
             if export_traces:
-                for trace in (ready.calibration, ready.test):
-                    save_trace(trace, output / "traces" / f"{result.name}-{trace.header['split']}.safetensors")
+                _export(ready, shifted.get(result.name, ""), output / "traces")
     write_board(board, output)
     return board
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A suite with everything that it names looked up."""
-
-    points: list[OperatingPoint]
-    cost_models: list[CostModel]
-    first_layer: FirstLayer
-    competitors: list[Competitor]
-    workloads: list[Workload]
-
-
-def plan(suite: Suite, registry: Registry) -> Plan:
-    """Look up everything that a suite names. Raises UsageError for a name, knob or operating point that can't be."""
-    return Plan(
-        [OperatingPoint.parse(text) for text in suite.operating_points],
-        _cost_models(suite, registry),
-        suite.first_layer,
-        competitors(suite, registry),
-        [Workload.resolve(spec, registry) for spec in suite.workloads],
-    )
-
-
-def competitors(suite: Suite, registry: Registry) -> list[Competitor]:
-    """The strategies of a suite in order, ``*`` replaced by every registered one. Raises UsageError."""
-    found: dict[str, Competitor] = {}
-    for spec in suite.strategies:
-        names = list(registry.strategies) if spec.name == EVERY_STRATEGY else [spec.name]
-        for name in names:
-            strategy = registry.find("strategies", name)
-            if strategy.family_knob.name in spec.parameters:
-                raise UsageError(
-                    f"{name}: {strategy.family_knob.name} is chosen by the operating points, not by the suite"
-                )
-            strategy = strategy.with_parameters(spec.parameters)
-            found.setdefault(strategy.label, Competitor(strategy.label, strategy))
-    return list(found.values())
-
-
-def _cost_models(suite: Suite, registry: Registry) -> list[CostModel]:
-    found: dict[str, CostModel] = {}
-    for wanted in suite.cost_models:
-        spec = CostModelSpec(name=wanted) if isinstance(wanted, str) else wanted
-        model = registry.find("cost_models", spec.name)
-        if spec.parameters:
-            model = model.with_parameters(spec.parameters)
-        found.setdefault(model.label, model)
-    return list(found.values())
-
-
-def _guarded(what: str, stage: Callable[..., Any], *arguments: Any) -> Any:
-    """The stage's result, or in words why it has none: a failure is a row, never the end of the run.
-
-    Only a store that can't or mayn't be written to ends it: that fails for everything, and is soon put right.
-    """
-    try:
-        return stage(*arguments)
-    except StoreError:
-        raise
-    except ExitBenchError as error:
-        note(f"{what}: failed: {error}")
-        return f"failed: {error}"
-    except Exception as error:  # plugins may raise anything
-        note(f"{what}: failed\n{traceback.format_exc()}")
-        return f"failed: {type(error).__name__}: {error}"
-
-
-def _record(workload: Workload, store: Store) -> _Recorded:
-    weights = trained_weights(workload, store)
-    network = spiking_network(workload, weights)
-    calibration, test = (
-        recorded_trace(workload, weights, split, store, network=network) for split in ("calibration", "test")
-    )
-    return _Recorded(workload, weights, network, calibration, test)
-
-
-def _compete(ready: _Recorded, planned: Plan, store: Store, refit: bool) -> tuple[WorkloadScores, dict[str, Any]]:
-    """All competitors on one recorded workload, and the facts about it that the manifest holds."""
-    contest = _contest(ready, store, planned.first_layer, refit=refit)
+def _export(ready: RecordedWorkload, conditions: list[Condition] | str, folder: Path) -> None:
+    """Copy a workload's traces to ``folder``, those under corruption too, where there are any."""
     name = ready.workload.spec.name
-    return score_workload(name, planned.competitors, planned.points, contest, _digests(ready)), _facts(ready)
+    for trace in (ready.calibration, ready.test):
+        save_trace(trace, folder / f"{name}-{trace.header['split']}.safetensors")
+    if not isinstance(conditions, str):
+        save_conditions(conditions, folder, name)
 
 
-def _contest(ready: _Recorded, store: Store, first_layer: FirstLayer, *, refit: bool) -> Contest:
-    workload = ready.workload
-    dataset, timesteps = workload.dataset, workload.spec.timesteps
-    calibration, test = (
-        Recorded(trace, dataset.frames(dataset.split(trace.header["split"]), timesteps))
-        for trace in (ready.calibration, ready.test)
-    )
-    fit, select = halve(calibration)
-    key = recording_key(workload, ready.weights, "calibration")
-    artifacts = policy_artifacts(store, {"trace": key, "half": "fit"}, refit=refit)
-    return Contest(fit, select, test, artifacts, first_layer)
+def _compete(
+    ready: RecordedWorkload, planned: Plan, store: Store, refit: bool, failed: Mapping[str, str]
+) -> tuple[WorkloadScores, dict[str, Any]]:
+    """All competitors on one recorded workload, and the facts about it that the manifest holds."""
+    contest = contest_of(ready, store, planned.first_layer, refit=refit)
+    name = ready.workload.spec.name
+    problems = {e.label: failed[key] for e in planned.competitors if (key := f"{name} {e.label}") in failed}
+    scores = score_workload(name, planned.competitors, planned.points, contest, ready.digests, problems=problems)
+    return scores, _facts(ready)
 
 
-def policy_artifacts(
-    store: Store, calibration: Mapping[str, Any], *, refit: bool = False
-) -> Callable[[Mapping[str, Any], Callable[[], State]], State]:
-    """What ``Calibration.artifact`` calls: policies from the store (or the package's zoo), else built and kept.
+def _run_elsewhere(
+    suite: Suite,
+    planned: Plan,
+    registry: Registry,
+    store: Store,
+    *,
+    jobs: int | None,
+    scheduler: str | None,
+    refit: bool,
+) -> dict[str, str]:
+    """Have workers fill the store; why a workload, or ``WORKLOAD STRATEGY``, failed there."""
+    from bench_core.cluster import local_workers, require_dask, run_stages, scheduler_at
+    from bench_core.graph import Order, missing_stages
 
-    Args:
-        calibration: JSON-able identity of the calibration data.
-    """
-
-    def artifact(made_from: Mapping[str, Any], build: Callable[[], State]) -> State:
-        record = {"calibration": dict(calibration), "made_from": dict(made_from)}
-        key = json_digest({"stage": "fit", **record})
-        return store.obtain("policies", key, lambda: store.put("policies", key, build(), record), again=refit).tensors
-
-    return artifact
-
-
-def score_workload(
-    name: str,
-    entrants: Sequence[Competitor],
-    points: Sequence[OperatingPoint],
-    contest: Contest,
-    digests: Mapping[str, str],
-) -> WorkloadScores:
-    """Every competitor on one contest; one that fails gets a row that says so."""
-    same = digests.get("calibration_trace") == digests.get("test_trace")
-    entries = []
-    with progress(f"replay {name}", len(entrants), "strategies") as advance:
-        for entrant in entrants:
-            knob = entrant.strategy.family_knob.name
-            if Requirement.INPUTS in entrant.strategy.requires and contest.test.inputs is None:
-                entries.append(Entry(entrant.label, knob, None, "unavailable: needs inputs"))
-            else:
-                result = _guarded(f"{name}, {entrant.label}", score_strategy, entrant.strategy, contest, points)
-                failed = isinstance(result, str)
-                entries.append(Entry(entrant.label, knob, None if failed else result, result if failed else ""))
-            advance(1, entrant.label)
-    remark = _SAME if same else ""
-    return WorkloadScores(name, entries, contest.test.trace, digests, remark, contest.first_layer)
+    if jobs is not None and scheduler is not None:
+        raise UsageError("--jobs starts workers, --scheduler finds them; leave one out")
+    if store.offline:
+        raise UsageError("--offline-store makes nothing; leave out --jobs and --scheduler")
+    require_dask("--jobs" if scheduler is None else "--scheduler")
+    stages, failed = missing_stages(planned, store, refit=refit)
+    if not stages:
+        return failed
+    workers: AbstractContextManager[Client]
+    workers = local_workers(jobs or 1) if scheduler is None else scheduler_at(scheduler)
+    with workers as client:
+        problems = run_stages(client, stages, Order.of(suite, registry, store, refit=refit), store)
+    for stage in stages:
+        if stage.name in problems:
+            what = f"{stage.workload} {stage.strategy}".rstrip()
+            failed.setdefault(what, problems[stage.name])
+    return failed
 
 
-def _digests(ready: _Recorded) -> dict[str, str]:
-    return {
-        "weights": ready.weights.digest,
-        "calibration_trace": ready.calibration.digest,
-        "test_trace": ready.test.digest,
-    }
+def _training(recorded: Mapping[str, RecordedWorkload | str]) -> pd.DataFrame:
+    """What training took, of every workload that has weights."""
+    ready = {name: one for name, one in recorded.items() if not isinstance(one, str)}
+    rows = [row for name, one in ready.items() for row in training_log(name, one.weights.metadata)]
+    return pd.DataFrame(rows, columns=list(TRAINING_COLUMNS))
 
 
-def _facts(ready: _Recorded) -> dict[str, Any]:
+def _facts(ready: RecordedWorkload) -> dict[str, Any]:
     splits = {name: ready.workload.dataset.split(name).digest for name in ("calibration", "test")}
     dataset = ready.workload.dataset
     return {
-        **_digests(ready),
+        **ready.digests,
         "data": splits,
         "licence": dataset.licence,
         "simulated": dataset.simulated,
         "milliseconds_per_step": dataset.milliseconds_per_step(ready.workload.spec.timesteps),
         "recording": {s: recording_key(ready.workload, ready.weights, s) for s in ("calibration", "test")},
     }
-
-
-def _measure(board: Board, suite: Suite, ready: _Recorded, result: WorkloadScores) -> None:
-    """Add wall clock to the board for every policy that has none yet."""
-    wanted: dict[str, ExitPolicy] = {}
-    rows: list[dict[str, Any]] = []
-    for entry in result.entries:
-        if entry.scores is None:
-            continue
-        for scored in entry.scores.policies:
-            if scored.policy is None:
-                continue
-            made_of = [ready.weights.digest, entry.label, scored.value, entry.scores.parameters]
-            digest = json_digest(made_of)[:16]
-            place = {"workload": result.name, "strategy": entry.label, "operating_point": str(scored.point)}
-            rows.append({**place, "policy": digest})
-            if not board.is_measured(digest):
-                wanted[digest] = scored.policy
-    timing = suite.latency
-    timed = _timed_samples(ready, max(timing.samples, timing.batch_samples))
-    for digest, policy in list(wanted.items()):
-        if isinstance(_guarded(f"{result.name}, live", _try_live, ready.network, timed, policy), str):
-            del wanted[digest]  # its wall clock is n/a
-    if wanted:
-        place = environment()
-        facts = {
-            "samples": min(timing.samples, len(timed)),
-            "batch": timing.batch,
-            "batch_samples": min(timing.batch_samples, len(timed)),
-            "repetitions": timing.repetitions,
-            "threads": timing.threads,
-            "device": f"{place['device']} {place['machine']} {place['cpu_capability']}",
-        }
-        for batch, count in ((1, timing.samples), (timing.batch, timing.batch_samples)):
-            if count == 0:
-                continue
-            some = timed.at(torch.arange(min(count, len(timed))))
-            units = len(some) if batch == 1 else (len(wanted) + 1) * timing.repetitions
-            title, unit = f"measure {result.name}, batch {batch}", "samples" if batch == 1 else "passes"
-            with progress(title, units, unit) as advance:
-                board.add_timings(
-                    result.name,
-                    measure(
-                        ready.network,
-                        some,
-                        wanted,
-                        batch=batch,
-                        repetitions=timing.repetitions,
-                        threads=timing.threads,
-                        advance=advance,
-                    ),
-                    facts,
-                )
-    board.place_measurements(rows)
-
-
-def _timed_samples(ready: _Recorded, count: int) -> LiveSamples:
-    """Test samples for the wall clock, drawn by hash."""
-    dataset, timesteps = ready.workload.dataset, ready.workload.spec.timesteps
-    split = dataset.split("test")
-    order = torch.from_numpy(hash_order(split.sample_ids, LATENCY_SALT).argsort())[:count]
-    return LiveSamples.of_split(dataset, split, order, timesteps)
-
-
-def _try_live(network: SpikingNetwork, samples: LiveSamples, policy: ExitPolicy) -> None:
-    """Raises whatever a policy raises in a live run, alone and in a batch that is refilled."""
-    few = samples.at(torch.arange(min(4, len(samples))))
-    run_live(network, few, policy, batch=1)
-    run_live(network, few, policy, batch=2, refill=True)

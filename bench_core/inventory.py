@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from bench_core.errors import StoreError, UsageError, one_line
 from bench_core.files import UNFINISHED, unfinished
-from bench_core.store import KINDS, LOCKS, ZOO, DamagedArtifactError, Store, read_artifact, remove_damaged
+from bench_core.store import KINDS, LOCKS, UNSENT, ZOO, DamagedArtifactError, Store, read_artifact, remove_damaged
 
 __all__ = ["Entry", "choose", "describe", "entries", "prune", "shipped_entries", "verify"]
 
@@ -106,7 +106,7 @@ def verify(store: Store) -> tuple[int, list[str]]:
             problems.append(one_line(str(error)))
     for path in sorted(store.root.rglob("*")):
         inside = path.relative_to(store.root).parts
-        ours = inside[0] == LOCKS or any(part.startswith(UNFINISHED) for part in inside)
+        ours = inside[0] in (LOCKS, UNSENT) or any(part.startswith(UNFINISHED) for part in inside)
         if path not in known and not ours and (path.is_symlink() or not path.is_dir()):
             problems.append(one_line(f"{path}: unknown; no artifact is called like this"))
     return whole, problems

@@ -6,7 +6,8 @@ the one measured at batch 1, and the one measured at batch B.
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from bench_core.costs.operations import Array
 from bench_core.energy_meter import energy_meter
 from bench_core.exits import ExitPolicy, NeverExit
 from bench_core.live import LiveSamples, SteppingNetwork, run_live
-from bench_core.progress import Advance
+from bench_core.progress import progress
 
 __all__ = ["STATIC", "Timings", "measure"]
 
@@ -84,7 +85,7 @@ def measure(
     batch: int,
     repetitions: int,
     threads: int,
-    advance: Advance,
+    title: str,
     seed: int = 0,
 ) -> Timings:
     """Time policies and static T in turns.
@@ -98,7 +99,7 @@ def measure(
         batch: 1, or so many samples under way at once, with refill.
         repetitions: of every unit.
         threads: that torch may use meanwhile.
-        advance: progress, called once per sample at batch 1, else once per pass.
+        title: shown with the progress, which counts samples at batch 1, else passes.
         seed: of the random order.
     """
     everything: dict[str, ExitPolicy] = {STATIC: NeverExit(), **policies}
@@ -114,9 +115,8 @@ def measure(
             torch.cuda.synchronize(device)
 
     order = random.Random(seed)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    steps, step = (len(units), "samples") if batch == 1 else (len(everything) * repetitions, "passes")
+    with progress(title, steps, step) as advance, _threads(threads):
         for name in everything:
             run(name, samples.at(torch.arange(min(batch if name == STATIC else 8, len(units[0])))))
         for number, unit in enumerate(units):
@@ -133,9 +133,18 @@ def measure(
                     advance()
             if batch == 1:
                 advance()
+    return Timings(batch, len(samples), seconds, joules if meter else None)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
     finally:
         torch.set_num_threads(before)
-    return Timings(batch, len(samples), seconds, joules if meter else None)
 
 
 def _spread(values: Array) -> float:

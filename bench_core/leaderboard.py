@@ -1,8 +1,9 @@
 """Rows to tables that people read: one per workload and operating point, in the order of the ranks."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,8 +18,13 @@ __all__ = [
     "leaderboard",
     "reference_line",
     "sections",
+    "seed_tables",
+    "shift_by_condition",
+    "shift_by_strategy",
+    "shift_tables",
     "static_line",
     "summaries",
+    "training_line",
     "workload_facts",
 ]
 
@@ -135,6 +141,79 @@ def summaries(board: Board) -> Iterator[tuple[str, pd.DataFrame]]:
         yield str(point), table
 
 
+def seed_tables(board: Board) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """(common name, operating point, table as text) of networks that differ in their seed only."""
+    if board.seeds is None:
+        return
+    for (name, point), rows in board.seeds.groupby(["workload", "operating_point"], sort=False):
+        ordered = rows.sort_values("average_exit_timestep", kind="stable", na_position="last")
+        records = ordered.to_dict("records")
+        table = pd.DataFrame(
+            {
+                "strategy": ordered["strategy"],
+                "seeds": ordered["seeds"],
+                "accuracy %": [_spread(row, "accuracy", 100, "{:.2f}") for row in records],
+                "Δ points": [_spread(row, "delta_points", 1, "{:+.2f}") for row in records],
+                "avg exit t": [_spread(row, "average_exit_timestep", 1, "{:.3f}") for row in records],
+                "interval": [str(row["interval"]) if row["seeds"] > 1 else NOT_AVAILABLE for row in records],
+                "missed": ordered["missed"].map(_Format("{:.0f}")),
+            }
+        )
+        yield str(name), str(point), table
+
+
+def _spread(row: dict[Hashable, Any], name: str, factor: float, pattern: str) -> str:
+    """A mean over seeds, and low to high in brackets."""
+    mean, low, high = (factor * row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    if pd.isna(mean):
+        return NOT_AVAILABLE
+    return pattern.format(mean) + ("" if pd.isna(low) else f" ({pattern.format(low)} to {pattern.format(high)})")
+
+
+def shift_tables(board: Board) -> Iterator[tuple[str, pd.DataFrame]]:
+    """(workload, its rows of shift.csv that have figures) under corruption."""
+    if board.shift is not None:
+        for workload, rows in board.shift[board.shift["promise"].notna()].groupby("workload", sort=False):
+            yield str(workload), rows
+
+
+def shift_by_condition(rows: pd.DataFrame) -> pd.DataFrame:
+    """One workload under each corruption and severity, as text.
+
+    For each operating point: how many policies broke their promise, and the mean over policies of the change against
+    static T, in points, and of the average exit timestep.
+    """
+    records = []
+    for (corruption, severity), here in rows.groupby(["corruption", "severity"], sort=False):
+        record = {
+            "corruption": corruption,
+            "severity": severity,
+            "static T %": f"{100 * here['static_accuracy'].iloc[0]:.2f}",
+        }
+        for point, own in here.groupby("operating_point", sort=False):
+            change, exits = own["delta_points"].mean(), own["average_exit_timestep"].mean()
+            record[f"{point}: broken, Δ, avg t"] = f"{_broken(own)}, {change:+.2f}, {exits:.3f}"
+        records.append(record)
+    return pd.DataFrame(records).fillna(NOT_AVAILABLE)
+
+
+def shift_by_strategy(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each strategy on one workload, as text: for each operating point under how many of all corruptions its promise is
+    broken, and the largest loss against static T."""
+    records = []
+    corrupted = rows[rows["severity"] > 0]
+    for strategy, own in corrupted.groupby("strategy", sort=False):
+        record = {"strategy": strategy}
+        for point, here in own.groupby("operating_point", sort=False):
+            record[f"{point}: broken, worst Δ"] = f"{_broken(here)}, {here['delta_points'].min():+.2f}"
+        records.append(record)
+    return pd.DataFrame(records).fillna(NOT_AVAILABLE)
+
+
+def _broken(rows: pd.DataFrame) -> str:
+    return f"{int((rows['promise'] == 'broken').sum())}/{len(rows)}"
+
+
 def _record(outcome: list[int]) -> str:
     return "-".join(str(count) for count in outcome)
 
@@ -143,6 +222,24 @@ def workload_facts(board: Board) -> dict[str, dict[str, object]]:
     """The columns of workloads.csv by workload."""
     records = board.workloads.to_dict("records")
     return {str(record["workload"]): {str(name): value for name, value in record.items()} for record in records}
+
+
+def training_line(board: Board, workload: str) -> str:
+    """What training the workload's network took; empty where the board doesn't say."""
+    if board.training is None or (own := board.training[board.training["workload"] == workload]).empty:
+        return ""
+    last, epochs = own.iloc[-1], len(own)
+    known = own["seconds"].dropna()
+    took = f", {known.sum() / 60:.0f} minutes" if len(known) == epochs else ""
+    if 0 < len(known) < epochs:
+        took = f", {known.sum() / 60:.0f} minutes for {len(known)} of them, the others not timed"
+    stages = own.groupby("stage", sort=False).size()
+    parts = " (" + " + ".join(f"{stage} {count}" for stage, count in stages.items()) + ")" if len(stages) > 1 else ""
+    threads = f"{last['threads']:.0f} thread" + ("s" if last["threads"] > 1 else "")
+    return (
+        f"Trained for {epochs} epochs{parts}{took} on {last['device']}, {threads}; "
+        f"last epoch: loss {last['loss']:.3f}, accuracy {100 * last['accuracy']:.1f} % on augmented training batches"
+    )
 
 
 def static_line(workload: dict[str, object]) -> str:

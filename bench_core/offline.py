@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 import torch
 
+from bench_core.competition import policy_artifacts
 from bench_core.curves import FamilyOnTrace
 from bench_core.data import SPLITS, Dataset, ImageSplit
 from bench_core.errors import UsageError
-from bench_core.execution import policy_artifacts
-from bench_core.exits import ExitStrategy, Requirement, ScoreFamily
+from bench_core.exits import ExitPolicy, ExitStrategy, Requirement, ScoreFamily
 from bench_core.knobs import KnobValue, nearest
 from bench_core.metrics import ReferencePoints, reference_points, static_accuracy
 from bench_core.plugin_manager import Registry
@@ -25,7 +25,7 @@ from bench_core.selection import OperatingPoint
 from bench_core.store import Store
 from bench_core.trace import Trace, load_trace
 
-__all__ = ["DEFAULT_POINT", "ReplayResult", "configured", "replay_files", "resolve_inputs"]
+__all__ = ["DEFAULT_POINT", "ChosenPolicy", "PolicyChoice", "ReplayResult", "replay_files", "resolve_inputs"]
 
 DEFAULT_POINT = "iso-accuracy:0"
 
@@ -159,11 +159,8 @@ def replay_files(
     Raises:
         UsageError, TraceError: before anything is written.
     """
-    strategy, value = configured(registry.find("strategies", strategy_name), settings or {})
-    knob = strategy.family_knob
-    if value is not None and operating_point is not None:
-        raise UsageError(f"{strategy.name}: give {knob.name} or --operating-point, not both")
-    point = OperatingPoint.parse(operating_point or DEFAULT_POINT)
+    choice = PolicyChoice.of(registry.find("strategies", strategy_name), settings or {}, operating_point)
+    strategy = choice.strategy
     for path in (per_sample, json_file):
         if path is not None and not path.absolute().parent.is_dir():
             raise UsageError(f"{path}: its folder doesn't exist; make it first")
@@ -182,22 +179,10 @@ def replay_files(
             f"{strategy.name} looks at inputs, and these traces don't say where they come from; "
             "record them with `exitbench record`, or take another strategy"
         )
-    identity = {"trace": calibration.digest, "half": "all" if value is not None else "fit"}
-    artifacts = policy_artifacts(store, identity) if store else None
-    if value is not None:
-        family = fit_family(strategy, learn, artifacts)
-        outcome: Outcome | None = FamilyOnTrace(family, test, run.inputs).outcome(value)
-        fitted = family.strategy.parameters if isinstance(family, ScoreFamily) else strategy.parameters
-        status, rule = "ok", None
-    else:
-        fit, select = halve(learn)
-        scores = score_strategy(strategy, Contest(fit, select, run, artifacts), [point])
-        policy = scores.policies[0]
-        outcome, value, status = policy.outcome, policy.value, policy.status
-        fitted, rule = scores.parameters, str(point)
-    result = ReplayResult(strategy.name, {knob.name: value, **fitted}, rule, status, outcome, test, same)
+    chosen = choice.fitted(learn, run, store, {"trace": calibration.digest})
+    result = ReplayResult(strategy.name, chosen.knobs, choice.rule, chosen.status, chosen.outcome, test, same)
     if per_sample is not None and result.outcome is None:
-        raise UsageError(f"no policy of {strategy.name} meets {rule}; nothing is written")
+        raise UsageError(f"no policy of {strategy.name} meets {choice.rule}; nothing is written")
     if json_file is not None:
         write_text(json_file, json.dumps(result.as_json(), indent=1) + "\n")
     if per_sample is not None:
@@ -205,16 +190,79 @@ def replay_files(
     return result
 
 
-def configured(strategy: ExitStrategy, settings: Mapping[str, object]) -> tuple[ExitStrategy, KnobValue | None]:
-    """The strategy with its knobs set, and the value of the family's knob if that is among them."""
-    rest = dict(settings)
-    knob = strategy.family_knob
-    value = knob.parse(rest.pop(knob.name), strategy.name) if knob.name in rest else None
-    if unknown := [name for name in rest if name not in {k.name for k in strategy.knobs}]:
-        offered = [knob.name, *(k.name for k in strategy.knobs)]
-        hint = nearest(unknown[0], offered)
-        raise UsageError(f"{strategy.name}: unknown knob {unknown[0]!r}{hint}; it has: {', '.join(offered)}")
-    return strategy.with_parameters(rest), value
+@dataclass(frozen=True)
+class ChosenPolicy:
+    """A fitted policy and what it does on test.
+
+    Attributes:
+        knobs: every knob of its strategy, the family's first, fitted ones included.
+        status: ``ok``, ``fallback`` (static T) or ``infeasible``.
+        policy, outcome: None where infeasible.
+    """
+
+    knobs: dict[str, KnobValue | None]
+    status: str
+    policy: ExitPolicy | None
+    outcome: Outcome | None
+
+
+@dataclass(frozen=True)
+class PolicyChoice:
+    """Which policy of a strategy is wanted: the one of a given knob value, or what an operating point picks.
+
+    Attributes:
+        strategy: with its other knobs set.
+        value: of the family's knob; None where ``point`` decides.
+    """
+
+    strategy: ExitStrategy
+    value: KnobValue | None
+    point: OperatingPoint
+
+    @classmethod
+    def of(cls, strategy: ExitStrategy, settings: Mapping[str, object], operating_point: str | None) -> "PolicyChoice":
+        """From knob values by name and a rule in text, default ``iso-accuracy:0``.
+
+        Raises UsageError for a knob or rule that can't be, and where the family's knob and a rule are given.
+        """
+        rest = dict(settings)
+        knob = strategy.family_knob
+        value = knob.parse(rest.pop(knob.name), strategy.name) if knob.name in rest else None
+        if unknown := [name for name in rest if name not in {k.name for k in strategy.knobs}]:
+            offered = [knob.name, *(k.name for k in strategy.knobs)]
+            hint = nearest(unknown[0], offered)
+            raise UsageError(f"{strategy.name}: unknown knob {unknown[0]!r}{hint}; it has: {', '.join(offered)}")
+        configured = strategy.with_parameters(rest)
+        if value is not None and operating_point is not None:
+            raise UsageError(f"{strategy.name}: give {knob.name} or --operating-point, not both")
+        return cls(configured, value, OperatingPoint.parse(operating_point or DEFAULT_POINT))
+
+    @property
+    def rule(self) -> str | None:
+        """The operating point that picks the policy; None where its knob was given."""
+        return str(self.point) if self.value is None else None
+
+    def fitted(
+        self, calibration: Recorded, test: Recorded, store: Store | None, identity: Mapping[str, Any]
+    ) -> ChosenPolicy:
+        """Fit the strategy: on all calibration data where its knob was given, else on one half and choose on the other.
+
+        Args:
+            store: where trained policies are kept; None keeps nothing.
+            identity: JSON-able, of the calibration data.
+        """
+        half = "fit" if self.value is None else "all"
+        artifacts = policy_artifacts(store, {**identity, "half": half}) if store else None
+        knob = self.strategy.family_knob.name
+        if self.value is not None:
+            family = fit_family(self.strategy, calibration, artifacts)
+            parameters = family.strategy.parameters if isinstance(family, ScoreFamily) else self.strategy.parameters
+            outcome = FamilyOnTrace(family, test.trace, test.inputs).outcome(self.value)
+            return ChosenPolicy({knob: self.value, **parameters}, "ok", family.policy(self.value), outcome)
+        fit, select = halve(calibration)
+        scores = score_strategy(self.strategy, Contest(fit, select, test, artifacts), [self.point])
+        chosen = scores.policies[0]
+        return ChosenPolicy({knob: chosen.value, **scores.parameters}, chosen.status, chosen.policy, chosen.outcome)
 
 
 def _matching_traces(calibration_path: Path, test_path: Path) -> tuple[Trace, Trace]:

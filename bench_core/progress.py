@@ -5,36 +5,57 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Advance", "note", "progress"]
+__all__ = ["Advance", "collected", "note", "progress"]
 
 Advance = Callable[..., None]
 _SECONDS_BETWEEN_LINES = 10.0
+_collected: list[str] | None = None
 
 
 def note(text: str) -> None:
     """One line about what is happening."""
-    print(text, file=sys.stderr, flush=True)
+    if _collected is None:
+        print(text, file=sys.stderr, flush=True)
+    else:
+        _collected.append(text)
 
 
 @contextmanager
-def progress(title: str, total: int, unit: str = "") -> Iterator[Advance]:
-    """Show progress of ``total`` units of work; call the yielded function with units done and an optional remark."""
-    show = _bar if sys.stderr.isatty() else _lines
-    with show(title, total, unit) as advance:
+def collected() -> Iterator[list[str]]:
+    """Collect what this process would say, notes and the last line of each progress, instead of printing it."""
+    global _collected  # noqa: PLW0603  # as stderr is
+    before, _collected = _collected, []
+    try:
+        yield _collected
+    finally:
+        _collected = before
+
+
+@contextmanager
+def progress(title: str, total: int, unit: str = "", *, estimate: bool = True) -> Iterator[Advance]:
+    """Show progress of ``total`` units of work; call the yielded function with units done and an optional remark.
+
+    ``estimate`` shows a bar's own guess of the time to go.
+    """
+    if _collected is None and sys.stderr.isatty():
+        shown = _bar(title, total, unit, estimate)
+    else:
+        shown = _lines(title, total, unit)
+    with shown as advance:
         yield advance
 
 
 @contextmanager
-def _bar(title: str, total: int, unit: str) -> Iterator[Advance]:
+def _bar(title: str, total: int, unit: str, estimate: bool) -> Iterator[Advance]:
     from rich.console import Console  # heavy, and needed on a terminal only
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
-    columns = (
+    columns: tuple[ProgressColumn, ...] = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TextColumn(unit),
-        TimeRemainingColumn(elapsed_when_finished=True),
+        *([TimeRemainingColumn(elapsed_when_finished=True)] if estimate else []),
         TextColumn("{task.fields[remark]}"),
     )
     with Progress(*columns, console=Console(stderr=True)) as bars:
@@ -55,7 +76,7 @@ def _lines(title: str, total: int, unit: str) -> Iterator[Advance]:
         nonlocal done, last
         done += units
         now = time.monotonic()
-        if done < total and now - last >= _SECONDS_BETWEEN_LINES:
+        if done < total and now - last >= _SECONDS_BETWEEN_LINES and _collected is None:
             last = now
             note(f"{title}: {done}/{total} {unit} after {now - start:.0f} s {remark}".rstrip())
 

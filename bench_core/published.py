@@ -66,7 +66,8 @@ def read_published(folder: Path, datasets: Collection[str]) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: not readable ({error})") from error
     if list(table.columns) != list(PUBLISHED_COLUMNS):
-        raise UsageError(f"{path}: its columns are {', '.join(map(str, table))}; they have to be {', '.join(PUBLISHED_COLUMNS)}")
+        found, wanted = (", ".join(map(str, columns)) for columns in (table, PUBLISHED_COLUMNS))
+        raise UsageError(f"{path}: its columns are {found}; they have to be {wanted}")
     for column in _FIGURES:
         figures = pd.to_numeric(table[column].replace("", "nan"), errors="coerce")
         wrong = table.index[figures.isna() & ~table[column].isin(["", "nan"])]

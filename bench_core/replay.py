@@ -8,6 +8,7 @@ import torch
 
 from bench_core.errors import PluginError
 from bench_core.exits import Evidence, ExitPolicy, ScoreStrategy, State, checked_score
+from bench_core.logits import samples_in_cache
 from bench_core.trace import Trace
 
 __all__ = ["ExitController", "InputFrames", "Outcome", "replay_policy", "score_table", "static_outcome"]
@@ -144,7 +145,7 @@ def replay_policy(
     batch = batch or _batch(trace)
     parts = []
     for start in range(0, len(trace), batch):
-        logits = trace.logits[start : start + batch]
+        logits = trace.rows.read(start, start + batch)
         read = None if inputs is None else _shifted(inputs, start)
         controller = ExitController(
             policy, trace.sample_ids[start : start + batch], trace.timesteps, trace.classes, read
@@ -178,17 +179,17 @@ def score_table(
         keys = trace.sample_ids[rows]
         total = torch.zeros(len(keys), trace.classes, dtype=torch.float64)
         read = None if inputs is None else _shifted(inputs, start)
+        logits = trace.rows.read(start, start + batch)
         for t in range(1, trace.timesteps):
-            step = trace.logits[rows, t - 1].to(torch.float64, copy=True)
-            total = total + step
+            step = logits[:, t - 1].to("cpu", torch.float64, copy=True)
+            total += step
             seen = None if read is None else _all_rows(read, len(keys), t)
             table[rows, t - 1] = checked_score(strategy, Evidence(t, trace.timesteps, step, total.clone(), keys, seen))
     return table
 
 
 def _batch(trace: Trace) -> int:
-    """Samples at once whose evidence stays in a core's cache."""
-    return max(16, min(4096, 2**18 // trace.classes))
+    return min(4096, samples_in_cache(trace.classes, least=16))
 
 
 def _shifted(inputs: InputFrames, start: int) -> InputFrames:

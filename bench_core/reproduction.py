@@ -17,19 +17,24 @@ from typing import Any
 
 import pandas as pd
 
+from bench_core.competition import policy_artifacts, score_workload
 from bench_core.errors import UsageError
-from bench_core.execution import plan, policy_artifacts, run_suite, score_workload
+from bench_core.execution import run_suite
 from bench_core.offline import resolve_inputs
+from bench_core.planning import plan
 from bench_core.plugin_manager import Registry
 from bench_core.provenance import environment
-from bench_core.results import TABLES, Board, read_board, write_text
-from bench_core.scoring import Contest, Recorded, halve
-from bench_core.store import Store, default_root
-from bench_core.suite import Suite, parse_suite
+from bench_core.results import Board, read_board, write_tables
+from bench_core.scoring import Contest, Recorded, WorkloadScores, halve
+from bench_core.seeds import seed_table
+from bench_core.shift import Condition, shift_table
+from bench_core.shift_recording import read_conditions
+from bench_core.store import Store, default_store
+from bench_core.suite import LatencySpec, Suite, parse_suite, seed_groups
 from bench_core.tables import board_tables
 from bench_core.trace import load_trace
 
-__all__ = ["Reproduction", "reproduce_board"]
+__all__ = ["Reproduction", "Tested", "briefly", "reproduce_board", "suite_of", "tested"]
 
 RELATIVE = 1e-9
 ACCURACY_TOLERANCE = 0.001  # 0.1 point
@@ -43,6 +48,8 @@ _KEYS = {
     "classes": ("workload", "strategy", "operating_point", "class"),
     "reliability": ("workload", "timestep", "bin"),
     "summary": ("operating_point", "strategy"),
+    "seeds": ("workload", "operating_point", "strategy"),
+    "shift": ("workload", "strategy", "operating_point", "corruption", "severity"),
 }
 
 
@@ -78,35 +85,35 @@ def reproduce_board(folder: Path, registry: Registry, *, from_weights: bool, kee
         UsageError: when there is no board, or no traces, to start from.
     """
     committed = read_board(folder)
-    suite = _suite_of(committed, folder)
+    suite = suite_of(committed, folder)
     result = Reproduction()
     if from_weights:
         with tempfile.TemporaryDirectory(prefix="exitbench-") as scratch:
-            suite = suite.model_copy(
-                update={
-                    "latency": suite.latency.model_copy(update={"samples": 1, "repetitions": 1, "batch_samples": 0})
-                }
-            )
-            board = run_suite(
-                suite, registry=registry, output=Path(scratch) / "board", store=Store(Path(scratch) / "store")
-            )
+            place = Path(scratch)
+            board = run_suite(briefly(suite), registry=registry, output=place / "board", store=Store(place / "store"))
     else:
         board = _from_traces(committed, suite, folder, registry)
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
-        for name in TABLES:
-            write_text(keep / f"{name}.csv", getattr(board, name).to_csv(index=False))
+        write_tables(board, keep)
 
     same_place = _same_place(committed.manifest["environment"])
     result.remarks.append(f"{folder}: {len(board.rows)} rows recomputed from {'weights' if from_weights else 'traces'}")
+    if committed.shift is not None and board.shift is None:
+        result.remarks.append(
+            f"shift.csv is not compared: traces under corruption are not in {folder}/traces; "
+            "`--from weights` records them again"
+        )
+    result.drift += [f"{name}.csv: is missing" for name in board.tables if name not in committed.tables]
+    names = [name for name in committed.tables if name in board.tables]
     changed = [
         name
-        for name in TABLES
-        if getattr(board, name).to_csv(index=False) != (folder / f"{name}.csv").read_text(encoding="utf-8")
+        for name in names
+        if board.tables[name].to_csv(index=False) != (folder / f"{name}.csv").read_text(encoding="utf-8")
     ]
     if not changed:
-        names = [f"{name}.csv" for name in TABLES]
-        result.remarks.append(f"{', '.join(names[:-1])} and {names[-1]} are equal byte by byte")
+        files = [f"{name}.csv" for name in names]
+        result.remarks.append(f"{', '.join(files[:-1])} and {files[-1]} are equal byte by byte")
     elif same_place:
         result.remarks.append("the versions and the CPU capability are those of the manifest, so nothing may differ")
         for name in changed:
@@ -120,16 +127,38 @@ def reproduce_board(folder: Path, registry: Registry, *, from_weights: bool, kee
     return result
 
 
-def _suite_of(board: Board, folder: Path) -> Suite:
+def suite_of(board: Board, folder: Path) -> Suite:
+    """The suite that the board in ``folder`` was made from."""
     return parse_suite(board.manifest["suite"], f"in {folder}/manifest.json")
 
 
-def _from_traces(committed: Board, suite: Suite, folder: Path, registry: Registry) -> Board:
+def briefly(suite: Suite) -> Suite:
+    """The suite with as little wall clock as can be."""
+    return suite.model_copy(update={"latency": LatencySpec(samples=1, repetitions=1, batch_samples=0)})
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What the traces beside a board hold of one workload: all strategies scored, and the test samples."""
+
+    scores: WorkloadScores
+    test: Recorded
+
+
+def tested(committed: Board, suite: Suite, folder: Path, registry: Registry, store: Store) -> dict[str, Tested]:
+    """Every strategy of a board replayed on the traces beside it, by workload.
+
+    Args:
+        suite: the board's own, or some workloads of it.
+        store: where policy networks are taken from; what is missing there is fitted again.
+
+    Raises:
+        TraceError, UsageError: for a trace that is missing, or is not the one that the manifest names.
+    """
     planned = plan(suite, registry)
     labels = set(committed.rows["strategy"])
     entrants = [entrant for entrant in planned.competitors if entrant.label in labels]
-    store = Store(default_root())
-    scores = []
+    found = {}
     for spec in suite.workloads:
         facts: Mapping[str, Any] = committed.manifest["workloads"].get(spec.name, {})
         sides = []
@@ -143,11 +172,48 @@ def _from_traces(committed: Board, suite: Suite, folder: Path, registry: Registr
         artifacts = policy_artifacts(store, {"trace": facts["recording"]["calibration"], "half": "fit"})
         digests = {name: str(facts[name]) for name in ("weights", "calibration_trace", "test_trace")}
         contest = Contest(fit, select, sides[1], artifacts, planned.first_layer)
-        scores.append(score_workload(spec.name, entrants, planned.points, contest, digests))
+        found[spec.name] = Tested(score_workload(spec.name, entrants, planned.points, contest, digests), sides[1])
+    return found
+
+
+def _from_traces(committed: Board, suite: Suite, folder: Path, registry: Registry) -> Board:
+    planned = plan(suite, registry)
+    found = tested(committed, suite, folder, registry, default_store())
+    scores = [one.scores for one in found.values()]
     tables = board_tables(
         suite.name, scores, planned.points, planned.cost_models, resamples=suite.resamples, seed=suite.seed
     )
-    return Board(**tables, measurements=None, manifest=committed.manifest)
+    board = Board(
+        **tables,
+        measurements=None,
+        manifest=committed.manifest,
+        seeds=seed_table(tables["rows"], seed_groups(suite)),
+    )
+    if (conditions := _conditions(committed, suite, folder, registry, found)) is not None:
+        board.shift = shift_table(scores, conditions, resamples=suite.resamples, seed=suite.seed)
+    return board
+
+
+def _conditions(
+    committed: Board, suite: Suite, folder: Path, registry: Registry, found: Mapping[str, Tested]
+) -> dict[str, list[Condition]] | None:
+    """Every workload under corruption; None where the suite has none, or traces are missing."""
+    if suite.shift is None:
+        return None
+    conditions = {}
+    for spec in suite.workloads:
+        own = read_conditions(
+            folder / "traces",
+            spec.name,
+            found[spec.name].test,
+            spec=suite.shift,
+            dataset=registry.find("datasets", spec.dataset),
+            digests=committed.manifest["workloads"][spec.name].get("shift", {}),
+        )
+        if own is None:
+            return None
+        conditions[spec.name] = own
+    return conditions
 
 
 def _same_place(made_with: Mapping[str, Any]) -> bool:

@@ -1,7 +1,8 @@
 """A board in memory and its files: deterministic tables, measurements (csv), manifest.json, leaderboard.md.
 
-The tables of ``TABLES`` are deterministic. Wall clock lives in ``measurements.csv``, is joined when a board is shown,
-and stays until it is measured again.
+The tables of ``TABLES`` are deterministic, and so are those of ``OPTIONAL_TABLES``, which only some boards have. Wall
+clock lives in ``measurements.csv``, is joined when a board is shown, and stays until it is measured again.
+``training.csv`` tells what training took; what papers published is read from beside the board (``published.py``).
 """
 
 import contextlib
@@ -22,14 +23,28 @@ from bench_core.columns import (
     RAW_COLUMNS,
     RELIABILITY_COLUMNS,
     SCHEMA,
+    SEED_COLUMNS,
+    SHIFT_COLUMNS,
     SUMMARY_COLUMNS,
     WORKLOAD_COLUMNS,
 )
 from bench_core.errors import StoreError, UsageError
 from bench_core.files import alone_in
 from bench_core.latency import STATIC, Timings
+from bench_core.published import read_published
 
-__all__ = ["TABLES", "Board", "make_folder", "read_board", "read_measurements", "read_raw", "write_board", "write_text"]
+__all__ = [
+    "OPTIONAL_TABLES",
+    "TABLES",
+    "Board",
+    "make_folder",
+    "read_board",
+    "read_measurements",
+    "read_raw",
+    "write_board",
+    "write_tables",
+    "write_text",
+]
 
 _FIXED_COLUMNS = {  # rows.csv has more, of the cost models
     "workloads": WORKLOAD_COLUMNS,
@@ -40,11 +55,13 @@ _FIXED_COLUMNS = {  # rows.csv has more, of the cost models
     "summary": SUMMARY_COLUMNS,
 }
 TABLES = ("rows", *_FIXED_COLUMNS)
+TRAINING = "training.csv"
+OPTIONAL_TABLES = {"seeds": SEED_COLUMNS, "shift": SHIFT_COLUMNS}
 
 
 @dataclass
 class Board:
-    """Everything a board shows; the tables of ``TABLES`` by their names."""
+    """Everything a board shows; the tables of ``TABLES`` and ``OPTIONAL_TABLES`` by their names."""
 
     rows: pd.DataFrame
     workloads: pd.DataFrame
@@ -56,6 +73,10 @@ class Board:
     measurements: pd.DataFrame | None
     manifest: dict[str, Any]
     raw: pd.DataFrame | None = None  # every single measurement
+    seeds: pd.DataFrame | None = None  # where workloads differ in their seed only
+    shift: pd.DataFrame | None = None  # where the suite asks for corrupted test data
+    training: pd.DataFrame | None = None  # what training the networks took, epoch by epoch
+    published: pd.DataFrame | None = None  # what papers say of the same data sets; empty where none does
 
     def __post_init__(self) -> None:
         self._by_policy: dict[str, dict[str, Any]] = {}
@@ -68,9 +89,16 @@ class Board:
             self._raw = [{str(name): value for name, value in record.items()} for record in self.raw.to_dict("records")]
 
     @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The deterministic tables that this board has, by name."""
+        found = {name: getattr(self, name) for name in (*TABLES, *OPTIONAL_TABLES)}
+        return {name: table for name, table in found.items() if table is not None}
+
+    @property
     def failures(self) -> int:
-        """How many rows have no figures because something failed."""
-        return int(self.rows["status"].str.startswith("failed").sum())
+        """How many rows have no figures because something failed, those under corruption included."""
+        tables = [self.rows] if self.shift is None else [self.rows, self.shift]
+        return sum(int(table["status"].str.startswith("failed").sum()) for table in tables)
 
     def is_measured(self, policy: str) -> bool:
         """Whether wall clock is known for the policy of this digest."""
@@ -130,14 +158,23 @@ def write_board(board: Board, folder: Path) -> None:
 
     make_folder(folder)
     with alone_in(folder):  # two runs into one folder: all files are of the one that was last
-        for name in TABLES:
-            write_text(folder / f"{name}.csv", getattr(board, name).to_csv(index=False))
+        write_tables(board, folder)
         if board.measurements is not None:
             write_text(folder / "measurements.csv", board.measurements.to_csv(index=False))
         if board.raw is not None:
             write_text(folder / "measurements-raw.csv", board.raw.to_csv(index=False))
+        if board.training is not None:
+            write_text(folder / TRAINING, board.training.to_csv(index=False))
         write_text(folder / "manifest.json", json.dumps(board.manifest, indent=1, sort_keys=True) + "\n")
         write_text(folder / "leaderboard.md", markdown(board))
+
+
+def write_tables(board: Board, folder: Path) -> None:
+    """Write the deterministic tables; one that an earlier board had and this one hasn't is removed."""
+    for name, table in board.tables.items():
+        write_text(folder / f"{name}.csv", table.to_csv(index=False))
+    for name in OPTIONAL_TABLES.keys() - board.tables.keys():
+        (folder / f"{name}.csv").unlink(missing_ok=True)
 
 
 def read_board(folder: Path) -> Board:
@@ -146,7 +183,8 @@ def read_board(folder: Path) -> Board:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         digests = dict.fromkeys(("weights", "calibration_trace", "test_trace"), str)
         rows = pd.read_csv(folder / "rows.csv", dtype=digests)
-        tables = {name: pd.read_csv(folder / f"{name}.csv") for name in _FIXED_COLUMNS}
+        columns = _FIXED_COLUMNS | {n: c for n, c in OPTIONAL_TABLES.items() if (folder / f"{n}.csv").exists()}
+        tables = {name: pd.read_csv(folder / f"{name}.csv", dtype={"trace": str}) for name in columns}
     except FileNotFoundError as error:
         raise UsageError(
             f"results {folder}: {Path(error.filename).name} is missing; `exitbench run` writes it"
@@ -157,12 +195,20 @@ def read_board(folder: Path) -> Board:
         raise UsageError(f"results {folder}: manifest.json is not of schema {SCHEMA}; run the suite again")
     if not {"workload", "strategy", "operating_point", "status", "rank"} <= set(rows.columns):
         raise UsageError(f"results {folder}: rows.csv lacks columns of schema {SCHEMA}; run the suite again")
-    for name, columns in _FIXED_COLUMNS.items():
-        if list(tables[name].columns) != list(columns):
+    for name, expected in columns.items():
+        if list(tables[name].columns) != list(expected):
             raise UsageError(
                 f"results {folder}: {name}.csv has other columns than schema {SCHEMA}; run the suite again"
             )
-    return Board(rows, **tables, measurements=read_measurements(folder), manifest=manifest, raw=read_raw(folder))
+    return Board(
+        rows,
+        **tables,
+        measurements=read_measurements(folder),
+        manifest=manifest,
+        raw=read_raw(folder),
+        training=pd.read_csv(folder / TRAINING) if (folder / TRAINING).exists() else None,
+        published=read_published(folder, {spec["dataset"] for spec in manifest["suite"]["workloads"]}),
+    )
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,12 +12,12 @@ from bench_core.comparisons import Comparison, Standing
 from bench_core.costs.models import CostModel
 from bench_core.exits import NeverExit
 from bench_core.metrics import (
+    Reliability,
     area_share,
     fixed_hull,
     flips,
     histogram_matched_accuracy,
     reference_points,
-    reliability,
     saving_realised,
     static_accuracy,
 )
@@ -160,8 +160,8 @@ def _annotate(row: dict[str, Any], text: str) -> None:
     row["note"] = f"{row['note']}; {text}" if row["note"] else text
 
 
-def workload_table(workloads: Sequence[WorkloadScores]) -> pd.DataFrame:
-    """Static accuracy and reference points of every workload that was recorded."""
+def workload_table(workloads: Sequence[WorkloadScores], diagrams: Mapping[str, Reliability]) -> pd.DataFrame:
+    """Static accuracy and reference points of every workload that was recorded; ``diagrams``: of each by name."""
     rows = []
     for workload in workloads:
         if workload.test is not None:
@@ -173,7 +173,7 @@ def workload_table(workloads: Sequence[WorkloadScores]) -> pd.DataFrame:
                     "samples": len(workload.test),
                     "static_accuracy": json.dumps(static_accuracy(workload.test).tolist()),
                     **vars(reference_points(workload.test.correct)),
-                    "calibration_error": json.dumps(reliability(workload.test).calibration_error.tolist()),
+                    "calibration_error": json.dumps(diagrams[workload.name].calibration_error.tolist()),
                     "flips_to_wrong": json.dumps(to_wrong.tolist()),
                     "flips_to_right": json.dumps(to_right.tolist()),
                 }

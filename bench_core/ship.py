@@ -9,7 +9,7 @@ from pathlib import Path
 from bench_core.errors import UsageError
 from bench_core.plugin_manager import load_registry
 from bench_core.stages import Workload, recording_key
-from bench_core.store import ZOO, Store, copy_artifact, default_root, read_artifact
+from bench_core.store import ZOO, Store, copy_artifact, default_store, read_artifact
 from bench_core.suite import load_suite
 
 __all__ = ["ship"]
@@ -41,5 +41,5 @@ def ship(suite_name: str, store: Store, zoo: Path = ZOO) -> list[Path]:
 
 
 if __name__ == "__main__":
-    for file in ship(sys.argv[1], Store(default_root(), zoo=None)):
+    for file in ship(sys.argv[1], default_store(zoo=None)):
         sys.stdout.write(f"{file.name}: {file.stat().st_size} bytes\n")

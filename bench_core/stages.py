@@ -11,9 +11,9 @@ from bench_core.data import Dataset
 from bench_core.digests import json_digest
 from bench_core.errors import TraceError
 from bench_core.plugin_manager import Registry
-from bench_core.progress import note
+from bench_core.progress import note, progress
 from bench_core.provenance import environment
-from bench_core.recording import BATCH, PART, record
+from bench_core.recording import BATCH, PART, Part, record, record_within_memory
 from bench_core.snn import AnalogNetwork, SpikingNetwork
 from bench_core.snn.models import Model
 from bench_core.store import Artifact, Store
@@ -21,7 +21,15 @@ from bench_core.suite import WorkloadSpec
 from bench_core.trace import Trace, trace_from_tensors, trace_tensors
 from bench_core.training import Regularizer, train_network
 
-__all__ = ["Workload", "recorded_trace", "recording_key", "spiking_network", "trained_weights"]
+__all__ = [
+    "Workload",
+    "record_shard",
+    "recorded_trace",
+    "recording_key",
+    "shards_of",
+    "spiking_network",
+    "trained_weights",
+]
 
 TRAINING_VERSION = 1
 RECORDING_VERSION = 1
@@ -107,8 +115,10 @@ def trained_weights(workload: Workload, store: Store, *, retrain: bool = False) 
 def _train(workload: Workload, store: Store) -> Artifact:
     key = workload.training_key
     network = workload.fresh_network()
+    trunk = None
     if workload.trunk is not None:
-        network.load_state_dict(trained_weights(workload.trunk, store).tensors)
+        trunk = trained_weights(workload.trunk, store)
+        network.load_state_dict(trunk.tensors)
     split = workload.dataset.split("train")
     history = train_network(
         network,
@@ -128,6 +138,7 @@ def _train(workload: Workload, store: Store) -> Artifact:
         "training_samples": len(split),
         "training_data": split.digest,
         "environment": environment(),
+        **({"trunk": trunk.metadata} if trunk else {}),
     }
     return store.put("networks", key, network.state_dict(), metadata)
 
@@ -193,16 +204,52 @@ def recorded_trace(
         note(f"store: {error}; it is made again")
         found = store.obtain("traces", key, make, again=True)
         trace = trace_from_tensors(found.tensors, found.header, place)
-    store.remove("trace-parts", [_part_key(key, number) for number in range(_parts(len(trace)))])
+    store.remove("trace-parts", [_part_key(key, number) for number in range(shards_of(len(trace)))])
     return trace
+
+
+def shards_of(samples: int) -> int:
+    """How many parts the recording of so many samples has."""
+    return -(-samples // PART)
+
+
+def record_shard(
+    workload: Workload, weights: Artifact, split_name: str, number: int, store: Store, *, network: SpikingNetwork
+) -> None:
+    """Record one part of a trace into the store, where ``recorded_trace`` finds it; parts need not be made in order.
+
+    Nothing is done where the part or the whole trace is there already.
+    """
+    key = recording_key(workload, weights, split_name)
+    if store.path("traces", key).exists():
+        return
+    split = workload.dataset.split(split_name)
+    positions = torch.split(torch.arange(len(split)), PART)[number]
+    title = f"record {workload.spec.name} {split_name} part {number + 1}/{shards_of(len(split))}"
+    with progress(title, len(positions), "samples") as advance:
+        _kept_part(
+            store,
+            key,
+            number,
+            lambda: record_within_memory(network, workload.dataset, split, positions, workload.spec.timesteps),
+        )
+        advance(len(positions))
+
+
+def _kept_part(store: Store, key: str, number: int, build: Callable[[], Part]) -> Part:
+    """A part of a trace: from the store, or built now and kept there."""
+    part = _part_key(key, number)
+
+    def make() -> Artifact:
+        built = build()
+        return store.put("trace-parts", part, built.tensors, {"trace": key, "batch": built.batch})
+
+    found = store.obtain("trace-parts", part, make)
+    return Part(found.tensors, found.metadata.get("batch", BATCH))
 
 
 def _part_key(key: str, number: int) -> str:
     return json_digest({"trace": key, "part": number, "size": PART})
-
-
-def _parts(samples: int) -> int:
-    return -(-samples // PART)
 
 
 def _record(
@@ -217,12 +264,6 @@ def _record(
     per_layer: bool,
 ) -> Trace:
     split = workload.dataset.split(split_name)
-
-    def keep_part(number: int, build: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        part = _part_key(key, number)
-        found = store.get("trace-parts", part) or store.put("trace-parts", part, build(), {"trace": key})
-        return found.tensors
-
     return record(
         network,
         workload.dataset,
@@ -240,5 +281,6 @@ def _record(
                 "data": split.digest,
             },
         },
-        keep_part=keep_part,
+        part=PART,
+        keep_part=lambda number, build: _kept_part(store, key, number, build),
     )

@@ -28,7 +28,8 @@ __all__ = [
     "significantly_more",
 ]
 
-_CHUNK = 250  # resamples drawn at once
+_CHUNK = 250  # resamples drawn at once, fewer where that were too many numbers; no result depends on it
+_NUMBERS = 2**24  # drawn at once at most
 _SIGNS = 0x5349474E  # the stream of the signs, apart from that of the resamples
 
 
@@ -47,8 +48,9 @@ def bootstrap_means(values: Array, *, resamples: int, seed: int) -> Array:
     columns = _exact(values)
     generator = np.random.Generator(np.random.PCG64(seed))
     sums = np.empty((resamples, values.shape[1]))
-    for start in range(0, resamples, _CHUNK):
-        count = min(_CHUNK, resamples - start)
+    step = max(1, min(_CHUNK, _NUMBERS // samples))
+    for start in range(0, resamples, step):
+        count = min(step, resamples - start)
         drawn = generator.integers(0, samples, size=(count, samples), dtype=np.int32)
         places = drawn + np.arange(count)[:, None] * samples  # resample r counts in the r-th block
         counts = np.bincount(places.reshape(-1), minlength=count * samples).reshape(count, samples)
@@ -97,11 +99,13 @@ def sign_flip_sums(values: Array, *, flips: int, seed: int) -> Array:
     width = -(-samples // 8)
     generator = np.random.Generator(np.random.PCG64([seed, _SIGNS]))
     sums = np.empty((flips, values.shape[1]))
+    step = max(1, min(_CHUNK, _NUMBERS // samples))
     for start in range(0, flips, _CHUNK):
         count = min(_CHUNK, flips - start)
         drawn = np.frombuffer(generator.bytes(count * width), dtype=np.uint8).reshape(count, width)
-        kept = np.unpackbits(drawn, axis=1, count=samples)  # 1: the sign stays
-        sums[start : start + count] = kept.astype(columns.dtype) @ columns
+        for first in range(0, count, step):
+            kept = np.unpackbits(drawn[first : first + step], axis=1, count=samples)  # 1: the sign stays
+            sums[start + first : start + first + len(kept)] = kept.astype(columns.dtype) @ columns
     flipped: Array = 2 * sums - values.sum(0)
     return flipped
 

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from bench_core.digests import json_digest, tensors_digest
 from bench_core.errors import StoreError, one_line
-from bench_core.files import exclusive, unfinished, whole_file
+from bench_core.files import exclusive, publish, unfinished, whole_file
 from bench_core.progress import note
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Store",
     "copy_artifact",
     "default_root",
+    "default_store",
     "read_artifact",
     "remove_damaged",
     "write_safetensors",
@@ -37,6 +38,7 @@ __all__ = [
 
 KINDS = ("networks", "policies", "trace-parts", "traces", "training")
 LOCKS = ".locks"
+UNSENT = ".unsent"  # of a store that others share
 ZOO = Path(__file__).parent / "zoo"
 _REMEDY = "import a bundle that holds it, or run without --offline-store"
 
@@ -62,11 +64,15 @@ class Artifact:
 class Store:
     """Artifacts below one folder, with the package's zoo as a read-only layer beneath.
 
+    ``url`` says where its artifacts are shared; empty for a folder alone.
+
     Args:
         root: the folder; made when first written to.
         zoo: folder of shipped artifacts that is consulted after the store; None leaves it out.
         offline: make nothing: what is missing or damaged is an error that names it.
     """
+
+    url = ""
 
     def __init__(self, root: Path, zoo: Path | None = ZOO, *, offline: bool = False) -> None:
         self.root = root
@@ -84,20 +90,19 @@ class Store:
         Raises StoreError for a file that can't be read, which says nothing about its content, and, where the store is
         offline, for a damaged one.
         """
-        path = self.path(kind, key)
-        found = _status(path)
-        if found is not None:
-            try:
-                return read_artifact(path, key, kind)
-            except DamagedArtifactError as error:
-                if self.offline:
-                    raise StoreError(f"{error}; nothing is made offline: {_REMEDY}") from error
-                note(f"store: {error}; it is made again")
-                remove_damaged(path, found)
-            except StoreError:
-                if path.exists():
-                    raise
-        return self._from_zoo(kind, key)
+        return self._kept(kind, key) or self._from_zoo(kind, key)
+
+    def local(self, kind: str, key: str) -> Path:
+        """The artifact's file, which may not exist; a store that shares its artifacts brings it here first."""
+        return self.path(kind, key)
+
+    def shared(self) -> dict[tuple[str, str], int]:
+        """Bytes by kind and key of what is shared at ``url``. Raises StoreError where it can't be reached."""
+        return {}
+
+    def unsent(self) -> list[tuple[str, str]]:
+        """Kind and key of what is whole here and not yet at ``url``."""
+        return []
 
     def obtain(self, kind: str, key: str, make: Callable[[], Artifact], *, again: bool = False) -> Artifact:
         """The artifact; where there is none, or ``again`` is set, ``make`` puts it, in one process at a time.
@@ -148,11 +153,38 @@ class Store:
         write_safetensors(path, tensors, {**strings, "artifact": json.dumps(record)})
         return Artifact(dict(tensors), record, strings)
 
+    def adopt(self, kind: str, key: str, file: Path) -> None:
+        """Give a finished artifact file on this disk its name in the store. Raises OSError."""
+        path = self.path(kind, key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        publish(file, path)
+
     def remove(self, kind: str, keys: Iterable[str]) -> None:
         """Delete artifacts that are no longer needed, such as the parts of one that is whole."""
         for key in () if self.offline else keys:
             with suppress(OSError):
                 self.path(kind, key).unlink()
+
+    def _kept(self, kind: str, key: str) -> Artifact | None:
+        """The artifact of the store itself, where it has a whole one."""
+        path = self.path(kind, key)
+        found = _status(path)
+        if found is not None:
+            try:
+                return read_artifact(path, key, kind)
+            except DamagedArtifactError as error:
+                self._refuse_or_note(error)
+                remove_damaged(path, found)
+            except StoreError:
+                if path.exists():
+                    raise
+        return None
+
+    def _refuse_or_note(self, error: StoreError) -> None:
+        """What a damaged artifact means: made again, or the end where nothing is made."""
+        if self.offline:
+            raise StoreError(f"{error}; nothing is made offline: {_REMEDY}") from error
+        note(f"store: {error}; it is made again")
 
     def _from_zoo(self, kind: str, key: str) -> Artifact | None:
         shipped = self._shipped().get((kind, key))
@@ -176,12 +208,31 @@ class Store:
 
 
 def default_root() -> Path:
-    """``$EXITBENCH_HOME``, or the platform's cache folder."""
-    if home := os.environ.get("EXITBENCH_HOME"):
+    """``$EXITBENCH_HOME``, or the platform's cache folder; for a URL a folder of its own in the cache folder."""
+    home = os.environ.get("EXITBENCH_HOME")
+    if home and not _is_url(home):
         return Path(home)
     from platformdirs import user_cache_path
 
-    return user_cache_path("exitbench")
+    cache = user_cache_path("exitbench")
+    return cache / "shared" / json_digest(home)[:16] if home else cache
+
+
+def default_store(zoo: Path | None = ZOO, *, offline: bool = False) -> Store:
+    """The store that ``$EXITBENCH_HOME`` names: a folder, or a URL whose artifacts others share.
+
+    Raises UsageError for a URL that can't be used here.
+    """
+    home = os.environ.get("EXITBENCH_HOME")
+    if home and _is_url(home):
+        from bench_core.remote_store import RemoteStore
+
+        return RemoteStore(default_root(), home, zoo, offline=offline)
+    return Store(default_root(), zoo, offline=offline)
+
+
+def _is_url(home: str) -> bool:
+    return "://" in home
 
 
 def read_artifact(path: Path, key: str | None = None, kind: str | None = None) -> Artifact:

@@ -5,19 +5,42 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from bench_core.costs.operations import FirstLayer
 from bench_core.errors import SuiteError, one_line
 from bench_core.knobs import nearest
 from bench_core.training.recipe import Recipe
 
-__all__ = ["ConversionSpec", "CostModelSpec", "LatencySpec", "StrategySpec", "Suite", "WorkloadSpec", "load_suite"]
+__all__ = [
+    "ConversionSpec",
+    "CostModelSpec",
+    "LatencySpec",
+    "ShiftSpec",
+    "StrategySpec",
+    "Suite",
+    "WorkloadSpec",
+    "load_suite",
+    "parse_suite",
+    "seed_groups",
+]
 
 SHIPPED = Path(__file__).parent / "suites"
 EVERY_STRATEGY = "*"
+LONGEST_NAME = 64
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Name = Annotated[str, StringConstraints(pattern=rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_NAME - 1}}}$")]
+Corruption = Literal["noise", "blur", "contrast", "drop"]  # as in data/corruption.py
 PluginName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
@@ -33,15 +56,45 @@ class ConversionSpec(_Spec):
 
 
 class WorkloadSpec(_Spec):
-    """One network under test: data set x model x recipe x (conversion) x T x seed."""
+    """One network under test: data set x model x recipe x (conversion) x T x seed.
+
+    With ``seeds`` it stands for several, called NAME-seed1 and so on; in a validated suite each of them has its own
+    entry with a ``seed``.
+    """
 
     name: Name
     dataset: PluginName
     model: PluginName
     timesteps: int = Field(ge=1, le=4096)
     seed: int = Field(0, ge=0)
+    seeds: list[Annotated[int, Field(ge=0)]] | None = None
     recipe: Recipe
     conversion: ConversionSpec | None = None
+
+    @property
+    def base_name(self) -> str:
+        """The name without the seed that ``seeds`` adds to it."""
+        return self.name.removesuffix(f"-seed{self.seed}")
+
+    @property
+    def apart_from_seed(self) -> dict[str, Any]:
+        """Everything but name and seed."""
+        return self.model_dump(exclude={"name", "seed", "seeds"})
+
+    @model_serializer(mode="wrap")
+    def _without_seeds(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if name != "seeds" or value is not None}
+
+    @model_validator(mode="after")
+    def _seeds_are_several(self) -> Self:
+        if self.seeds is not None:
+            if len(self.seeds) < 2 or len(set(self.seeds)) < len(self.seeds):
+                raise ValueError(f"seeds of {self.name} must be two or more, all different; one stands in `seed`")
+            if "seed" in self.model_fields_set:
+                raise ValueError(f"{self.name} has both seed and seeds; leave one out")
+            if len(longest := f"{self.name}-seed{max(self.seeds)}") > LONGEST_NAME:
+                raise ValueError(f"{longest} is longer than {LONGEST_NAME} characters; choose a shorter name")
+        return self
 
     @model_validator(mode="after")
     def _neurons_are_the_converters(self) -> Self:
@@ -78,6 +131,33 @@ class LatencySpec(_Spec):
     threads: int = Field(default=1, ge=1)
 
 
+class ShiftSpec(_Spec):
+    """Which corruptions of test data the policies are replayed on, and on how many test samples, drawn by hash.
+
+    A corruption that isn't made for a workload's data (``drop`` for images) is left out there.
+    """
+
+    corruptions: list[Corruption] = Field(["noise", "blur", "contrast", "drop"], min_length=1)
+    severities: list[Annotated[int, Field(ge=1, le=5)]] = Field([1, 2, 3, 4, 5], min_length=1)
+    samples: int = Field(default=2000, ge=1)
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        for name in ("corruptions", "severities"):
+            listed = getattr(self, name)
+            if len(set(listed)) < len(listed):
+                raise ValueError(f"{name}: each of them once")
+        return self
+
+
+def _one_per_seed(workloads: list[WorkloadSpec]) -> list[WorkloadSpec]:
+    found = []
+    for workload in workloads:
+        changes = [{"name": f"{workload.name}-seed{seed}", "seed": seed} for seed in workload.seeds or ()]
+        found += [workload.model_copy(update={**change, "seeds": None}) for change in changes] or [workload]
+    return found
+
+
 class Suite(_Spec):
     """A board to be made."""
 
@@ -90,8 +170,13 @@ class Suite(_Spec):
     first_layer: FirstLayer = "once"  # under constant input: charged at t = 1, or at every timestep up to the exit
     resamples: int = Field(10_000, ge=100, le=100_000)
     latency: LatencySpec = LatencySpec()
-    workloads: list[WorkloadSpec] = Field(min_length=1)
+    workloads: Annotated[list[WorkloadSpec], Field(min_length=1), AfterValidator(_one_per_seed)]
     strategies: list[StrategySpec] = Field(min_length=1)
+    shift: ShiftSpec | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_shift(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if name != "shift" or value is not None}
 
     @model_validator(mode="after")
     def _unique_workloads(self) -> Self:
@@ -102,8 +187,9 @@ class Suite(_Spec):
 
     def only(self, names: list[str]) -> "Suite":
         """The suite reduced to some workloads and strategies. Raises SuiteError for a name that is neither."""
-        workloads = [workload for workload in self.workloads if workload.name in names]
-        strategies = [name for name in names if name not in {workload.name for workload in workloads}]
+        workloads = [workload for workload in self.workloads if {workload.name, workload.base_name} & set(names)]
+        named = {name for workload in workloads for name in (workload.name, workload.base_name)}
+        strategies = [name for name in names if name not in named]
         changes: dict[str, Any] = {}
         if workloads:
             changes["workloads"] = workloads
@@ -144,3 +230,24 @@ def parse_suite(content: Mapping[str, Any], place: str) -> Suite:
         field = ".".join(str(part) for part in first["loc"]) or "the suite"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise SuiteError(one_line(f"suite {place}: {field}: {first['msg']}{more}")) from error
+
+
+def seed_groups(suite: Suite) -> dict[str, list[str]]:
+    """Names of the workloads that differ in their seed only, two or more, by what they are called together.
+
+    That is the name they have in common before ``-seedN``, else the name of the first.
+    """
+    alike: list[list[WorkloadSpec]] = []
+    for workload in suite.workloads:
+        same = [group for group in alike if group[0].apart_from_seed == workload.apart_from_seed]
+        if not same:
+            alike.append([workload])
+        elif workload.seed not in {other.seed for other in same[0]}:
+            same[0].append(workload)
+    groups = {}
+    for group in alike:
+        if len(group) > 1:
+            names, bases = [workload.name for workload in group], {workload.base_name for workload in group}
+            base = bases.pop()
+            groups[names[0] if bases or base in groups else base] = names
+    return groups

@@ -10,7 +10,7 @@ import pandas as pd
 from bench_core.columns import CLASS_COLUMNS, PAIRWISE_COLUMNS, RELIABILITY_COLUMNS, SUMMARY_COLUMNS
 from bench_core.comparisons import Comparison, compare_workloads
 from bench_core.costs.models import CostModel
-from bench_core.metrics import BINS, reliability
+from bench_core.metrics import BINS, Reliability, reliability
 from bench_core.rows import curve_table, row_table, workload_table
 from bench_core.scoring import WorkloadScores, policy_samples
 from bench_core.selection import OperatingPoint
@@ -32,13 +32,14 @@ def board_tables(
     """Every table that is a function of traces and policies, by name."""
     comparisons = compare_workloads(workloads, points, resamples=resamples, seed=seed)
     rows = row_table(suite, workloads, points, cost_models, comparisons)
+    diagrams = {workload.name: reliability(workload.test) for workload in workloads if workload.test is not None}
     return {
         "rows": rows,
-        "workloads": workload_table(workloads),
+        "workloads": workload_table(workloads, diagrams),
         "curves": curve_table(workloads),
         "pairwise": pairwise_table(comparisons),
         "classes": class_table(workloads),
-        "reliability": reliability_table(workloads),
+        "reliability": reliability_table(diagrams),
         "summary": summary_table(rows),
     }
 
@@ -91,18 +92,15 @@ def class_table(workloads: Sequence[WorkloadScores]) -> pd.DataFrame:
     return pd.DataFrame(records, columns=list(CLASS_COLUMNS))
 
 
-def reliability_table(workloads: Sequence[WorkloadScores]) -> pd.DataFrame:
+def reliability_table(diagrams: Mapping[str, Reliability]) -> pd.DataFrame:
     """The reliability diagram of every workload at every timestep; empty bins have a count and nothing else."""
     records = []
-    for workload in workloads:
-        if workload.test is None:
-            continue
-        diagram = reliability(workload.test)
-        for t in range(workload.test.timesteps):
+    for name, diagram in diagrams.items():
+        for t in range(len(diagram.samples)):
             for b in range(BINS):
                 records.append(
                     {
-                        "workload": workload.name,
+                        "workload": name,
                         "timestep": t + 1,
                         "bin": b + 1,
                         "samples": int(diagram.samples[t, b]),

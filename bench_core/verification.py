@@ -16,17 +16,15 @@ import torch
 from tabulate import tabulate
 
 from bench_core.errors import UsageError
-from bench_core.execution import policy_artifacts
-from bench_core.exits import ExitPolicy, ExitStrategy, NeverExit, ScoreFamily
+from bench_core.exits import ExitPolicy, ExitStrategy, NeverExit
 from bench_core.hashing import hash_order
 from bench_core.latency import Timings, measure
 from bench_core.live import LiveSamples, SteppingNetwork, run_live
-from bench_core.offline import DEFAULT_POINT, configured
+from bench_core.offline import PolicyChoice
 from bench_core.progress import progress
 from bench_core.recording import BATCH, FOLD
 from bench_core.replay import Outcome, replay_policy
-from bench_core.scoring import Contest, Recorded, fit_family, halve, score_strategy
-from bench_core.selection import OperatingPoint
+from bench_core.scoring import Recorded
 from bench_core.snn import SpikingNetwork
 from bench_core.stages import Workload, recorded_trace, recording_key, spiking_network, trained_weights
 from bench_core.store import Store
@@ -273,11 +271,7 @@ def prepare(
     store: Store,
 ) -> Subject:
     """The network, its test trace, and the policy fitted on its calibration trace."""
-    strategy, value = configured(strategy, settings)
-    knob = strategy.family_knob.name
-    if value is not None and operating_point is not None:
-        raise UsageError(f"{strategy.name}: give {knob} or --operating-point, not both")
-    point = OperatingPoint.parse(operating_point or DEFAULT_POINT)
+    choice = PolicyChoice.of(strategy, settings, operating_point)
     weights = trained_weights(workload, store)
     network = spiking_network(workload, weights)
     dataset, timesteps = workload.dataset, workload.spec.timesteps
@@ -288,22 +282,12 @@ def prepare(
         )
         for split in ("calibration", "test")
     )
-    half = "fit" if value is None else "all"
-    identity = {"trace": recording_key(workload, weights, "calibration"), "half": half}
-    artifacts = policy_artifacts(store, identity)
-    if value is not None:
-        family = fit_family(strategy, calibration, artifacts)
-        policy: ExitPolicy | None = family.policy(value)
-        fitted, chosen_by = family.strategy.parameters if isinstance(family, ScoreFamily) else strategy.parameters, ""
-    else:
-        fit, select = halve(calibration)
-        scores = score_strategy(strategy, Contest(fit, select, test, artifacts), [point])
-        policy, value = scores.policies[0].policy, scores.policies[0].value
-        fitted, chosen_by = scores.parameters, f", chosen by {point}: {scores.policies[0].status}"
-    if policy is None:
-        raise UsageError(f"no policy of {strategy.name} meets {point} on {workload.spec.name}")
-    knobs = ", ".join(f"{n} = {v}" for n, v in {knob: value, **fitted}.items() if v is not None)
-    return Subject(workload, network, test.trace, policy, f"{strategy.name} ({knobs}){chosen_by}")
+    chosen = choice.fitted(calibration, test, store, {"trace": recording_key(workload, weights, "calibration")})
+    if chosen.policy is None:
+        raise UsageError(f"no policy of {strategy.name} meets {choice.rule} on {workload.spec.name}")
+    knobs = ", ".join(f"{name} = {value}" for name, value in chosen.knobs.items() if value is not None)
+    chosen_by = f", chosen by {choice.rule}: {chosen.status}" if choice.rule else ""
+    return Subject(workload, network, test.trace, chosen.policy, f"{strategy.name} ({knobs}){chosen_by}")
 
 
 def _recording_batches(samples: int, wanted: int) -> list[torch.Tensor]:
@@ -351,22 +335,18 @@ def _timings(
 ) -> list[Timings]:
     """Wall clock at batch 1 on a few of the samples, and at batch B on all of them."""
     few = samples.at(torch.arange(min(latency.samples, len(samples))))
-    timings = []
-    for size, timed in [(1, few)] + [(batch, samples)] * (batch > 1):
-        units, unit = (len(timed), "samples") if size == 1 else (2 * repetitions, "passes")
-        with progress(f"measure {subject.workload.spec.name}, batch {size}", units, unit) as advance:
-            timings.append(
-                measure(
-                    subject.network,
-                    timed,
-                    {"policy": subject.policy},
-                    batch=size,
-                    repetitions=repetitions,
-                    threads=latency.threads,
-                    advance=advance,
-                )
-            )
-    return timings
+    return [
+        measure(
+            subject.network,
+            timed,
+            {"policy": subject.policy},
+            batch=size,
+            repetitions=repetitions,
+            threads=latency.threads,
+            title=f"measure {subject.workload.spec.name}, batch {size}",
+        )
+        for size, timed in [(1, few)] + [(batch, samples)] * (batch > 1)
+    ]
 
 
 def _figures(timing: Timings) -> dict[str, float]:

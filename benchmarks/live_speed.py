@@ -28,7 +28,7 @@ from bench_core import load_registry, load_suite
 from bench_core.exits import ExitPolicy, NeverExit, ScorePolicy
 from bench_core.live import LiveSamples, run_live
 from bench_core.stages import Workload
-from bench_core.store import Store, default_root
+from bench_core.store import default_store
 from bench_core.verification import Subject, prepare
 
 
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    registry, store = load_registry(), Store(default_root())
+    registry, store = load_registry(), default_store()
     torch.set_num_threads(arguments.threads)
     rows = []
     for spec in load_suite(arguments.suite).workloads:

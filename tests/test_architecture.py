@@ -15,19 +15,30 @@ PLUGINS = ROOT / "plugins" / "bench_plugins"
 
 # Left of the trace, in the order of the data flow; a module may import its own group and those before it.
 LEFT = (
-    ("errors", "digests", "files", "hashing", "knobs", "progress"),
+    ("errors", "digests", "failures", "files", "hashing", "knobs", "progress"),
     ("data",),
     ("snn",),
     ("training",),
     ("conversion",),
     ("costs.ledger",),
     ("recording",),
+    ("own_networks",),
 )
 # The waist of the hourglass: files and counts, which both sides use.
-WAIST = ("trace", "store", "costs.operations", "costs.models", "costs.builtin", "costs")
+WAIST = (
+    "trace",
+    "logits",
+    "shards",
+    "store",
+    "remote_store",
+    "costs.operations",
+    "costs.models",
+    "costs.builtin",
+    "costs",
+)
 # Right of the trace, in order.
 RIGHT = (
-    ("columns",),
+    ("columns", "published"),
     ("exits",),
     ("replay",),
     ("sweep",),
@@ -35,26 +46,34 @@ RIGHT = (
     ("scoring",),
     ("comparisons",),
     ("rows",),
-    ("tables",),
+    ("tables", "seeds", "shift"),
     ("live", "energy_meter"),
     ("latency",),
     ("results",),
     ("leaderboard",),
     ("report",),
 )
-NETWORKS = ("snn", "training", "conversion", "costs.ledger", "recording")
+NETWORKS = ("snn", "training", "conversion", "costs.ledger", "recording", "own_networks")
 WHATEVER_RUNS_IT = (
     "cli",
+    "cluster",
+    "competition",
     "execution",
+    "graph",
+    "planning",
     "stages",
     "offline",
     "reproduction",
+    "retraining",
     "verification",
     "conformance",
     "plugin_manager",
     "hookspecs",
     "suite",
     "ship",
+    "shift_recording",
+    "timing",
+    "worker_process",
 )
 
 
@@ -210,7 +229,7 @@ def test_a_shipped_plugin_uses_public_names_only(path):
             assert name in importlib.import_module(module).__all__, f"line {line}: {dotted}"
 
 
-@pytest.mark.parametrize("library", ["tonic", "pynvml"])
+@pytest.mark.parametrize("library", ["tonic", "pynvml", "distributed", "snntorch", "spikingjelly"])
 def test_an_optional_library_is_imported_lazily_and_in_one_file(library):
     paths = [*CORE_FILES, *PLUGIN_FILES]
     users = [p for p in paths if any(dotted.split(".")[0] == library for _, dotted in imports(p))]

@@ -5,6 +5,7 @@ import json
 import random
 import sys
 import types
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -510,23 +511,23 @@ def test_every_policy_runs_every_sample_as_often_and_threads_are_put_back(monkey
         return original(network, unit, policy, **options)
 
     monkeypatch.setattr(latency, "run_live", spy)
-    found = measure(
-        net, fed, {"p": Surest(0.4)}, batch=1, repetitions=3, threads=1, advance=lambda: ticks.append(1), seed=4
-    )
+    with monkeypatch.context() as patch:
+        patch.setattr(latency, "progress", lambda *shown: nullcontext(lambda: ticks.append(shown)))
+        found = measure(net, fed, {"p": Surest(0.4)}, batch=1, repetitions=3, threads=1, title="measure", seed=4)
     assert torch.get_num_threads() == before
     ids = fed.sample_ids.tolist()
     assert ran[:2] == [([ids[0]], "NeverExit", 1, False), ([ids[0]], "Surest", 1, True)]  # warm-up
     assert [run[0] for run in ran[2:]] == [[i] for i in ids for _ in range(6)]
     assert sum(run[1] == "Surest" for run in ran[2:]) == 15
     assert [run[1] for run in ran[2:]] != sorted(run[1] for run in ran[2:])  # in turns
-    assert len(ticks) == 5
+    assert ticks == [("measure", 5, "samples")] * 5
     assert found.seconds["p"].shape == found.seconds[STATIC].shape == (5, 3)
     again = list(ran[2:])
     ran.clear()
-    measure(net, fed, {"p": Surest(0.4)}, batch=1, repetitions=3, threads=1, advance=lambda: None, seed=4)
+    measure(net, fed, {"p": Surest(0.4)}, batch=1, repetitions=3, threads=1, title="measure", seed=4)
     assert ran[2:] == again
     ran.clear()
-    whole = measure(net, fed, {"p": Surest(0.4)}, batch=2, repetitions=3, threads=1, advance=lambda: None)
+    whole = measure(net, fed, {"p": Surest(0.4)}, batch=2, repetitions=3, threads=1, title="measure")
     assert [run[2:] for run in ran if run[1] == "Surest"] == [(2, True)] * 4
     assert whole.seconds["p"].shape == (1, 3)
     assert whole.joules is None or whole.joules["p"].shape == (1, 3)
@@ -558,9 +559,9 @@ def test_the_meter_of_the_machine_is_read_around_every_pass(monkeypatch):
     reads = iter(range(1000))
     monkeypatch.setattr(latency, "energy_meter", lambda _device: lambda: lambda: float(next(reads)))
     fed = samples(count=5)
-    found = measure(network(), fed, {"p": Surest(0.4)}, batch=2, repetitions=2, threads=1, advance=lambda: None)
+    found = measure(network(), fed, {"p": Surest(0.4)}, batch=2, repetitions=2, threads=1, title="measure")
     assert sorted([*found.joules["p"].flatten(), *found.joules[STATIC].flatten()]) == [0, 1, 2, 3]
-    alone = measure(network(), fed, {"p": Surest(0.4)}, batch=1, repetitions=2, threads=1, advance=lambda: None)
+    alone = measure(network(), fed, {"p": Surest(0.4)}, batch=1, repetitions=2, threads=1, title="measure")
     assert alone.joules is None
 
 

@@ -256,7 +256,7 @@ def test_the_first_of_several_bad_values_is_named(tmp_path):
 
 
 def test_a_bad_value_in_a_later_chunk_has_its_own_index(tmp_path, monkeypatch):
-    monkeypatch.setattr("bench_core.trace._CHUNK", 2 * T * K)
+    monkeypatch.setattr("bench_core.logits._CACHED", 2 * T * K)
     line = refusal(write(tmp_path / "bad.safetensors", changed("logits", (4, 1, 2), math.inf)))
     assert "logits[4, 1, 2] = inf" in line
 

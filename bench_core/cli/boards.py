@@ -82,15 +82,33 @@ def compare(
 @app.command()
 def reproduce(
     results: Annotated[Path, typer.Argument(help="Folder of a committed board.")],
-    source: Annotated[str, typer.Option("--from", help="traces (seconds) or weights (minutes).")] = "traces",
+    source: Annotated[
+        str, typer.Option("--from", help="traces (seconds), weights (minutes) or scratch: train again, and report.")
+    ] = "traces",
     tables: Annotated[Path | None, typer.Option(help="Folder to keep the recomputed board in.")] = None,
+    plugin: PluginFiles = None,
 ) -> None:
-    """Recompute a board and compare; exit code 1 and a list of differences where it drifted."""
-    from bench_core.reproduction import reproduce_board
+    """Recompute a board and compare; exit code 1 and a list of differences where it drifted.
 
-    if source not in ("traces", "weights"):
-        raise UsageError(f"--from {source}: it is traces or weights")
-    report = reproduce_board(results, registry_of(None), from_weights=source == "weights", keep=tables)
-    print(report.text)
-    if report.drift:
+    From scratch every network is trained again: differences are reported with intervals, and exit code 1 says that
+    something failed to run.
+    """
+    if source not in ("traces", "weights", "scratch"):
+        raise UsageError(f"--from {source}: it is traces, weights or scratch")
+    if tables is not None:
+        refuse_file(tables, "--tables")
+    registry = registry_of(plugin)
+    if source == "scratch":
+        from bench_core.retraining import retrain_board
+
+        again = retrain_board(results, registry, keep=tables)
+        print(again.text)
+        failed = bool(again.problems)
+    else:
+        from bench_core.reproduction import reproduce_board
+
+        report = reproduce_board(results, registry, from_weights=source == "weights", keep=tables)
+        print(report.text)
+        failed = bool(report.drift)
+    if failed:
         raise typer.Exit(1)

@@ -84,10 +84,10 @@ def shown_points(operating_points: list[str]) -> list[str]:
     return ["iso-accuracy:0.5"] if "iso-accuracy:0.5" in operating_points else operating_points[:1]
 
 
-def refuse_file(folder: Path) -> None:
+def refuse_file(folder: Path, flag: str = "--output") -> None:
     for place in (folder, *folder.parents):
         if place.exists() and not place.is_dir():
-            raise UsageError(f"--output {folder}: {place} is a file")
+            raise UsageError(f"{flag} {folder}: {place} is a file")
 
 
 def refuse_missing_folder(path: Path, flag: str = "--output") -> None:

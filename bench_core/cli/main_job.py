@@ -20,6 +20,12 @@ def run(
     remeasure: Annotated[bool, typer.Option("--remeasure", help="Measure wall clock again.")] = False,
     refit: Annotated[bool, typer.Option("--refit", help="Train policy networks again.")] = False,
     traces: Annotated[bool, typer.Option("--traces", help="Copy the traces into the results.")] = False,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Train, record and fit in so many processes of this machine.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Train, record and fit on the workers of a Dask scheduler.")
+    ] = None,
     offline_store: Annotated[
         bool, typer.Option("--offline-store", help="Make nothing: what the store lacks or has damaged ends the run.")
     ] = False,
@@ -27,7 +33,7 @@ def run(
     """The main job: train, convert and record what is missing, then replay and write the leaderboard."""
     from bench_core.execution import plan, run_suite
     from bench_core.report.terminal import terminal
-    from bench_core.store import Store, default_root
+    from bench_core.store import default_store
 
     if offline_store and refit:
         raise UsageError("--offline-store makes nothing, --refit makes policies again; leave one out")
@@ -35,7 +41,7 @@ def run(
     chosen = suite_of(suite, only)
     place = output or Path("exitbench-results") / chosen.name
     refuse_file(place)
-    store = Store(default_root(), offline=offline_store)
+    store = default_store(offline=offline_store)
     if dry_run:
         planned = plan(chosen, registry)
         for workload in planned.workloads:
@@ -52,6 +58,8 @@ def run(
         refit=refit,
         remeasure=remeasure,
         export_traces=traces,
+        jobs=jobs,
+        scheduler=scheduler,
         command=f"exitbench run {suite}",
     )
     print(terminal(board, shown_points(chosen.operating_points)))

@@ -34,7 +34,7 @@ def replay(
 ) -> None:
     """Replay one strategy on trace files: bring your own logits."""
     from bench_core.offline import replay_files
-    from bench_core.store import Store, default_root
+    from bench_core.store import default_store
 
     result = replay_files(
         calibration,
@@ -43,7 +43,7 @@ def replay(
         registry=registry_of(plugin),
         settings=settings_of(settings),
         operating_point=operating_point,
-        store=Store(default_root()),
+        store=default_store(),
         per_sample=per_sample,
         json_file=json_file,
     )
@@ -68,7 +68,7 @@ def verify(
     """Live runs against replay and trace, and their wall clock; exit code 1 where they contradict each other."""
     from bench_core.provenance import environment
     from bench_core.results import write_text
-    from bench_core.store import Store, default_root
+    from bench_core.store import default_store
     from bench_core.suite import load_suite
     from bench_core.verification import verify
 
@@ -85,7 +85,7 @@ def verify(
             verify(
                 one,
                 method,
-                store=Store(default_root()),
+                store=default_store(),
                 settings=settings_of(settings),
                 operating_point=operating_point,
                 samples=samples,

@@ -1,7 +1,7 @@
 """``exitbench train`` and ``record``: what happens to a network before any method sees it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,10 +19,10 @@ def train(
 ) -> None:
     """Train one network of a suite; a stopped training goes on where it was."""
     from bench_core.stages import trained_weights
-    from bench_core.store import Store, default_root
+    from bench_core.store import default_store
 
     found = workload_of(suite, workload, registry_of(plugin))
-    artifact = trained_weights(found, Store(default_root()), retrain=again)
+    artifact = trained_weights(found, default_store(), retrain=again)
     if output is not None:
         from bench_core.store import copy_artifact
 
@@ -35,7 +35,7 @@ def train(
 
 @app.command()
 def record(
-    workload: Annotated[str, typer.Argument(help="A workload of the suite.")],
+    workload: Annotated[str | None, typer.Argument(help="A workload of the suite.")] = None,
     split: Annotated[str, typer.Option(help="train, calibration or test.")] = "test",
     dropout: Annotated[float, typer.Option(help="Drop outputs of spiking layers with this probability.")] = 0.0,
     per_layer: Annotated[
@@ -46,22 +46,93 @@ def record(
     output: Annotated[
         Path | None, typer.Option(help="Trace file to write; default WORKLOAD-SPLIT.safetensors.")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A network of your own: package.module:factory, instead of a workload.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="With --model: its weights, safetensors or a state_dict of torch.save.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="With --model: a data set of `exitbench list datasets`.")] = None,
+    timesteps: Annotated[int | None, typer.Option(min=1, help="With --model: T.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="With --model: samples per step; default 100.")] = None,
+    name: Annotated[str | None, typer.Option(help="With --model: the workload's name; default the factory's.")] = None,
 ) -> None:
-    """Record the trace of one workload on one split."""
-    from bench_core.stages import recorded_trace, trained_weights
-    from bench_core.store import Store, default_root
-    from bench_core.trace import save_trace
-
+    """Record the trace of one workload, or of a network of your own, on one split."""
     if split not in ("train", "calibration", "test"):
         raise UsageError(f"--split {split}: it is train, calibration or test")
     if not 0 <= dropout < 1:
         raise UsageError(f"--dropout {dropout}: it is in [0, 1)")
     if per_layer and dropout:
         raise UsageError("--per-layer: what is dropped can't be counted; leave out --dropout")
+    if (workload is None) == (model is None):
+        given = f"both: {workload} and --model {model}" if model else "neither"
+        raise UsageError(f"record takes a workload of the suite or --model package.module:factory, not {given}")
+    own = {"checkpoint": checkpoint, "dataset": dataset, "timesteps": timesteps, "batch": batch, "name": name}
+    if workload is not None:
+        if extra := [flag for flag, value in own.items() if value is not None]:
+            raise UsageError(f"--{extra[0]}: goes with --model; the suite says what workload {workload} is")
+        _record_workload(workload, split, dropout, per_layer, suite, plugin, output)
+        return
+    if missing := [flag for flag in ("checkpoint", "dataset", "timesteps") if own[flag] is None]:
+        raise UsageError(f"--model {model}: it needs --{missing[0]} too")
+    suites = {"--dropout": dropout, "--per-layer": per_layer, "--suite": suite != "quick"}
+    if extra := [flag for flag, value in suites.items() if value]:
+        raise UsageError(f"{extra[0]}: goes with a workload of a suite, not with --model")
+    assert model is not None and checkpoint is not None and dataset is not None and timesteps is not None
+    _record_own(model, checkpoint, dataset, split, timesteps, batch=batch, name=name, plugin=plugin, output=output)
+
+
+def _record_workload(
+    workload: str,
+    split: str,
+    dropout: float,
+    per_layer: bool,
+    suite: str,
+    plugin: list[Path] | None,
+    output: Path | None,
+) -> None:
+    from bench_core.stages import recorded_trace, trained_weights
+    from bench_core.store import default_store
+    from bench_core.trace import save_trace
+
     found = workload_of(suite, workload, registry_of(plugin))
     place = output or Path(f"{workload}-{split}.safetensors")
     refuse_missing_folder(place)
-    store = Store(default_root())
+    store = default_store()
     trace = recorded_trace(found, trained_weights(found, store), split, store, dropout=dropout, per_layer=per_layer)
     save_trace(trace, place)
-    print(f"{place}: {len(trace)} samples, T = {trace.timesteps}, K = {trace.classes}, sha256 {trace.digest}")
+    print(_recorded(place, trace))
+
+
+def _record_own(
+    model: str,
+    checkpoint: Path,
+    dataset: str,
+    split: str,
+    timesteps: int,
+    *,
+    batch: int | None,
+    name: str | None,
+    plugin: list[Path] | None,
+    output: Path | None,
+) -> None:
+    from bench_core.metrics import static_accuracy
+    from bench_core.own_networks import record_factory
+    from bench_core.recording import BATCH
+    from bench_core.trace import save_trace
+
+    name = name or model.partition(":")[2]
+    place = output or Path(f"{name}-{split}.safetensors")
+    refuse_missing_folder(place)
+    if place.is_dir():
+        raise UsageError(f"--output {place}: is a folder; name a file")
+    data = registry_of(plugin).find("datasets", dataset)
+    trace = record_factory(model, checkpoint, data, split, timesteps, name=name, batch=batch or BATCH)
+    save_trace(trace, place)
+    print(_recorded(place, trace))
+    accuracy = [100 * float(share) for share in static_accuracy(trace)]
+    print(f"accuracy {accuracy[0]:.2f} % after one timestep, {accuracy[-1]:.2f} % after T = {trace.timesteps}")
+
+
+def _recorded(place: Path, trace: Any) -> str:
+    return f"{place}: {len(trace)} samples, T = {trace.timesteps}, K = {trace.classes}, sha256 {trace.digest}"

@@ -1,11 +1,14 @@
 """``exitbench store``: the artifacts at hand."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bench_core.cli.common import app, refuse_missing_folder
+
+if TYPE_CHECKING:
+    from bench_core.store import Store
 
 store_app = typer.Typer(help="The store of networks, traces and policies: look, check, share.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
@@ -17,14 +20,18 @@ def store_list() -> None:
     from tabulate import tabulate
 
     from bench_core.inventory import entries
-    from bench_core.store import Store, default_root
+    from bench_core.store import default_store
 
-    store = Store(default_root())
+    store = default_store()
     found = entries(store)
-    rows = [[entry.kind, entry.key[:16], entry.size, entry.what] for entry in found]
+    rows = [(entry.kind, entry.key[:16], entry.size, entry.what) for entry in found]
+    here = {(entry.kind, entry.key) for entry in found}
+    elsewhere = {names: size for names, size in store.shared().items() if names not in here}
+    rows += [(kind, key[:16], size, "not here yet") for (kind, key), size in elsewhere.items()]
     if rows:
         print(tabulate(rows, ["kind", "key", "bytes", "what"], disable_numparse=[1]))
     print(f"{len(found)} artifacts, {sum(entry.size for entry in found)} bytes in {store.root}")
+    _print_shared(store)
 
 
 @store_app.command("show")
@@ -33,9 +40,9 @@ def store_show(key: Annotated[str, typer.Argument(help="Key of an artifact, or h
     import json
 
     from bench_core.inventory import choose, describe, entries
-    from bench_core.store import Store, default_root
+    from bench_core.store import default_store
 
-    for entry in choose(entries(Store(default_root())), [key]):
+    for entry in choose(entries(default_store()), [key]):
         print(json.dumps(describe(entry), indent=1))
 
 
@@ -43,12 +50,14 @@ def store_show(key: Annotated[str, typer.Argument(help="Key of an artifact, or h
 def store_verify() -> None:
     """Compare every artifact with its digests; exit code 1 where one is damaged or a file is unknown."""
     from bench_core.inventory import verify
-    from bench_core.store import Store, default_root
+    from bench_core.store import default_store
 
-    whole, problems = verify(Store(default_root()))
+    store = default_store()
+    whole, problems = verify(store)
     for problem in problems:
         print(problem)
     print(f"{whole} artifacts whole, {len(problems)} files damaged or unknown")
+    _print_shared(store)
     if problems:
         raise typer.Exit(1)
 
@@ -62,9 +71,9 @@ def store_prune(
 ) -> None:
     """Remove what no longer belongs: what stopped runs left unfinished, and damaged artifacts."""
     from bench_core.inventory import prune
-    from bench_core.store import Store, default_root
+    from bench_core.store import default_store
 
-    removed = prune(Store(default_root()), older_than=older_than, dry_run=dry_run)
+    removed = prune(default_store(), older_than=older_than, dry_run=dry_run)
     for line in removed:
         print(line)
     print(f"{len(removed)} {'would be removed' if dry_run else 'removed'}")
@@ -78,10 +87,10 @@ def store_export(
     """Write a workload's network, traces and policies into one file, for another store."""
     from bench_core.bundles import export_bundle
     from bench_core.inventory import choose, entries, shipped_entries
-    from bench_core.store import Store, default_root
+    from bench_core.store import default_store
 
     refuse_missing_folder(output)
-    members = export_bundle(choose([*entries(Store(default_root())), *shipped_entries()], names), output)
+    members = export_bundle(choose([*entries(default_store()), *shipped_entries()], names), output)
     for member in members:
         print(f"{member.name}: {member.size} bytes")
     print(f"{output}: {len(members)} artifacts")
@@ -91,10 +100,21 @@ def store_export(
 def store_import(bundle: Annotated[Path, typer.Argument(help="A file that `store export` wrote.")]) -> None:
     """Put the artifacts of such a file into the store, once all of it has been checked."""
     from bench_core.bundles import import_bundle
-    from bench_core.store import Store, default_root
+    from bench_core.store import default_store
 
-    store = Store(default_root())
+    store = default_store()
     new = import_bundle(bundle, store)
     for member in new:
         print(f"{member.name}: {member.size} bytes")
     print(f"{len(new)} artifacts are new in {store.root}")
+
+
+def _print_shared(store: "Store") -> None:
+    """What lies at the URL of a store that has one."""
+    if store.url:
+        shared = store.shared()
+        print(
+            f"{len(shared)} artifacts, {sum(shared.values())} bytes at {store.url}, checked when they are brought here"
+        )
+        if unsent := store.unsent():
+            print(f"{len(unsent)} artifacts are not sent there yet; the next run that needs them sends them")

@@ -89,6 +89,7 @@ class Dataset(ABC):
         recorded: True when samples are recordings of an event camera, which only ``encode`` turns into frames.
         licence, reference: of the data.
         mean_color: raw value per channel that stands for "nothing to see"; fills what cutout erases.
+        brightest: raw value of the brightest pixel, by which corruptions are scaled.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Dataset(ABC):
     licence: str
     reference: str
     mean_color: tuple[int, ...] = (0,)
+    brightest: float = 255.0
 
     @property
     @abstractmethod

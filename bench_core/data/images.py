@@ -17,13 +17,11 @@ class ImageDataset(Dataset):
 
     Attributes:
         mean, deviation: of the training pixels per channel, as shares of the brightest value.
-        brightest: raw value that stands for 1.
         cuts: names of the frozen index files in ``splits.FROZEN`` that make the splits.
         content: what else the samples depend on, JSON: digests of files, sizes they are brought to.
     """
 
     constant_input = True
-    brightest: float = 255.0
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     cuts: tuple[str, ...]

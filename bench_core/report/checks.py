@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench_core.columns import ROW_COLUMNS, priced
+from bench_core.columns import ROW_COLUMNS, SEED_COLUMNS, priced
 from bench_core.errors import UsageError
 from bench_core.metrics import fixed_hull
 from bench_core.results import Board
+from bench_core.seeds import seed_table
+from bench_core.selection import OperatingPoint
 from bench_core.tables import summary_table
 
 __all__ = ["contradictions", "refuse_contradictions"]
@@ -64,6 +66,8 @@ def contradictions(board: Board) -> Iterator[str]:
     yield from _reliability(board, workloads)
     yield from _pairs(board)
     yield from _summary(board)
+    yield from _seeds(board)
+    yield from _shift(board, workloads)
 
 
 def _identity(board: Board) -> Iterator[str]:
@@ -174,6 +178,55 @@ def _summary(board: Board) -> Iterator[str]:
         not all(_same(row[name], other[name]) for name in names) for row, other in zip(found, wanted, strict=True)
     ):
         yield "summary.csv does not follow from rows.csv"
+
+
+def _seeds(board: Board) -> Iterator[str]:
+    if board.seeds is None:
+        return
+    groups: dict[str, list[str]] = {}
+    for row in board.seeds.to_dict("records"):
+        known = groups.setdefault(row["workload"], [])
+        known += [name for name in json.loads(row["workloads"]) if name not in known]
+    expected = seed_table(board.rows, groups)
+    found, wanted = (table.to_dict("records") if table is not None else [] for table in (board.seeds, expected))
+    names = [name for name in SEED_COLUMNS if name != "interval"]
+    if len(found) != len(wanted) or any(
+        not all(_same(row[name], other[name]) for name in names) for row, other in zip(found, wanted, strict=True)
+    ):
+        yield "seeds.csv does not follow from rows.csv"
+
+
+def _shift(board: Board, workloads: Mapping[Any, Record]) -> Iterator[str]:
+    if board.shift is None:
+        return
+    for row in board.shift[board.shift["promise"].notna()].to_dict("records"):
+        keys = ("workload", "strategy", "operating_point", "corruption", "severity")
+        where = f"shift.csv: {', '.join(str(row[key]) for key in keys)}"
+        if row["workload"] not in workloads:
+            yield f"{where}: workloads.csv does not have this workload"
+            continue
+        digests = board.manifest["workloads"].get(row["workload"], {}).get("shift", {})
+        name = f"{row['corruption']}-{row['severity']:.0f}"
+        if row["severity"] > 0 and not str(digests.get(name, "")).startswith(str(row["trace"])):
+            yield f"{where}: trace {row['trace']} is not the one in manifest.json"
+        if not _same(row["delta_points"], 100 * (row["accuracy"] - row["static_accuracy"])):
+            yield f"{where}: delta_points {row['delta_points']} does not follow from its other columns"
+        if row["promise"] not in _promises(row, workloads[row["workload"]]["timesteps"]):
+            yield f"{where}: promise {row['promise']} does not follow from its other columns"
+
+
+def _promises(row: Record, timesteps: int) -> tuple[str, ...]:
+    """What may be said of a promise, as far as the columns tell."""
+    point = OperatingPoint.parse(row["operating_point"])
+    if point.kind == "iso-accuracy":
+        beyond = -point.value - row["delta_points_high"]
+    elif point.kind == "budget":
+        beyond = row["average_exit_timestep_low"] - point.value * timesteps
+    else:  # the interval of the harmed share is no column
+        beyond = 0.0 if 100 * row["harmed_share"] > point.value else -1.0
+    if abs(beyond) <= _TOLERANCE:
+        return "kept", "broken"
+    return ("broken",) if beyond > 0 else ("kept",)
 
 
 def _same(left: Any, right: Any) -> bool:

@@ -1,16 +1,25 @@
 """The board as markdown: every workload, every operating point."""
 
+import pandas as pd
+
 from bench_core.columns import priced
 from bench_core.leaderboard import (
     energy_order,
     leaderboard,
     reference_line,
     sections,
+    seed_tables,
+    shift_by_condition,
+    shift_by_strategy,
+    shift_tables,
     static_line,
     summaries,
+    training_line,
     workload_facts,
 )
+from bench_core.published import REMARK, published_table
 from bench_core.results import Board
+from bench_core.seeds import FEWEST_FOR_INTERVAL
 
 __all__ = ["markdown"]
 
@@ -35,6 +44,19 @@ _SUMMARY = """\
 The average rank over the workloads where a strategy has one, its standard deviation, and how many rows of the same
 workload and operating point are significantly worse, significantly better, and neither.
 """
+_SEEDS = f"""\
+Means over networks that differ in their training seed only; in brackets a 95 % t interval of the mean where there are
+at least {FEWEST_FOR_INTERVAL} seeds, else the smallest and the largest value. `missed` counts the seeds where the row
+missed its target or went over its budget on test.
+"""
+_SHIFT = """\
+The same policies, chosen on clean calibration data, on {samples} test samples under corruption (severity 0: the same
+samples as they are). A promise is broken where it is significantly missed on these samples: accuracy at least that of
+static T under the same corruption less d points (iso-accuracy), at most b T timesteps (budget), at most d points harmed
+(risk). Δ is accuracy minus that of static T in points, `avg t` the average exit timestep, both means over the policies.
+`shift.csv` has every policy.
+"""
+_BY_STRATEGY = "By strategy: under how many of the corruptions its promise is broken, and its largest loss.\n"
 _FIRST_LAYER = {"once": "once, at t = 1", "every-step": "at every timestep up to the exit"}
 
 
@@ -51,20 +73,34 @@ def markdown(board: Board) -> str:
         if workload != shown:
             shown = workload
             lines += [f"## {escape(workload)}", ""]
+            if trained := training_line(board, workload):
+                lines += [f"{trained}.", ""]
             if workload in facts:
                 lines += [f"Static accuracy (%): {static_line(facts[workload])}.", ""]
                 lines += [f"{reference_line(facts[workload])}.", ""]
             if board.manifest["workloads"].get(workload, {}).get("simulated"):
                 lines += ["The events are simulated from images; no sensor recorded them.", ""]
-        table = leaderboard(rows, board.workloads).map(escape).rename(columns=escape)
-        lines += [f"### {point}", "", table.to_markdown(index=False, disable_numparse=True), ""]
+        lines += [f"### {point}", "", _table(leaderboard(rows, board.workloads)), ""]
         if order := energy_order(rows):
             lines += [escape(order), ""]
     for number, (point, totals) in enumerate(summaries(board)):
         lines += ["## All workloads", "", _SUMMARY] if number == 0 else []
-        table = totals.map(escape).rename(columns=escape)
-        lines += [f"### {point}", "", table.to_markdown(index=False, disable_numparse=True), ""]
+        lines += [f"### {point}", "", _table(totals), ""]
+    for number, (name, point, totals) in enumerate(seed_tables(board)):
+        lines += ["## Over seeds", "", _SEEDS] if number == 0 else []
+        lines += [f"### {escape(name)}, {point}", "", _table(totals), ""]
+    for number, (workload, rows) in enumerate(shift_tables(board)):
+        lines += ["## Under corruption", "", _SHIFT.format(samples=rows["samples"].max())] if number == 0 else []
+        lines += [f"### {escape(workload)}", "", _table(shift_by_condition(rows)), ""]
+        lines += [_BY_STRATEGY, _table(shift_by_strategy(rows)), ""]
+    if board.published is not None and not board.published.empty:
+        lines += ["## Published figures", "", REMARK, "", _table(published_table(board.published)), ""]
     return "\n".join(lines)
+
+
+def _table(table: pd.DataFrame) -> str:
+    shown = table.map(escape).rename(columns=escape)
+    return str(shown.to_markdown(index=False, disable_numparse=True))
 
 
 def escape(text: object) -> str:

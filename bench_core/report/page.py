@@ -25,12 +25,14 @@ from bench_core.leaderboard import (
     sections,
     static_line,
     summaries,
+    training_line,
     workload_facts,
 )
+from bench_core.published import REMARK, published_table
 from bench_core.report.extras import Extras
 from bench_core.report.inline import inline_svg, marker_path
 from bench_core.report.palette import COLOURS, Look, looks
-from bench_core.report.plots import Chart, accuracy_charts, reliability_chart, themed
+from bench_core.report.plots import Chart, accuracy_charts, reliability_chart, themed, training_chart
 from bench_core.results import Board
 
 __all__ = ["page"]
@@ -139,12 +141,18 @@ class _Content:
             "strategies": [self._swatch(name, look) for name, look in self._looks.items()],
             "summaries": [(self._points.index(p), p, _plain(t)) for p, t in summaries(self._board)],
             "workloads": list(self._workloads()),
+            "published": self._published(),
+            "published_remark": REMARK,
             "versions": sorted(manifest["environment"].items()),
             "plugins": manifest["plugins"],
             "options": list(_flat({k: v for k, v in suite.items() if k not in ("workloads", "name", "title")})),
             "batch": suite["latency"].get("batch", "several"),
             "colours": list(enumerate(COLOURS)),
         }
+
+    def _published(self) -> tuple[list[str], list[list[str]]] | None:
+        published = self._board.published
+        return None if published is None or published.empty else _plain(published_table(published))
 
     def _swatch(self, name: str, look: Look) -> dict[str, Any]:
         dash = {"-": "", "--": "5 3", ":": "1.5 2.5"}[look.dash]
@@ -167,6 +175,7 @@ class _Content:
                 "number": number,
                 "static": static_line(known) if known else "",
                 "references": reference_line(known) if known else "",
+                "training": training_line(self._board, workload),
                 "simulated": bool(about.get("simulated")),
                 "charts": self._charts(workload, number, extras) if known else [],
                 "strategies": [self._swatch(name, look) for name, look in self._looks.items() if name in strategies],
@@ -188,6 +197,7 @@ class _Content:
         charts: list[Chart | None] = [
             *accuracy_charts(self._board, workload, self._looks, extras.oracle, key=False),
             reliability_chart(self._board, workload),
+            training_chart(self._board, workload),
         ]
         found = []
         for order, chart in enumerate(chart for chart in charts if chart is not None):

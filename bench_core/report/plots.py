@@ -34,6 +34,7 @@ __all__ = [
     "histogram_chart",
     "reliability_chart",
     "themed",
+    "training_chart",
 ]
 
 Oracle = tuple[Array, Array]  # average exit timesteps and accuracies of ``metrics.oracle_points``
@@ -261,6 +262,32 @@ def reliability_chart(board: Board, workload: str) -> Chart | None:
     title = f"{workload}: reliability of the mean readout"
     summary = f"Share of samples that are right against confidence at t = {', '.join(map(str, shown))} on {workload}."
     return Chart("reliability", title, summary, figure, spots=spots)
+
+
+def training_chart(board: Board, workload: str) -> Chart | None:
+    """Loss and accuracy on augmented training batches, epoch by epoch; None where the board doesn't say."""
+    if board.training is None or (own := board.training[board.training["workload"] == workload]).empty:
+        return None
+    figure, axes = _axes("epoch")
+    losses = axes.twinx()
+    epochs = range(1, len(own) + 1)
+    axes.plot(epochs, 100 * own["accuracy"], color=COLOURS[0], label="accuracy")
+    losses.plot(epochs, own["loss"], color=COLOURS[1], dashes=(4, 2), label="loss")
+    begun = own.groupby("stage", sort=False).size().cumsum().tolist()
+    for last in begun[:-1]:
+        axes.axvline(last + 0.5, color=INK, linewidth=0.8, dashes=(1, 2))
+    axes.set_ylabel("accuracy, %")
+    losses.set_ylabel("loss")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    spots = [
+        Spot(
+            epoch, 100 * row["accuracy"], f"epoch {epoch}: loss {row['loss']:.3f}, right {100 * row['accuracy']:.1f} %"
+        )
+        for epoch, row in zip(epochs, own.to_dict("records"), strict=True)
+    ]
+    title = f"{workload}: training"
+    summary = f"Accuracy and loss on training batches over {len(own)} epochs of {workload}."
+    return Chart("training", title, summary, figure, spots=spots)
 
 
 def figure_bytes(figure: "Figure", kind: str, *, text: bool = False) -> bytes:

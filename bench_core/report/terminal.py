@@ -7,7 +7,17 @@ import tabulate as tables
 from tabulate import tabulate
 
 from bench_core.columns import priced
-from bench_core.leaderboard import energy_order, leaderboard, reference_line, sections, static_line, workload_facts
+from bench_core.leaderboard import (
+    energy_order,
+    leaderboard,
+    reference_line,
+    sections,
+    seed_tables,
+    shift_by_condition,
+    shift_tables,
+    static_line,
+    workload_facts,
+)
 from bench_core.results import Board
 
 __all__ = ["loss_curve", "terminal"]
@@ -49,6 +59,17 @@ def terminal(board: Board, operating_points: list[str]) -> str:
         if order := energy_order(rows):
             blocks.append(textwrap.fill(order, WIDTH))
         blocks.append(_tight(shown) + "\n")
+    for name, point, table in seed_tables(board):
+        if point in operating_points:
+            blocks.append(f"{name}, {point}, over seeds\n{_tight(table)}\n")
+    for workload, rows in shift_tables(board):
+        for point in operating_points:
+            if len(own := rows[rows["operating_point"] == point]):
+                table = shift_by_condition(own)
+                table.columns = table.columns.str.removeprefix(f"{point}: ")
+                title = f"{workload}, {point}, under corruption"
+                means = "broken: policies whose promise is; Δ and avg t: means over the policies"
+                blocks.append(f"{title}\n{means}\n{_tight(table)}\n")
     return "\n".join(blocks)
 
 

@@ -76,7 +76,14 @@ def _plots(
 ) -> Iterator[tuple[str, bytes]]:
     """(file name, content) of every plot."""
     from bench_core.report.palette import looks
-    from bench_core.report.plots import accuracy_charts, figure_bytes, histogram_chart, reliability_chart, themed
+    from bench_core.report.plots import (
+        accuracy_charts,
+        figure_bytes,
+        histogram_chart,
+        reliability_chart,
+        themed,
+        training_chart,
+    )
 
     styles = looks([*board.rows["strategy"], *board.curves["strategy"]])
     with themed():
@@ -86,6 +93,7 @@ def _plots(
                 *accuracy_charts(board, workload, styles, known.oracle if known else None),
                 histogram_chart(board, workload, point, styles),
                 reliability_chart(board, workload),
+                training_chart(board, workload),
             ]
             for chart in charts:
                 for kind in kinds:

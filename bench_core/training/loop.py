@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -23,11 +24,12 @@ __all__ = ["EpochRecord", "train_network"]
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What an epoch of training saw: mean loss and accuracy on the augmented training batches."""
+    """What an epoch of training saw, mean loss and accuracy on the augmented training batches, and took in seconds."""
 
     epoch: int
     loss: float
     accuracy: float
+    seconds: float | None = dataclasses.field(default=None, compare=False)
 
 
 def train_network(
@@ -104,6 +106,7 @@ class _Training:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(len(split), generator=generator)
         losses = correct = 0.0
+        start = time.perf_counter()
         for batch in range(self.batches):
             self.optimizer.param_groups[0]["lr"] = self._rate(epoch * self.batches + batch)
             index = order[batch * recipe.batch_size : (batch + 1) * recipe.batch_size]
@@ -125,7 +128,8 @@ class _Training:
             correct += (logits.detach().sum(0).argmax(1) == labels).float().mean().item()
             done = batch + 1
             advance(1, f"epoch {epoch + 1}: loss {losses / done:.3f}, accuracy {100 * correct / done:.1f} %")
-        return EpochRecord(epoch + 1, losses / self.batches, correct / self.batches)
+        seconds = time.perf_counter() - start
+        return EpochRecord(epoch + 1, losses / self.batches, correct / self.batches, seconds)
 
     def _inputs(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Augmented network input: images are changed before they are encoded, recordings afterwards."""

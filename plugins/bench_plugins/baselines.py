@@ -24,7 +24,7 @@ from bench_core import (
     hookimpl,
 )
 from bench_core.errors import PluginError
-from bench_plugins._readout import ACCUMULATE, largest_probability, readout, softmax_overhead, top_two
+from bench_plugins._readout import ACCUMULATE, largest_probability, readout, runner_up, softmax_overhead
 
 
 class PlannedExit(ExitPolicy):
@@ -127,13 +127,12 @@ class Margin(ScoreStrategy):
     knobs: ClassVar[tuple[Knob, ...]] = (ACCUMULATE,)
 
     def score(self, evidence: Evidence) -> torch.Tensor:
-        values = readout(evidence, self.parameters["accumulate"])
-        first, second = top_two(values)
-        return (1.0 - torch.exp(second - first)) * largest_probability(values)
+        below = readout(evidence, self.parameters["accumulate"])
+        return (1.0 - torch.exp(runner_up(below))) * largest_probability(below)
 
     def overhead(self, classes: int) -> Overhead:
-        runner_up = Operations(additions=1, comparisons=classes - 1, multiplications=1)
-        return softmax_overhead(classes, scaled=self.parameters["accumulate"] == "mean", more=runner_up)
+        second = Operations(additions=1, comparisons=classes - 1, multiplications=1)
+        return softmax_overhead(classes, scaled=self.parameters["accumulate"] == "mean", more=second)
 
 
 @hookimpl

@@ -24,11 +24,10 @@ class DtSnn(ScoreStrategy):
     knobs: ClassVar[tuple[Knob, ...]] = (ACCUMULATE,)
 
     def score(self, evidence: Evidence) -> torch.Tensor:
-        values = readout(evidence, self.parameters["accumulate"])
-        below = values - values.amax(1, keepdim=True)
+        below = readout(evidence, self.parameters["accumulate"])
         powers = below.exp()
         whole = powers.sum(1)  # entropy = log sum e^x - sum x e^x / sum e^x
-        return ((powers * below).sum(1) / whole - whole.log()) / math.log(values.shape[1])
+        return (powers.mul_(below).sum(1) / whole - whole.log()) / math.log(below.shape[1])
 
     def threshold_of(self, knob: Array) -> Array:
         return -knob

@@ -34,7 +34,7 @@ from bench_core import (
     hookimpl,
 )
 from bench_core.costs.operations import Array
-from bench_plugins._readout import softmax_overhead
+from bench_plugins._readout import runner_up, softmax_overhead
 
 GRID = tuple(float(x) for x in np.geomspace(1e-3, 0.9, 30))  # levels compared where no exact sweep is to be had
 
@@ -48,19 +48,28 @@ class ConformalPValues:
 
     def __init__(self, calibration: Calibration) -> None:
         trace = calibration.trace
-        scores = []
+        scores = torch.empty(trace.timesteps, len(trace), dtype=torch.float64)
         for start, totals in trace.totals():
             labels = trace.labels[start : start + len(totals), None, None].expand(-1, trace.timesteps, 1)
-            scores.append(-torch.log_softmax(totals, 2).gather(2, labels).squeeze(2))
-        self._scores = torch.cat(scores).sort(0).values.T.contiguous()  # [T, n], ascending
+            scores[:, start : start + len(totals)] = -torch.log_softmax(totals, 2).gather(2, labels).squeeze(2).T
+        self._scores = scores.sort(1).values  # [T, n], ascending
 
     def __call__(self, t: int, total: torch.Tensor) -> torch.Tensor:
         """p_t(c), float64 [B, K]."""
+        return self._of(t, torch.log_softmax(total, 1))
+
+    def ranked(self, t: int, total: torch.Tensor, rank: int) -> torch.Tensor:
+        """The largest p_t(c) but ``rank`` < K, float64 [B]: that of the likeliest label but ``rank``."""
+        log_probabilities = torch.log_softmax(total, 1)  # p-values never fall as these grow
+        if rank == 1:
+            return self._of(t, runner_up(log_probabilities))
+        return self._of(t, log_probabilities.topk(rank + 1, 1).values[:, rank])
+
+    def _of(self, t: int, log_probabilities: torch.Tensor) -> torch.Tensor:
         known = self._scores[t - 1]
-        scores = -torch.log_softmax(total, 1)
-        below = torch.searchsorted(known, scores)  # scores strictly below
+        below = torch.searchsorted(known, -log_probabilities)  # scores strictly below
         p_values = (1 + len(known) - below).to(torch.float64) / (len(known) + 1)
-        return torch.where(scores.isnan(), torch.nan, p_values)  # a search would take NaN for a number
+        return torch.where(log_probabilities.isnan(), torch.nan, p_values)  # a search would take NaN for a number
 
 
 class _BonferroniScore(ScoreStrategy):
@@ -78,8 +87,11 @@ class _BonferroniScore(ScoreStrategy):
     p_values: ConformalPValues
 
     def score(self, evidence: Evidence) -> torch.Tensor:
-        corrected = evidence.T * self.p_values(evidence.t, evidence.total)
-        return -smallest_level(corrected, self.parameters["max_set"])
+        max_set, (batch, classes) = self.parameters["max_set"], evidence.total.shape
+        assert isinstance(max_set, int)
+        if max_set >= classes:
+            return torch.zeros(batch, dtype=torch.float64)
+        return -(evidence.T * self.p_values.ranked(evidence.t, evidence.total, max_set))
 
     def threshold_of(self, knob: Array) -> Array:
         return np.nextafter(-knob, -np.inf)  # alpha* <= alpha stops, and the comparison is strict

@@ -34,7 +34,7 @@ from bench_core import (
     hookimpl,
 )
 from bench_core.costs.operations import Array
-from bench_plugins._readout import top_two
+from bench_plugins._readout import below_top, runner_up
 
 
 class TopKCutoff(ScoreStrategy):
@@ -66,7 +66,9 @@ class TopKCutoff(ScoreStrategy):
                 f"{self.name}: calibrate_on=train-dropout needs a trace of the training split with dropout; "
                 "`exitbench record WORKLOAD --split train --dropout 0.3` makes one"
             )
-        gaps = torch.cat([_gap(totals) for _, totals in trace.totals()]).numpy()  # [N, T]
+        gaps = np.empty((len(trace), trace.timesteps))
+        for start, totals in trace.totals():
+            gaps[start : start + len(totals)] = _gap(totals).numpy()
         settled = _settled(trace)
         find = self._exact if self.parameters["search"] == "exact" else self._binned
         learnt = self._copy()
@@ -118,8 +120,7 @@ def _table(levels: Array, epsilons: Array) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _gap(totals: torch.Tensor) -> torch.Tensor:
     """top1 - top2 over the last dimension."""
-    first, second = top_two(totals)
-    return first - second
+    return 0.0 - runner_up(below_top(totals))
 
 
 def _is_training_with_dropout(trace: Trace) -> bool:

@@ -1,0 +1,125 @@
+"""A recorded workload and its competitors: each is fitted, chosen from and replayed, and one that fails is a row."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench_core.costs.operations import FirstLayer
+from bench_core.digests import json_digest
+from bench_core.exits import Requirement, State
+from bench_core.failures import guarded
+from bench_core.planning import Competitor
+from bench_core.progress import progress
+from bench_core.scoring import Artifacts, Contest, Entry, Recorded, WorkloadScores, halve, score_strategy
+from bench_core.selection import OperatingPoint
+from bench_core.snn import SpikingNetwork
+from bench_core.stages import Workload, recorded_trace, recording_key, spiking_network, trained_weights
+from bench_core.store import Artifact, Store
+from bench_core.trace import Trace
+
+__all__ = [
+    "RecordedWorkload",
+    "contest_of",
+    "fitted_artifacts",
+    "policy_artifacts",
+    "recorded_workload",
+    "score_workload",
+]
+
+_SAME = "calibration equals test"
+
+
+@dataclass(frozen=True)
+class RecordedWorkload:
+    """A workload with its network and traces."""
+
+    workload: Workload
+    weights: Artifact
+    network: SpikingNetwork
+    calibration: Trace
+    test: Trace
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Of the weights and of both traces."""
+        return {
+            "weights": self.weights.digest,
+            "calibration_trace": self.calibration.digest,
+            "test_trace": self.test.digest,
+        }
+
+
+def recorded_workload(workload: Workload, store: Store) -> RecordedWorkload:
+    """Whatever of a workload the store lacks is trained and recorded."""
+    weights = trained_weights(workload, store)
+    network = spiking_network(workload, weights)
+    calibration, test = (
+        recorded_trace(workload, weights, split, store, network=network) for split in ("calibration", "test")
+    )
+    return RecordedWorkload(workload, weights, network, calibration, test)
+
+
+def contest_of(ready: RecordedWorkload, store: Store, first_layer: FirstLayer, *, refit: bool) -> Contest:
+    """What the competitors on a recorded workload are given."""
+    workload = ready.workload
+    dataset, timesteps = workload.dataset, workload.spec.timesteps
+    calibration, test = (
+        Recorded(trace, dataset.frames(dataset.split(trace.header["split"]), timesteps))
+        for trace in (ready.calibration, ready.test)
+    )
+    fit, select = halve(calibration)
+    artifacts = fitted_artifacts(workload, ready.weights, store, refit=refit)
+    return Contest(fit, select, test, artifacts, first_layer)
+
+
+def fitted_artifacts(workload: Workload, weights: Artifact, store: Store, *, refit: bool = False) -> Artifacts:
+    """Where policies that are fitted on the ``fit`` half of a workload's calibration trace are kept."""
+    key = recording_key(workload, weights, "calibration")
+    return policy_artifacts(store, {"trace": key, "half": "fit"}, refit=refit)
+
+
+def policy_artifacts(store: Store, calibration: Mapping[str, Any], *, refit: bool = False) -> Artifacts:
+    """What ``Calibration.artifact`` calls: policies from the store (or the package's zoo), else built and kept.
+
+    Args:
+        calibration: JSON-able identity of the calibration data.
+    """
+
+    def artifact(made_from: Mapping[str, Any], build: Callable[[], State]) -> State:
+        record = {"calibration": dict(calibration), "made_from": dict(made_from)}
+        key = json_digest({"stage": "fit", **record})
+        return store.obtain("policies", key, lambda: store.put("policies", key, build(), record), again=refit).tensors
+
+    return artifact
+
+
+def score_workload(
+    name: str,
+    entrants: Sequence[Competitor],
+    points: Sequence[OperatingPoint],
+    contest: Contest,
+    digests: Mapping[str, str],
+    *,
+    problems: Mapping[str, str] | None = None,
+) -> WorkloadScores:
+    """Every competitor on one contest; one that fails gets a row that says so.
+
+    Args:
+        problems: by label, why a competitor needn't be tried: it failed elsewhere.
+    """
+    same = digests.get("calibration_trace") == digests.get("test_trace")
+    entries = []
+    with progress(f"replay {name}", len(entrants), "strategies") as advance:
+        for entrant in entrants:
+            knob = entrant.strategy.family_knob.name
+            if Requirement.INPUTS in entrant.strategy.requires and contest.test.inputs is None:
+                entries.append(Entry(entrant.label, knob, None, "unavailable: needs inputs"))
+            elif problems and entrant.label in problems:
+                entries.append(Entry(entrant.label, knob, None, problems[entrant.label]))
+            else:
+                result = guarded(f"{name}, {entrant.label}", score_strategy, entrant.strategy, contest, points)
+                failed = isinstance(result, str)
+                entries.append(Entry(entrant.label, knob, None if failed else result, result if failed else ""))
+            advance(1, entrant.label)
+    remark = _SAME if same else ""
+    return WorkloadScores(name, entries, contest.test.trace, digests, remark, contest.first_layer)

@@ -1,0 +1,276 @@
+"""The graph of a run's stages up to scoring, and what a worker does with one of them.
+
+A stage is a function of the suite and of artifacts in the store, to one artifact more. Between processes travel JSON
+texts: a request (suite, plugin files with their digests, store, stage) one way, an answer (where the artifact is, or
+why there is none, and what was said) the other. A stage makes whatever it needs and doesn't find, so no order and no
+lost worker spoils it; the order only keeps two workers from making the same.
+"""
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from bench_core import __version__
+from bench_core.competition import fitted_artifacts
+from bench_core.errors import StoreError, UsageError
+from bench_core.exits import ListedPolicies, Requirement
+from bench_core.failures import guarded
+from bench_core.planning import Plan, plan
+from bench_core.plugin_manager import Registry, load_registry
+from bench_core.progress import collected
+from bench_core.scoring import Recorded, fit_family, halve
+from bench_core.snn import SpikingNetwork
+from bench_core.stages import (
+    Workload,
+    record_shard,
+    recorded_trace,
+    recording_key,
+    shards_of,
+    spiking_network,
+    trained_weights,
+)
+from bench_core.store import Artifact, Store, default_store
+from bench_core.suite import Suite
+
+__all__ = ["Answer", "Order", "Stage", "missing_stages", "perform", "read_answer", "stage_request"]
+
+_Place = tuple[str, str]  # kind and key of an artifact
+_last_network: dict[tuple[str, str, int], SpikingNetwork] = {}
+_one_at_a_time = threading.Lock()  # stages seed torch's generator, of which a process has one
+
+
+def _versions() -> dict[str, str]:
+    return {"exitbench": __version__, "torch": torch.__version__}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a run.
+
+    Attributes:
+        name: as the progress shows it; no other stage has it.
+        kind: ``train``, ``record`` or ``fit``.
+        workload: its name.
+        trunk: trains the recipe that the workload's goes on from (1), the one before that (2) …
+        split, part: what is recorded; without a part the whole trace is put together.
+        strategy: label of the competitor that is fitted.
+        after: names of the stages whose artifacts it needs.
+        resources: Dask resources it asks for where workers offer them, such as ``{"GPU": 1}``.
+    """
+
+    name: str
+    kind: str
+    workload: str
+    trunk: int = 0
+    split: str = ""
+    part: int | None = None
+    strategy: str = ""
+    after: Sequence[str] = ()
+    resources: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def depends_on_threads(self) -> bool:
+        """Whether the artifact's last bits depend on how many threads make it; those of recordings don't."""
+        return self.kind in ("train", "fit")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What all stages of a run have in common.
+
+    Attributes:
+        suite: as JSON.
+        plugins: path and sha256 of every plugin file.
+        store: the folder or URL of the store.
+        refit: train policy networks again.
+        versions: of exitbench and torch, which a worker must have too.
+    """
+
+    suite: str
+    plugins: Sequence[Sequence[str]]
+    store: str
+    refit: bool
+    versions: Mapping[str, str] = field(default_factory=_versions)
+
+    @classmethod
+    def of(cls, suite: Suite, registry: Registry, store: Store, *, refit: bool) -> "Order":
+        """The order for a suite in this process."""
+        files = [Path(plugin.distribution).resolve() for plugin in registry.plugins if plugin.version == "file"]
+        plugins = [(str(path), _file_digest(path)) for path in files]
+        return cls(suite.model_dump_json(by_alias=True), plugins, store.url or str(store.root.resolve()), refit)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a stage.
+
+    Attributes:
+        artifact: kind and key of the network or trace that it made; empty for a part of a trace, which the whole one
+            replaces, and for a fit, which may make several artifacts or none.
+        problem: empty, or why it failed, as a row's status says it.
+        stop: empty, or why the whole run must end: the store can't be written to.
+        said: notes, and the last line of each progress.
+    """
+
+    artifact: Sequence[str] = ()
+    problem: str = ""
+    stop: str = ""
+    said: Sequence[str] = ()
+
+
+def missing_stages(planned: Plan, store: Store, *, refit: bool = False) -> tuple[list[Stage], dict[str, str]]:
+    """The stages whose artifacts the store lacks, in an order that fits, and workloads whose data can't be had.
+
+    Fits that look at inputs train networks and are among them; whether the store has these is known to the strategy
+    only. Other fits are quick and leave nothing, so they are done where they are scored, unless ``refit`` is set.
+    """
+    stages: list[Stage] = []
+    problems: dict[str, str] = {}
+    trained: dict[str, str] = {}  # by training key, the stage that trains it
+    fitted = [c.label for c in planned.competitors if refit or Requirement.INPUTS in c.strategy.requires]
+    for workload in planned.workloads:
+        name = workload.spec.name
+        found = guarded(f"workload {name}", _stages_of, workload, fitted, store, trained)
+        if isinstance(found, str):
+            problems[name] = found
+        else:
+            stages += found
+    return stages, problems
+
+
+def _stages_of(workload: Workload, fitted: Sequence[str], store: Store, trained: dict[str, str]) -> list[Stage]:
+    name = workload.spec.name
+    stages = _training(workload, name, store, trained)
+    weights = None if stages else store.get("networks", workload.training_key)
+    after = [trained[workload.training_key]] if weights is None else []
+    whole: dict[str, str] = {}
+    for split in ("calibration", "test"):
+        if weights is not None and store.get("traces", recording_key(workload, weights, split)) is not None:
+            continue
+        count = shards_of(len(workload.dataset.split(split)))
+        whole[split] = f"record {name} {split}"
+        parts = [
+            Stage(f"{whole[split]} part {part + 1}/{count}", "record", name, split=split, part=part, after=after)
+            for part in range(count if count > 1 else 0)
+        ]
+        stages += parts
+        needed = [part.name for part in parts] or after
+        stages.append(Stage(whole[split], "record", name, split=split, after=needed))
+    needed = [whole["calibration"]] if "calibration" in whole else []
+    return stages + [Stage(f"fit {name} {label}", "fit", name, strategy=label, after=needed) for label in fitted]
+
+
+def _training(workload: Workload, name: str, store: Store, trained: dict[str, str], trunk: int = 0) -> list[Stage]:
+    """Stages that train the workload and what it goes on from; none where another workload's do."""
+    key = workload.training_key
+    if key in trained or store.get("networks", key) is not None:
+        return []
+    before = [] if workload.trunk is None else _training(workload.trunk, name, store, trained, trunk + 1)
+    after = [] if workload.trunk is None else [trained.get(workload.trunk.training_key)]
+    trained[key] = f"train {name}" + f" trunk {trunk}" * (trunk > 0)
+    return [*before, Stage(trained[key], "train", name, trunk=trunk, after=[stage for stage in after if stage])]
+
+
+def read_answer(text: str) -> Answer:
+    """What ``perform`` returned."""
+    return Answer(**json.loads(text))
+
+
+# --- in a worker -----------------------------------------------------------------------------------------------------
+
+
+def stage_request(order: Order, stage: Stage, threads: Mapping[str, int] | int) -> str:
+    """What is sent to a worker, as JSON; ``threads`` may depend on the worker's address."""
+    return json.dumps({"order": asdict(order), "stage": asdict(stage), "threads": threads})
+
+
+def perform(request: str, address: str = "") -> str:
+    """Carry out a stage in this process: an ``Answer`` as JSON. ``address`` is the worker's own."""
+    asked = json.loads(request)
+    order, stage, threads = Order(**asked["order"]), Stage(**asked["stage"]), asked["threads"]
+    with _one_at_a_time, collected() as said:
+        torch.set_num_threads(threads if isinstance(threads, int) else threads.get(address, 1))
+        what = f"workload {stage.workload}" if stage.kind != "fit" else f"{stage.workload}, {stage.strategy}"
+        try:
+            made = guarded(what, _make, order, stage)
+        except StoreError as error:
+            answer = Answer(stop=str(error), said=said)
+        else:
+            answer = Answer(problem=made, said=said) if isinstance(made, str) else Answer(made, said=said)
+    return json.dumps(asdict(answer))
+
+
+def _make(order: Order, stage: Stage) -> _Place | tuple[()]:
+    if order.versions != _versions():
+        theirs, ours = (", ".join(f"{k} {v}" for k, v in sorted(o.items())) for o in (order.versions, _versions()))
+        raise UsageError(f"the worker has {ours}, the run {theirs}; install the same")
+    planned = _planned(order.suite, tuple((path, digest) for path, digest in order.plugins))
+    workload = next(w for w in planned.workloads if w.spec.name == stage.workload)
+    os.environ["EXITBENCH_HOME"] = order.store  # this process is the run's
+    return _KINDS[stage.kind](workload, stage, default_store(), planned, order.refit)
+
+
+def _train(workload: Workload, stage: Stage, store: Store, _planned: Plan, _refit: bool) -> _Place:
+    for _ in range(stage.trunk):
+        assert workload.trunk is not None
+        workload = workload.trunk
+    trained_weights(workload, store)
+    return "networks", workload.training_key
+
+
+def _record(workload: Workload, stage: Stage, store: Store, _planned: Plan, _refit: bool) -> _Place | tuple[()]:
+    weights = trained_weights(workload, store)
+    network = _converted(workload, weights)
+    if stage.part is None:
+        recorded_trace(workload, weights, stage.split, store, network=network)
+        return "traces", recording_key(workload, weights, stage.split)
+    record_shard(workload, weights, stage.split, stage.part, store, network=network)
+    return ()
+
+
+def _converted(workload: Workload, weights: Artifact) -> SpikingNetwork:
+    """The network that is recorded; the last one is kept, since the next part is likely to be its."""
+    made_of = (workload.training_key, weights.digest, workload.spec.timesteps)
+    if made_of not in _last_network:
+        _last_network.clear()
+        _last_network[made_of] = spiking_network(workload, weights)
+    return _last_network[made_of]
+
+
+@lru_cache(maxsize=1)
+def _planned(suite: str, plugins: tuple[_Place, ...]) -> Plan:
+    for path, digest in plugins:
+        if not Path(path).is_file() or _file_digest(Path(path)) != digest:
+            raise UsageError(f"plugin {path}: not the same file on the worker; put it where all machines see it")
+    return plan(Suite.model_validate_json(suite), load_registry(Path(path) for path, _ in plugins))
+
+
+def _fit(workload: Workload, stage: Stage, store: Store, planned: Plan, refit: bool) -> tuple[()]:
+    weights = trained_weights(workload, store)
+    trace = recorded_trace(workload, weights, "calibration", store)
+    frames = workload.dataset.frames(workload.dataset.split("calibration"), workload.spec.timesteps)
+    fit, _ = halve(Recorded(trace, frames))
+    strategy = next(one.strategy for one in planned.competitors if one.label == stage.strategy)
+    family = fit_family(strategy, fit, fitted_artifacts(workload, weights, store, refit=refit))
+    if isinstance(family, ListedPolicies):  # each is made when it is first asked for
+        for value in family.values:
+            family.policy(value)
+    return ()
+
+
+_KINDS: dict[str, Callable[[Workload, Stage, Store, Plan, bool], _Place | tuple[()]]] = {
+    "train": _train,
+    "record": _record,
+    "fit": _fit,
+}
+
+
+def _file_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,87 @@
+"""Logits that need not fit into memory: read a few samples at a time, from one tensor or several, or a selection."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+__all__ = ["LogitRows", "samples_in_cache"]
+
+_CACHED = 2**18  # float64 values worked on at once, what stays in a core's cache; sums of floats depend on it
+
+
+def samples_in_cache(values: int, *, least: int = 1) -> int:
+    """How many samples of so many values each are worked on at once."""
+    return max(least, _CACHED // values)
+
+
+class LogitRows:
+    """o_t of N samples, [N, T, K]: the samples of all parts in order, or those of them at ``index``.
+
+    Nothing is copied but what ``read`` joins or picks out, and ``whole`` where it isn't one part anyway.
+
+    Args:
+        parts: each [n, T, K], the same T, K and type; mapped files as a rule.
+        index: int64 [N], non-negative positions among all samples of the parts.
+    """
+
+    def __init__(self, parts: Sequence[torch.Tensor], index: torch.Tensor | None = None) -> None:
+        self._parts, self._index = list(parts), index
+        self._ends = torch.tensor([len(part) for part in parts]).cumsum(0)
+
+    @property
+    def shape(self) -> torch.Size:
+        """(N, T, K)."""
+        samples = int(self._ends[-1]) if self._index is None else len(self._index)
+        return torch.Size((samples, *self._parts[0].shape[1:]))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The logits' type."""
+        return self._parts[0].dtype
+
+    def read(self, start: int, stop: int) -> torch.Tensor:
+        """Samples start to stop - 1 (fewer at the end), [n, T, K]; not to be written to."""
+        if self._index is not None:
+            return self._pick(self._index[start:stop])
+        pieces = []
+        for part, end in zip(self._parts, self._ends.tolist(), strict=True):
+            first = end - len(part)
+            if start < end and stop > first:
+                pieces.append(part[max(start - first, 0) : stop - first])
+        if not pieces:
+            return self._parts[0][:0]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def pieces(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """All samples, a few at a time: pairs of (first sample, [n, T, K])."""
+        samples, timesteps, classes = self.shape
+        step = samples_in_cache(max(1, timesteps * classes))
+        for start in range(0, samples, step):
+            yield start, self.read(start, start + step)
+
+    def select(self, index: torch.Tensor) -> "LogitRows":
+        """The samples at ``index``, which may be anything that indexes a tensor [N]."""
+        known = torch.arange(self.shape[0]) if self._index is None else self._index
+        return LogitRows(self._parts, known[index])
+
+    def whole(self) -> torch.Tensor:
+        """All samples in one tensor [N, T, K], kept from then on."""
+        if self._index is not None or len(self._parts) > 1:
+            tensor = self.read(0, self.shape[0])
+            self._parts, self._index, self._ends = [tensor], None, torch.tensor([len(tensor)])
+        return self._parts[0]
+
+    def _pick(self, positions: torch.Tensor) -> torch.Tensor:
+        owners = torch.bucketize(positions, self._ends, right=True)
+        if len(positions) and bool((owners == owners[0]).all()):
+            return self._of_part(int(owners[0]), positions)
+        picked = self._parts[0].new_empty((len(positions), *self.shape[1:]))
+        for number in owners.unique().tolist():
+            mine = torch.nonzero(owners == number).flatten()
+            picked[mine] = self._of_part(number, positions[mine])
+        return picked
+
+    def _of_part(self, number: int, positions: torch.Tensor) -> torch.Tensor:
+        part = self._parts[number]
+        first = int(self._ends[number]) - len(part)
+        return part.index_select(0, (positions - first).to(part.device))

@@ -1,0 +1,71 @@
+"""What a suite names, looked up: operating points, cost models, competitors, workloads."""
+
+from dataclasses import dataclass
+
+from bench_core.costs.models import CostModel
+from bench_core.costs.operations import FirstLayer
+from bench_core.errors import UsageError
+from bench_core.exits import ExitStrategy
+from bench_core.plugin_manager import Registry
+from bench_core.selection import OperatingPoint
+from bench_core.stages import Workload
+from bench_core.suite import EVERY_STRATEGY, CostModelSpec, Suite
+
+__all__ = ["Competitor", "Plan", "competitors", "plan"]
+
+
+@dataclass(frozen=True)
+class Competitor:
+    """A strategy with its knobs set, and the label it goes by on the board."""
+
+    label: str
+    strategy: ExitStrategy
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A suite with everything that it names looked up."""
+
+    points: list[OperatingPoint]
+    cost_models: list[CostModel]
+    first_layer: FirstLayer
+    competitors: list[Competitor]
+    workloads: list[Workload]
+
+
+def plan(suite: Suite, registry: Registry) -> Plan:
+    """Look up everything that a suite names. Raises UsageError for a name, knob or operating point that can't be."""
+    return Plan(
+        [OperatingPoint.parse(text) for text in suite.operating_points],
+        _cost_models(suite, registry),
+        suite.first_layer,
+        competitors(suite, registry),
+        [Workload.resolve(spec, registry) for spec in suite.workloads],
+    )
+
+
+def competitors(suite: Suite, registry: Registry) -> list[Competitor]:
+    """The strategies of a suite in order, ``*`` replaced by every registered one. Raises UsageError."""
+    found: dict[str, Competitor] = {}
+    for spec in suite.strategies:
+        names = list(registry.strategies) if spec.name == EVERY_STRATEGY else [spec.name]
+        for name in names:
+            strategy = registry.find("strategies", name)
+            if strategy.family_knob.name in spec.parameters:
+                raise UsageError(
+                    f"{name}: {strategy.family_knob.name} is chosen by the operating points, not by the suite"
+                )
+            strategy = strategy.with_parameters(spec.parameters)
+            found.setdefault(strategy.label, Competitor(strategy.label, strategy))
+    return list(found.values())
+
+
+def _cost_models(suite: Suite, registry: Registry) -> list[CostModel]:
+    found: dict[str, CostModel] = {}
+    for wanted in suite.cost_models:
+        spec = CostModelSpec(name=wanted) if isinstance(wanted, str) else wanted
+        model = registry.find("cost_models", spec.name)
+        if spec.parameters:
+            model = model.with_parameters(spec.parameters)
+        found.setdefault(model.label, model)
+    return list(found.values())

@@ -1,0 +1,203 @@
+"""A store that others share: a folder here, and the same artifacts below a URL that fsspec can read and write.
+
+The folder works as it always does: locks, whole files, checks. What it lacks is looked for below the URL, brought
+under a temporary name, checked and renamed; what is put into it is sent to the URL once it is whole here. A marker in
+``.unsent`` says what still has to be sent, so that neither a kill nor a broken network loses anything. There are no
+locks below the URL: two computers that make the same artifact at once both do, and the last one's file stays.
+"""
+
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench_core.errors import StoreError, UsageError, one_line
+from bench_core.files import UNFINISHED, whole_file
+from bench_core.progress import note
+from bench_core.store import KINDS, UNSENT, ZOO, Artifact, DamagedArtifactError, Store, read_artifact
+
+__all__ = ["RemoteStore"]
+
+# Here an object appears whole or not at all, and a move would be a second copy.
+_ATOMIC = frozenset({"abfs", "abfss", "az", "gcs", "gs", "oci", "oss", "r2", "s3", "s3a"})
+
+
+class RemoteStore(Store):
+    """Artifacts in a folder, shared with others below a URL.
+
+    Args:
+        root: the folder on this computer; made when first written to.
+        url: where the artifacts are shared, such as ``s3://bucket/exitbench``.
+        zoo: as of ``Store``; consulted last.
+        offline: make and send nothing; what lies below the URL is still brought.
+
+    Raises:
+        UsageError: where fsspec, or what it needs for this kind of URL, isn't installed.
+    """
+
+    def __init__(self, root: Path, url: str, zoo: Path | None = ZOO, *, offline: bool = False) -> None:
+        super().__init__(root, zoo, offline=offline)
+        self.url = re.sub("//[^/@]*@", "//…@", url).rstrip("/")  # without a password
+        try:
+            from fsspec.core import url_to_fs
+
+            self._filesystem, base = url_to_fs(url)
+        except ImportError as error:
+            raise UsageError(
+                one_line(f"EXITBENCH_HOME={self.url}: {error}; pip install 'exitbench[remote]' and what that names")
+            ) from error
+        except Exception as error:
+            raise UsageError(one_line(f"EXITBENCH_HOME={self.url}: not a usable URL ({error!s:.200})")) from error
+        self._base = str(base).rstrip("/")
+
+    def local(self, kind: str, key: str) -> Path:
+        """The artifact's file, brought here where it lies below the URL only. Raises StoreError."""
+        path = self.path(kind, key)
+        if not path.exists():
+            self._bring(kind, key)
+        return path
+
+    def put(
+        self,
+        kind: str,
+        key: str,
+        tensors: Mapping[str, torch.Tensor],
+        metadata: Mapping[str, Any] | None = None,
+        header: Mapping[str, str] | None = None,
+    ) -> Artifact:
+        """As of ``Store``; then it is sent. Where that fails a line says so, and the next run sends it."""
+        if not self.offline:
+            self._mark(kind, key)
+        artifact = super().put(kind, key, tensors, metadata, header)
+        self._send(kind, key)
+        return artifact
+
+    def adopt(self, kind: str, key: str, file: Path) -> None:
+        """As of ``Store``; then it is sent."""
+        self._mark(kind, key)
+        super().adopt(kind, key, file)
+        self._send(kind, key)
+
+    def remove(self, kind: str, keys: Iterable[str]) -> None:
+        """Delete artifacts that are no longer needed, here and below the URL."""
+        for key in () if self.offline else keys:
+            super().remove(kind, [key])
+            self._unmark(kind, key)
+            with suppress(Exception):  # what can't be removed is in nobody's way
+                self._filesystem.rm_file(self._remote(kind, key))
+
+    def shared(self) -> dict[tuple[str, str], int]:
+        """Bytes by kind and key of what lies below the URL. Raises StoreError where it can't be reached."""
+        try:
+            self._filesystem.invalidate_cache()
+            found = self._filesystem.find(self._base or "/", detail=True)
+        except FileNotFoundError:
+            return {}
+        except Exception as error:
+            raise self._unreachable(self.url, error) from error
+        sizes = {}
+        for name, facts in found.items():
+            kind, _, file = str(name).removeprefix(self._base).strip("/").partition("/")
+            key = Path(file).stem
+            if kind in KINDS and str(name).rstrip("/") == self._remote(kind, key):
+                sizes[kind, key] = int(facts["size"])
+        return sizes
+
+    def unsent(self) -> list[tuple[str, str]]:
+        """Kind and key of what is whole here and not yet below the URL."""
+        names = [path.name.rpartition("-") for path in sorted((self.root / UNSENT).glob("*"))]
+        return [(kind, key) for kind, _, key in names if self.path(kind, key).exists()]
+
+    def _kept(self, kind: str, key: str) -> Artifact | None:
+        found = super()._kept(kind, key)
+        if found is None:
+            return self._bring(kind, key)
+        if not self.offline and self._marker(kind, key).exists():
+            self._send(kind, key)
+        return found
+
+    def _bring(self, kind: str, key: str) -> Artifact | None:
+        """Copy an artifact here, once it is checked; None where there is none, or a damaged one."""
+        path, address = self.path(kind, key), self._address(kind, key)
+        try:
+            with whole_file(path) as place:
+                if not self._copy_here(kind, key, place):
+                    raise FileNotFoundError(address)
+                return read_artifact(place, key, kind)
+        except FileNotFoundError:
+            with suppress(OSError):  # a folder that was made for nothing
+                path.parent.rmdir()
+            return None
+        except DamagedArtifactError as error:
+            problem = str(error).partition(".safetensors: ")[2]
+            self._refuse_or_note(DamagedArtifactError(f"{address}: {problem}"))
+            return None
+        except OSError as error:
+            raise StoreError(f"{path}: can't be written ({error}); free space or choose another place") from error
+
+    def _copy_here(self, kind: str, key: str, place: Path) -> bool:
+        try:
+            self._filesystem.get_file(self._remote(kind, key), str(place))
+        except FileNotFoundError:
+            return False
+        except Exception as error:  # each file system has errors of its own
+            raise self._unreachable(self._address(kind, key), error) from error
+        return place.exists()
+
+    def _send(self, kind: str, key: str) -> None:
+        """Send an artifact that is whole here. Where that fails, its marker stays."""
+        target = self._remote(kind, key)
+        try:
+            if set(self._protocols()) & _ATOMIC:
+                self._filesystem.put_file(str(self.path(kind, key)), target)
+            else:
+                folder, _, name = target.rpartition("/")
+                unfinished = f"{folder}/{UNFINISHED}{secrets.token_hex(8)}-{name}"
+                self._filesystem.makedirs(folder, exist_ok=True)
+                self._filesystem.put_file(str(self.path(kind, key)), unfinished)
+                self._filesystem.mv(unfinished, target)
+        except Exception as error:  # each file system has errors of its own
+            note(f"store: {self._unreachable(self._address(kind, key), error)}")
+            return
+        self._unmark(kind, key)
+
+    def _unreachable(self, address: str, error: Exception) -> StoreError:
+        reason = f"{type(error).__name__}: {error!s:.200}"
+        return StoreError(
+            one_line(
+                f"{address}: can't be reached ({reason}); check network and credentials and then run it again; "
+                f"what was made is kept in {self.root}"
+            )
+        )
+
+    def _protocols(self) -> tuple[str, ...]:
+        protocol = self._filesystem.protocol
+        return (protocol,) if isinstance(protocol, str) else tuple(protocol)
+
+    def _relative(self, kind: str, key: str) -> str:
+        return self.path(kind, key).relative_to(self.root).as_posix()
+
+    def _remote(self, kind: str, key: str) -> str:
+        return f"{self._base}/{self._relative(kind, key)}"
+
+    def _address(self, kind: str, key: str) -> str:
+        return f"{self.url}/{self._relative(kind, key)}"
+
+    def _marker(self, kind: str, key: str) -> Path:
+        return self.root / UNSENT / f"{kind}-{key}"
+
+    def _mark(self, kind: str, key: str) -> None:
+        marker = self._marker(kind, key)
+        try:
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            marker.touch()
+        except OSError as error:
+            raise StoreError(f"{marker}: can't be written ({error}); free space or choose another place") from error
+
+    def _unmark(self, kind: str, key: str) -> None:
+        with suppress(OSError):
+            self._marker(kind, key).unlink()

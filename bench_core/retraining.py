@@ -1,0 +1,221 @@
+"""A board from scratch: networks trained again, and how far their figures are from the committed ones.
+
+Another machine or version trains other networks, so nothing is judged here: every row's difference stands with a 95 %
+interval. Where the traces beside the committed board hold the same test samples, the interval is a paired bootstrap
+over them; else it is the normal one of two independent samples, which is wider. Both are about these two networks:
+they leave out what another seed or calibration split would change.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tabulate import tabulate
+
+from bench_core.comparisons import Drawn
+from bench_core.costs.operations import Array
+from bench_core.execution import run_suite
+from bench_core.plugin_manager import Registry
+from bench_core.replay import static_outcome
+from bench_core.reproduction import Tested, briefly, suite_of, tested
+from bench_core.results import Board, read_board, write_tables, write_text
+from bench_core.scoring import PolicySamples, policy_samples
+from bench_core.statistics import interval
+from bench_core.store import Store, default_store
+from bench_core.suite import Suite
+
+__all__ = ["PAIRED", "STATIC", "UNPAIRED", "Retraining", "retrain_board", "unpaired"]
+
+PAIRED, UNPAIRED = "paired bootstrap", "unpaired normal"
+STATIC = "static T"
+_KEYS = ("workload", "strategy", "operating_point")
+_NORMAL = 1.959963984540054  # 97.5 % quantile
+_COLUMNS = (
+    *_KEYS,
+    "accuracy_committed",
+    "accuracy_found",
+    "accuracy_points",
+    "accuracy_points_low",
+    "accuracy_points_high",
+    "timesteps_committed",
+    "timesteps_found",
+    "timesteps",
+    "timesteps_low",
+    "timesteps_high",
+    "interval",
+)
+
+
+@dataclass
+class Retraining:
+    """What training again came to.
+
+    Attributes:
+        differences: a row for each row that both boards have figures for, and one for static T of each workload:
+            accuracy (points) and average exit timestep, found minus committed, with 95 % intervals.
+        problems: a line for each row or workload that failed to run.
+        remarks: what was compared.
+    """
+
+    differences: pd.DataFrame
+    problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """Everything, as lines: a table for each workload, then what failed."""
+        blocks = list(self.remarks)
+        for workload, rows in self.differences.groupby("workload", sort=False):
+            how = ", ".join(dict.fromkeys(rows["interval"]))
+            blocks += [f"\n{workload} (95 % intervals: {how})", tabulate(_lines(rows), _HEADS, disable_numparse=True)]
+            for name, what in (("accuracy_points", "accuracy"), ("timesteps", "average exit timestep")):
+                clear = int(((rows[f"{name}_low"] > 0) | (rows[f"{name}_high"] < 0)).sum())
+                blocks.append(f"{what}: {clear} of {len(rows)} intervals leave 0 out")
+        return "\n".join([*blocks, *self.problems, "failed" if self.problems else "differences are not judged"])
+
+
+_HEADS = ["strategy", "operating point", "accuracy %", "difference in points", "avg exit t", "difference"]
+
+
+def _lines(rows: pd.DataFrame) -> Iterator[list[str]]:
+    for row in rows.to_dict("records"):
+        yield [
+            str(row["strategy"]),
+            str(row["operating_point"]),
+            f"{100 * row['accuracy_committed']:.2f} → {100 * row['accuracy_found']:.2f}",
+            "{:+.2f} ({:+.2f} to {:+.2f})".format(*(row[f"accuracy_points{end}"] for end in ("", "_low", "_high"))),
+            f"{row['timesteps_committed']:.3f} → {row['timesteps_found']:.3f}",
+            "{:+.3f} ({:+.3f} to {:+.3f})".format(*(row[f"timesteps{end}"] for end in ("", "_low", "_high"))),
+        ]
+
+
+def retrain_board(folder: Path, registry: Registry, *, keep: Path | None = None) -> Retraining:
+    """Run the suite of the board in ``folder`` in an empty store without the package's zoo, and compare.
+
+    Corrupted test data (``[shift]``) are left out.
+
+    Args:
+        keep: folder to write the new tables and ``differences.csv`` to.
+
+    Raises:
+        UsageError: when there is no board, or a trace beside it is not the board's own.
+    """
+    committed = read_board(folder)
+    suite = briefly(suite_of(committed, folder)).model_copy(update={"shift": None})
+    before = _tested(committed, suite, folder, registry, default_store())
+    with tempfile.TemporaryDirectory(prefix="exitbench-") as scratch:
+        place = Path(scratch) / "board"
+        store = Store(Path(scratch) / "store", zoo=None)
+        board = run_suite(suite, registry=registry, output=place, store=store, export_traces=True)
+        after = _tested(board, suite, place, registry, store)
+    records: list[dict[str, Any]] = []
+    for spec in suite.workloads:
+        sides = before.get(spec.name), after.get(spec.name)
+        if sides[0] and sides[1] and _same_samples(sides[0], sides[1]):
+            records += _paired(spec.name, sides[0], sides[1], suite)
+        else:
+            records += _unpaired(spec.name, committed, board)
+    failed = board.rows[board.rows["status"].str.startswith("failed")]
+    problems = [f"{', '.join(str(row[key]) for key in _KEYS)}: {row['status']}" for row in failed.to_dict("records")]
+    found = Retraining(pd.DataFrame(records, columns=list(_COLUMNS)), problems)
+    found.remarks.append(f"{folder}: {len(suite.workloads)} workloads trained and run again; found minus committed")
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        write_tables(board, keep)
+        write_text(keep / "differences.csv", found.differences.to_csv(index=False))
+    return found
+
+
+def _tested(board: Board, suite: Suite, folder: Path, registry: Registry, store: Store) -> dict[str, Tested]:
+    """The workloads whose traces stand beside the board."""
+    found: dict[str, Tested] = {}
+    for spec in suite.workloads:
+        paths = [folder / "traces" / f"{spec.name}-{split}.safetensors" for split in ("calibration", "test")]
+        if all(path.exists() for path in paths):
+            found |= tested(board, suite.model_copy(update={"workloads": [spec]}), folder, registry, store)
+    return found
+
+
+def _same_samples(before: Tested, after: Tested) -> bool:
+    one, other = before.test.trace, after.test.trace
+    return torch.equal(one.sample_ids, other.sample_ids) and torch.equal(one.labels, other.labels)
+
+
+def _samples(side: Tested) -> dict[tuple[str, str], PolicySamples]:
+    """What every policy did on every test sample, and static T, by strategy and operating point."""
+    trace = side.test.trace
+    found = {(STATIC, ""): policy_samples(trace, static_outcome(trace))}
+    for entry in side.scores.entries:
+        for policy in entry.scores.policies if entry.scores else ():
+            if policy.outcome is not None:
+                found[entry.label, str(policy.point)] = policy_samples(trace, policy.outcome)
+    return found
+
+
+def _paired(workload: str, before: Tested, after: Tested, suite: Suite) -> Iterator[dict[str, Any]]:
+    ours, theirs = _samples(before), _samples(after)
+    common = [key for key in ours if key in theirs]
+    columns = [column for key in common for side in (ours, theirs) for column in _columns(side[key])]
+    drawn = Drawn([(column, False) for column in columns], resamples=suite.resamples, seed=suite.seed)
+    for key in common:
+        (right, exits), (right_now, exits_now) = _columns(ours[key]), _columns(theirs[key])
+        accuracy = interval(drawn.means(right_now) - drawn.means(right))
+        timesteps = interval(drawn.means(exits_now) - drawn.means(exits))
+        figures = (right.mean(), right_now.mean(), accuracy), (exits.mean(), exits_now.mean(), timesteps)
+        yield _record((workload, *key), *figures, PAIRED)
+
+
+def _columns(samples: PolicySamples) -> tuple[Array, Array]:
+    return samples.right, samples.exit_timesteps
+
+
+def _unpaired(workload: str, committed: Board, board: Board) -> Iterator[dict[str, Any]]:
+    ours, theirs = (_moments(one, workload) for one in (committed, board))
+    for key in (key for key in ours if key in theirs):
+        figures = [
+            (old[0], new[0], unpaired(old, new)) for old, new in zip(ours[key], theirs[key], strict=True)
+        ]  # accuracy, then exit timesteps
+        yield _record((workload, *key), figures[0], figures[1], UNPAIRED)
+
+
+def _moments(board: Board, workload: str) -> dict[tuple[str, str], list[tuple[float, float, int]]]:
+    """(mean, variance, samples) of right answers and of exit timesteps, by strategy and operating point."""
+    found = {}
+    for facts in board.workloads[board.workloads["workload"] == workload].to_dict("records"):
+        static, samples = float(json.loads(facts["static_accuracy"])[-1]), int(facts["samples"])
+        found[STATIC, ""] = [_share(static, samples), (float(facts["timesteps"]), 0.0, samples)]
+    rows = board.rows[(board.rows["workload"] == workload) & board.rows["accuracy"].notna()]
+    for row in rows.to_dict("records"):
+        stopped = np.array(json.loads(row["exit_histogram"]))
+        samples, steps = int(row["samples"]), np.arange(1, len(stopped) + 1)
+        mean = float(stopped @ steps) / samples
+        variance = float(stopped @ (steps - mean) ** 2) / samples
+        key = str(row["strategy"]), str(row["operating_point"])
+        found[key] = [_share(float(row["accuracy"]), samples), (mean, variance, samples)]
+    return found
+
+
+def _share(share: float, samples: int) -> tuple[float, float, int]:
+    return share, share * (1 - share), samples
+
+
+def unpaired(before: tuple[float, float, int], after: tuple[float, float, int]) -> tuple[float, float]:
+    """The normal 95 % interval of after minus before: means with variances of single samples and their numbers."""
+    half = _NORMAL * (before[1] / before[2] + after[1] / after[2]) ** 0.5
+    return after[0] - before[0] - half, after[0] - before[0] + half
+
+
+Figure = tuple[float, float, tuple[float, float]]
+
+
+def _record(key: tuple[str, str, str], accuracy: Figure, timesteps: Figure, how: str) -> dict[str, Any]:
+    cells: list[Any] = [*key]
+    for (before, after, (low, high)), factor in ((accuracy, 100), (timesteps, 1)):
+        cells += [float(before), float(after), factor * (float(after) - float(before)), factor * low, factor * high]
+    return dict(zip(_COLUMNS, [*cells, how], strict=True))

@@ -1,0 +1,71 @@
+"""Rows over training seeds: what stays of a figure when the same network is trained again from another seed.
+
+With at least five seeds the interval of a mean is Student's t at 95 %, mean ± t s / √n with n - 1 degrees of freedom,
+which takes the seeds as a sample of all seeds and their figures as roughly normal. With fewer of them no interval
+is claimed: the smallest and the largest value are shown.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+from bench_core.columns import SEED_COLUMNS
+
+__all__ = ["FEWEST_FOR_INTERVAL", "over_seeds", "seed_table"]
+
+FEWEST_FOR_INTERVAL = 5
+_FIGURES = ("accuracy", "delta_points", "average_exit_timestep")
+_MISSED = ("missed target", "over budget on test")
+
+
+def over_seeds(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float, str]:
+    """Mean, low, high and what low and high are, of one figure at one or more seeds.
+
+    The t interval from five values on, else the range; of a single value neither, and both are NaN.
+    """
+    mean, count = float(np.mean(values)), len(values)
+    if count == 1:
+        return mean, float("nan"), float("nan"), ""
+    if count < FEWEST_FOR_INTERVAL:
+        return mean, float(min(values)), float(max(values)), "range"
+    half = float(student.ppf((1 + confidence) / 2, count - 1)) * float(np.std(values, ddof=1)) / count**0.5
+    return mean, mean - half, mean + half, f"{100 * confidence:.0f} % t"
+
+
+def seed_table(rows: pd.DataFrame, groups: Mapping[str, Sequence[str]]) -> pd.DataFrame | None:
+    """Every strategy at every operating point over the seeds of each group, from rows.csv; None without a group.
+
+    Args:
+        rows: of the whole board.
+        groups: by common name, the workloads that differ in their seed only.
+    """
+    records: list[dict[str, Any]] = []
+    for name, workloads in groups.items():
+        own = rows[rows["workload"].isin(list(workloads))]
+        for (point, strategy), at_point in own.groupby(["operating_point", "strategy"], sort=False):
+            records.append(
+                {
+                    "workload": name,
+                    "operating_point": point,
+                    "strategy": strategy,
+                    **_figures(at_point[at_point["accuracy"].notna()]),
+                }
+            )
+    if not groups:
+        return None
+    return pd.DataFrame(records, columns=list(SEED_COLUMNS)).astype({"seeds": "Int64", "missed": "Int64"})
+
+
+def _figures(rows: pd.DataFrame) -> dict[str, Any]:
+    """What one strategy at one operating point came to at the seeds where it has figures."""
+    found: dict[str, Any] = {"workloads": json.dumps(rows["workload"].tolist()), "seeds": len(rows)}
+    if len(rows):
+        for name in _FIGURES:
+            mean, low, high, found["interval"] = over_seeds(rows[name].astype(float).tolist())
+            found |= {name: mean, f"{name}_low": low, f"{name}_high": high}
+        found["missed"] = sum(any(text in str(note) for text in _MISSED) for note in rows["note"])
+    return found

@@ -1,0 +1,142 @@
+"""Policies under corruption: what was fitted and chosen on clean data, replayed on corrupted test samples.
+
+A policy's promise is judged against the same corrupted samples, and by the same test as on the board: iso-accuracy d
+promises at least the accuracy of static T less d points, a budget b at most b T timesteps, risk d at most d points
+harmed. It counts as broken where the 95 % interval says so.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from bench_core.columns import SHIFT_COLUMNS
+from bench_core.comparisons import Drawn, missed, right_at_end
+from bench_core.exits import ExitPolicy
+from bench_core.failures import guarded
+from bench_core.progress import progress
+from bench_core.replay import Outcome, replay_policy
+from bench_core.scoring import Entry, PolicySamples, Recorded, ScoredPolicy, WorkloadScores, policy_samples
+from bench_core.statistics import interval
+
+__all__ = ["CLEAN", "Condition", "shift_table"]
+
+CLEAN = "clean"  # the same samples as they are, severity 0
+_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Test samples under one corruption, recorded, and where they are to be had their inputs."""
+
+    corruption: str
+    severity: int
+    recorded: Recorded
+
+    @property
+    def name(self) -> str:
+        """As in file names and manifests."""
+        return f"{self.corruption}-{self.severity}"
+
+
+@dataclass(frozen=True)
+class _Replayed:
+    """One policy under one condition: what it did on every sample, or why that is not known."""
+
+    entry: Entry
+    policy: ScoredPolicy
+    samples: PolicySamples | None
+    problem: str = ""
+
+
+def shift_table(
+    workloads: Sequence[WorkloadScores],
+    conditions: Mapping[str, Sequence[Condition] | str],
+    *,
+    resamples: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Every policy of the board under every condition, a row each.
+
+    Args:
+        workloads: scored on clean data; policies that weren't chosen there have no row.
+        conditions: by workload: what its policies are replayed on, or in words why there is nothing.
+        resamples, seed: of the bootstrap.
+    """
+    rows: list[dict[str, Any]] = []
+    for workload in workloads:
+        found = conditions.get(workload.name, ())
+        if isinstance(found, str):
+            rows.append({"workload": workload.name, "status": found})
+            continue
+        with progress(f"shift {workload.name}", len(found), "conditions") as advance:
+            for condition in found:
+                rows += _rows(workload, condition, resamples=resamples, seed=seed)
+                advance(1, condition.name)
+    table = pd.DataFrame(rows, columns=list(SHIFT_COLUMNS))
+    return table.astype(dict.fromkeys(("severity", "samples"), "Int64"))
+
+
+def _rows(workload: WorkloadScores, condition: Condition, *, resamples: int, seed: int) -> Iterator[dict[str, Any]]:
+    trace = condition.recorded.trace
+    replayed = list(_replay(workload, condition))
+    at_end = right_at_end(trace)
+    columns = [(at_end, False)]
+    for one in replayed:
+        if one.samples is not None:
+            did = one.samples
+            columns += [(did.right, False), (did.exit_timesteps, False), (did.harmed, False)]
+    drawn = Drawn(columns, resamples=resamples, seed=seed)
+    static = int(at_end.sum())
+    for one in replayed:
+        row = {
+            "workload": workload.name,
+            "strategy": one.entry.label,
+            "operating_point": str(one.policy.point),
+            "corruption": condition.corruption,
+            "severity": condition.severity,
+            "status": one.problem or ("fallback: static T" if one.policy.status == "fallback" else one.policy.status),
+            "samples": len(trace),
+            "static_accuracy": static / len(trace),
+            "trace": trace.digest[:_DIGITS],
+        }
+        if one.samples is not None:
+            did = one.samples
+            change = interval(drawn.means(did.right) - drawn.means(at_end))
+            exits = interval(drawn.means(did.exit_timesteps))
+            row |= {
+                "accuracy": int(did.right.sum()) / len(trace),
+                "delta_points": 100 * (int(did.right.sum()) - static) / len(trace),
+                "delta_points_low": 100 * change[0],
+                "delta_points_high": 100 * change[1],
+                "average_exit_timestep": int(did.exit_timesteps.sum()) / len(trace),
+                "average_exit_timestep_low": exits[0],
+                "average_exit_timestep_high": exits[1],
+                "harmed_share": int(did.harmed.sum()) / len(trace),
+                "promise": "broken" if missed(one.policy.point, trace, did, drawn) else "kept",
+            }
+        yield row
+
+
+def _replay(workload: WorkloadScores, condition: Condition) -> Iterator[_Replayed]:
+    trace = condition.recorded.trace
+    for entry in workload.entries:
+        done: dict[Any, Outcome | str] = {}  # operating points often pick the same policy
+        for policy in entry.scores.policies if entry.scores else ():
+            if policy.policy is None:
+                continue
+            key = (policy.status, policy.value)
+            if key not in done:
+                done[key] = _outcome(f"{workload.name}, {entry.label}, {condition.name}", policy.policy, condition)
+            outcome = done[key]
+            if isinstance(outcome, str):
+                yield _Replayed(entry, policy, None, outcome)
+            else:
+                yield _Replayed(entry, policy, policy_samples(trace, outcome))
+
+
+def _outcome(what: str, policy: ExitPolicy, condition: Condition) -> Outcome | str:
+    """Where the policy stopped each sample, or in words why that is not known."""
+    found: Outcome | str = guarded(what, replay_policy, policy, condition.recorded.trace, condition.recorded.inputs)
+    return found

@@ -1,0 +1,85 @@
+"""The wall clock of a board: each policy that has none yet is run live on the same few test samples."""
+
+from typing import Any
+
+import torch
+
+from bench_core.competition import RecordedWorkload
+from bench_core.digests import json_digest
+from bench_core.exits import ExitPolicy
+from bench_core.failures import guarded
+from bench_core.hashing import hash_order
+from bench_core.latency import measure
+from bench_core.live import LiveSamples, run_live
+from bench_core.provenance import environment
+from bench_core.results import Board
+from bench_core.scoring import WorkloadScores
+from bench_core.snn import SpikingNetwork
+from bench_core.suite import LatencySpec
+
+__all__ = ["measure_policies"]
+
+LATENCY_SALT = 0x4C415445  # which test samples are timed
+
+
+def measure_policies(board: Board, timing: LatencySpec, ready: RecordedWorkload, result: WorkloadScores) -> None:
+    """Add wall clock to the board for every policy that has none yet."""
+    wanted: dict[str, ExitPolicy] = {}
+    rows: list[dict[str, Any]] = []
+    for entry in result.entries:
+        if entry.scores is None:
+            continue
+        for scored in entry.scores.policies:
+            if scored.policy is None:
+                continue
+            made_of = [ready.weights.digest, entry.label, scored.value, entry.scores.parameters]
+            digest = json_digest(made_of)[:16]
+            place = {"workload": result.name, "strategy": entry.label, "operating_point": str(scored.point)}
+            rows.append({**place, "policy": digest})
+            if not board.is_measured(digest):
+                wanted[digest] = scored.policy
+    timed = _timed_samples(ready, max(timing.samples, timing.batch_samples))
+    for digest, policy in list(wanted.items()):
+        if isinstance(guarded(f"{result.name}, live", _try_live, ready.network, timed, policy), str):
+            del wanted[digest]  # its wall clock is n/a
+    if wanted:
+        place = environment()
+        facts = {
+            "samples": min(timing.samples, len(timed)),
+            "batch": timing.batch,
+            "batch_samples": min(timing.batch_samples, len(timed)),
+            "repetitions": timing.repetitions,
+            "threads": timing.threads,
+            "device": f"{place['device']} {place['machine']} {place['cpu_capability']}",
+        }
+        for batch, count in ((1, timing.samples), (timing.batch, timing.batch_samples)):
+            if count == 0:
+                continue
+            some = timed.at(torch.arange(min(count, len(timed))))
+            title = f"measure {result.name}, batch {batch}"
+            timings = measure(
+                ready.network,
+                some,
+                wanted,
+                batch=batch,
+                repetitions=timing.repetitions,
+                threads=timing.threads,
+                title=title,
+            )
+            board.add_timings(result.name, timings, facts)
+    board.place_measurements(rows)
+
+
+def _timed_samples(ready: RecordedWorkload, count: int) -> LiveSamples:
+    """Test samples for the wall clock, drawn by hash."""
+    dataset, timesteps = ready.workload.dataset, ready.workload.spec.timesteps
+    split = dataset.split("test")
+    order = torch.from_numpy(hash_order(split.sample_ids, LATENCY_SALT).argsort())[:count]
+    return LiveSamples.of_split(dataset, split, order, timesteps)
+
+
+def _try_live(network: SpikingNetwork, samples: LiveSamples, policy: ExitPolicy) -> None:
+    """Raises whatever a policy raises in a live run, alone and in a batch that is refilled."""
+    few = samples.at(torch.arange(min(4, len(samples))))
+    run_live(network, few, policy, batch=1)
+    run_live(network, few, policy, batch=2, refill=True)

@@ -1,0 +1,39 @@
+"""What training a network took, epoch by epoch, from what the artifact of its weights remembers."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+__all__ = ["TRAINING_COLUMNS", "training_log"]
+
+TRAINING_COLUMNS: Final = (
+    "workload",
+    "stage",
+    "epoch",
+    "loss",
+    "accuracy",
+    "seconds",
+    "device",
+    "threads",
+    "torch",
+)
+
+
+def training_log(workload: str, metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row of ``TRAINING_COLUMNS`` per epoch. Stages are ``trunk`` and ``branch``, or ``all`` without a trunk.
+
+    Args:
+        workload: its name.
+        metadata: of the artifact ``networks``; loss and accuracy are means over augmented training batches.
+    """
+    if (trunk := metadata.get("trunk")) is None:
+        return list(_epochs(workload, "all", metadata))
+    return [*_epochs(workload, "trunk", trunk), *_epochs(workload, "branch", metadata)]
+
+
+def _epochs(workload: str, stage: str, metadata: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    place = metadata["environment"]
+    device = f"{place['device']} {place['machine']} {place['cpu_capability']}"
+    for record in metadata["history"]:
+        figures = {name: record.get(name) for name in ("epoch", "loss", "accuracy", "seconds")}
+        made_on = {"device": device, "threads": place["threads"], "torch": place["torch"]}
+        yield {"workload": workload, "stage": stage, **figures, **made_on}
