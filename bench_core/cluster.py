@@ -186,17 +186,14 @@ class StagesUnderWay:
         self.shares, self.at_once = share_cores(cores, torch.get_num_threads())
 
     def give_up(self) -> int:
-        """Drop stages that need what a failed one should have made; how many."""
-        blocked = {
-            name: self.problems[needed]
-            for name, stage in self.waiting.items()
-            for needed in stage.after
-            if needed in self.problems
-        }
-        self.problems |= blocked
-        for name in blocked:
-            del self.waiting[name]
-        return len(blocked)
+        """Drop stages that need, at whatever remove, what a failed one should have made; how many."""
+        before = len(self.waiting)
+        for name, stage in list(self.waiting.items()):  # what a stage needs stands before it
+            failed = [self.problems[needed] for needed in stage.after if needed in self.problems]
+            if failed:
+                self.problems[name] = failed[0]
+                del self.waiting[name]
+        return before - len(self.waiting)
 
     def hand_out(self) -> None:
         """Begin stages while workers are free, those first that stand first."""

@@ -12,7 +12,7 @@ import torch
 from bench_core.competition import policy_artifacts
 from bench_core.curves import FamilyOnTrace
 from bench_core.data import SPLITS, Dataset, ImageSplit
-from bench_core.errors import UsageError
+from bench_core.errors import DataError, UsageError
 from bench_core.exits import ExitPolicy, ExitStrategy, Requirement, ScoreFamily
 from bench_core.knobs import KnobValue, nearest
 from bench_core.metrics import ReferencePoints, reference_points, static_accuracy
@@ -176,8 +176,8 @@ def replay_files(
     learn, run = (Recorded(trace, resolve_inputs(trace, registry) if looks else None) for trace in (calibration, test))
     if looks and (learn.inputs is None or run.inputs is None):
         raise UsageError(
-            f"{strategy.name} looks at inputs, and these traces don't say where they come from; "
-            "record them with `exitbench record`, or take another strategy"
+            f"{strategy.name} looks at inputs, and those of these traces are not at hand; bring the data here, record "
+            "traces that say where they come from (`exitbench record`), or take another strategy"
         )
     chosen = choice.fitted(learn, run, store, {"trace": calibration.digest})
     result = ReplayResult(strategy.name, chosen.knobs, choice.rule, chosen.status, chosen.outcome, test, same)
@@ -281,7 +281,7 @@ def resolve_inputs(trace: Trace, registry: Registry) -> InputFrames | None:
     """The network inputs of a trace's samples, found by data digest and sample id; None where that can't be done.
 
     A trace recorded by exitbench names its split's digest in its provenance; any registered data set whose split has
-    that digest holds the inputs.
+    that digest holds the inputs. A data set whose files aren't here is said on stderr.
     """
     provenance = json.loads(trace.header.get("provenance", "null"))
     digest = provenance.get("data") if isinstance(provenance, dict) else None
@@ -292,7 +292,11 @@ def resolve_inputs(trace: Trace, registry: Registry) -> InputFrames | None:
     dataset = registry.datasets.get(name) if isinstance(name, str) else None
     if dataset is None:
         return None
-    split = dataset.split(split_name)
+    try:
+        split = dataset.split(split_name)
+    except DataError as error:
+        note(f"inputs of {name} are not at hand: {error}")
+        return None
     if split.digest != digest:
         return None
     return _by_sample_id(dataset, trace, split)

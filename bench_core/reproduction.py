@@ -4,8 +4,12 @@
 every deterministic csv file is equal byte by byte; elsewhere every decision is equal and figures agree to nine digits.
 ``weights``: the shipped networks are run again and recorded anew. Equal on the same machine type; elsewhere, since a
 spike may flip, of rows.csv accuracies agree within 0.1 point and average exit timesteps within 0.01.
+
+Where the inputs of the traces are not at hand, strategies that look at inputs can't be replayed. Then their rows are
+left out, and with them whatever a row owes to other rows: ranks, wins, losses and ties, and the tables of ``_AMONG``.
 """
 
+import dataclasses
 import json
 import math
 import tempfile
@@ -51,6 +55,8 @@ _KEYS = {
     "seeds": ("workload", "operating_point", "strategy"),
     "shift": ("workload", "strategy", "operating_point", "corruption", "severity"),
 }
+_AMONG = ("pairwise", "summary", "seeds")
+_STANDING = ["rank", "wins", "losses", "ties"]
 
 
 @dataclass
@@ -111,15 +117,21 @@ def reproduce_board(folder: Path, registry: Registry, *, from_weights: bool, kee
         for name in names
         if board.tables[name].to_csv(index=False) != (folder / f"{name}.csv").read_text(encoding="utf-8")
     ]
+    if blind := _blind(committed, board):
+        result.remarks.append(
+            f"{', '.join(blind)}: not compared, nor are ranks and what stands in "
+            f"{', '.join(f'{name}.csv' for name in _AMONG if name in names)}: without the inputs they can't be replayed"
+        )
+        changed = [name for name in names if name not in _AMONG]
+        committed, board = (_without(one, blind) for one in (committed, board))
     if not changed:
         files = [f"{name}.csv" for name in names]
         result.remarks.append(f"{', '.join(files[:-1])} and {files[-1]} are equal byte by byte")
     elif same_place:
         result.remarks.append("the versions and the CPU capability are those of the manifest, so nothing may differ")
         for name in changed:
-            result.drift += _differences(name, committed, board, _exactly) or [
-                f"{name}.csv: the files differ, their values don't"
-            ]
+            found = _differences(name, committed, board, _exactly)
+            result.drift += found or ([] if blind else [f"{name}.csv: the files differ, their values don't"])
     else:
         result.remarks.append(f"made with {committed.manifest['environment']}, recomputed with {environment()}")
         for name in ("rows",) if from_weights else changed:
@@ -214,6 +226,22 @@ def _conditions(
             return None
         conditions[spec.name] = own
     return conditions
+
+
+def _blind(committed: Board, found: Board) -> list[str]:
+    """Strategies of the board that couldn't be replayed for want of inputs."""
+    unavailable = found.rows["status"].str.startswith("unavailable")
+    wanted = set(committed.rows.loc[~committed.rows["status"].str.startswith("unavailable"), "strategy"])
+    return [name for name in dict.fromkeys(found.rows.loc[unavailable, "strategy"]) if name in wanted]
+
+
+def _without(board: Board, strategies: Sequence[str]) -> Board:
+    """The board without these strategies, and without what other rows owe to them."""
+    kept: dict[str, Any] = {
+        name: table[~table["strategy"].isin(strategies)] if "strategy" in table else table
+        for name, table in board.tables.items()
+    }
+    return dataclasses.replace(board, **{**kept, "rows": kept["rows"].drop(columns=_STANDING)})
 
 
 def _same_place(made_with: Mapping[str, Any]) -> bool:

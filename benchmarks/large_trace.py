@@ -6,8 +6,8 @@ A random trace of N x T x K float32 logits is written once and memory-mapped. ``
 cumulative sum, softmax, maximum; of several chunk sizes the fastest counts. Each strategy is fitted, its scores
 computed, and every distinct threshold swept; what all of them share, the predictions, is computed once and timed on its
 own. Memory is the largest anonymous resident memory seen meanwhile, which leaves the mapped file out; PyTorch alone
-takes the first figure. All times are processor time of this one run, so that a busy machine
-disturbs them little; the growth is over N / 4, N / 2 and N.
+takes the first figure. All times are processor time of this one run, which
+a busy machine disturbs less; the growth is over N / 4, N / 2 and N.
 """
 
 import argparse
@@ -58,8 +58,9 @@ def fastest_plain(trace: Trace) -> float:
 
 def run_strategy(name: str, trace: Trace) -> tuple[float, float, float]:
     """Seconds of fit, score table and sweep."""
+    strategy = load_registry().strategies[name]
     times = [time.process_time()]
-    family = load_registry().strategies[name].fit(Calibration(trace))
+    family = strategy.fit(Calibration(trace))
     assert isinstance(family, ScoreFamily)
     times.append(time.process_time())
     table = score_table(family.strategy, trace)

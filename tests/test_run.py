@@ -14,7 +14,7 @@ import torch
 
 from bench_core import columns, recording, stages
 from bench_core.data import calibration_halves
-from bench_core.errors import UsageError
+from bench_core.errors import DataError, UsageError
 from bench_core.execution import competitors, run_suite
 from bench_core.exits import Calibration, NeverExit
 from bench_core.live import LiveSamples, run_live
@@ -682,6 +682,46 @@ def test_a_figure_that_drifted_in_another_file_is_named_with_the_file(registry, 
     assert len(found.drift) == 1
     assert found.drift[0].startswith(f"{name}.csv: ")
     assert f"{column}: expected" in found.drift[0]
+
+
+LOOKS = """
+class Bright(ScoreStrategy):
+    name = "bright"
+    reference = "nobody"
+    family_knob = Knob("threshold")
+    requires = frozenset({Requirement.INPUTS})
+
+    def score(self, evidence):
+        return evidence.inputs.flatten(1).mean(1).double() + evidence.t
+
+
+@hookimpl
+def bench_exit_strategies():
+    return [Bright()]
+"""
+
+
+def test_without_the_inputs_all_but_what_looks_at_them_is_compared(tmp_path, trained, monkeypatch):
+    registry, folder = tiny_registry(write_plugin(tmp_path / "looks.py", LOOKS)), tmp_path / "board"
+    run(folder, registry, store=trained, strategies=[{"name": "seenn-i"}, {"name": "bright"}], export_traces=True)
+    assert reproduce_board(folder, registry, from_weights=False).drift == []
+
+    def absent(_name):
+        raise DataError("no images: fetch them")
+
+    monkeypatch.setattr(registry.datasets["tiny-shapes"], "split", absent)
+    found = reproduce_board(folder, registry, from_weights=False)
+    assert found.drift == []
+    assert any(line.startswith("bright: not compared") for line in found.remarks)
+    rows = pd.read_csv(folder / "rows.csv")
+    seen = rows["strategy"] == "seenn-i"
+    for column, strategy, drift in (("rank", seen, 0), ("accuracy", ~seen, 0), ("accuracy", seen, 1)):
+        changed = rows.copy()
+        changed.loc[changed.index[strategy][0], column] += 1
+        changed.to_csv(folder / "rows.csv", index=False)
+        lines = reproduce_board(folder, registry, from_weights=False).drift
+        assert [line for line in lines if "seenn-i" in line and column in line] == lines
+        assert len(lines) == drift
 
 
 def test_a_trace_that_is_not_the_boards_own_is_refused(registry, tmp_path, trained):

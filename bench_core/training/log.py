@@ -21,6 +21,8 @@ TRAINING_COLUMNS: Final = (
 def training_log(workload: str, metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row of ``TRAINING_COLUMNS`` per epoch. Stages are ``trunk`` and ``branch``, or ``all`` without a trunk.
 
+    Weights that were not trained here have none.
+
     Args:
         workload: its name.
         metadata: of the artifact ``networks``; loss and accuracy are means over augmented training batches.
@@ -31,6 +33,8 @@ def training_log(workload: str, metadata: Mapping[str, Any]) -> list[dict[str, A
 
 
 def _epochs(workload: str, stage: str, metadata: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    if "history" not in metadata:
+        return
     place = metadata["environment"]
     device = f"{place['device']} {place['machine']} {place['cpu_capability']}"
     for record in metadata["history"]:

@@ -1,0 +1,99 @@
+"""What training took: kept with the weights, a file of the board, a line and a chart for people."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bench_core.leaderboard import training_line
+from bench_core.published import PUBLISHED_COLUMNS
+from bench_core.report.markdown import markdown
+from bench_core.report.page import page
+from bench_core.report.plots import themed, training_chart
+from bench_core.results import TRAINING, read_board, write_board
+from bench_core.stages import Workload, trained_weights
+from bench_core.store import Store
+from bench_core.training.log import TRAINING_COLUMNS, training_log
+from tests.helpers.suites import DIRECT, parsed_suite, tiny_registry
+
+QUICK = Path(__file__).parent.parent / "results" / "quick"
+
+
+def epochs(count, stage="all", seconds=60.0, workload="fashion-direct"):
+    return [
+        dict(
+            zip(TRAINING_COLUMNS, (workload, stage, n + 1, 2.0 / (n + 1), 0.5, seconds, "cpu", 1, "2.13"), strict=True)
+        )
+        for n in range(count)
+    ]
+
+
+def board_with(rows, **fields):
+    board = read_board(QUICK)
+    board.training = pd.DataFrame(rows, columns=list(TRAINING_COLUMNS))
+    for name, value in fields.items():
+        setattr(board, name, value)
+    return board
+
+
+def test_weights_remember_every_epoch_of_trunk_and_branch(tmp_path):
+    recipe = {"epochs": 1, "learning_rate": 0.1}
+    branch = {**DIRECT, "recipe": {**recipe, "epochs": 2, "trunk": recipe}}
+    (spec,) = parsed_suite(workloads=[branch]).workloads
+    weights = trained_weights(Workload.resolve(spec, tiny_registry()), Store(tmp_path, zoo=None))
+    rows = training_log("mine", weights.metadata)
+    assert [(row["workload"], row["stage"], row["epoch"]) for row in rows] == [
+        ("mine", "trunk", 1),
+        ("mine", "branch", 1),
+        ("mine", "branch", 2),
+    ]
+    assert all(tuple(row) == TRAINING_COLUMNS for row in rows)
+    assert all(row["seconds"] > 0 and row["loss"] > 0 and 0 <= row["accuracy"] <= 1 for row in rows)
+
+
+def test_weights_from_elsewhere_have_no_log():
+    assert training_log("theirs", {}) == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (epochs(3), ["3 epochs, 3 minutes", "1 thread;", "loss 0.667", "50.0 %"]),
+        (epochs(2, "trunk") + epochs(1, "branch"), ["3 epochs (trunk 2 + branch 1), 3 minutes"]),
+        (epochs(2, seconds=None) + epochs(1), ["1 minutes for 1 of them, the others not timed"]),
+        (epochs(2, seconds=None), ["2 epochs on cpu"]),
+    ],
+)
+def test_a_line_says_what_it_took(rows, words):
+    board = board_with(rows)
+    line = training_line(board, "fashion-direct")
+    assert all(word in line for word in words)
+    assert f"\n{line}.\n" in markdown(board)
+    assert training_line(board, "fashion-qcfs") == ""
+
+
+def test_the_chart_and_the_page_show_it_and_published_figures_stand_apart():
+    hostile = ["<script>alert(1)</script>", "net", "fashion-mnist", "", "96.1", "1.08", "somebody", "there", "somehow"]
+    published = pd.DataFrame([hostile], columns=list(PUBLISHED_COLUMNS))
+    board = board_with(epochs(2, "trunk") + epochs(3, "branch"), published=published)
+    with themed():
+        chart = training_chart(board, "fashion-direct")
+        assert training_chart(board, "fashion-qcfs") is None
+    assert [spot.x for spot in chart.spots] == [1, 2, 3, 4, 5]
+    shown = page(board, {}, "iso-accuracy:0.5")
+    assert "fashion-direct: training" in shown
+    assert "epoch 5: loss 0.667, right 50.0 %" in shown
+    for text in (markdown(board), shown):
+        assert "Published figures" in text
+        assert "not ranked" in text
+        assert "96.1" in text
+        assert "<script>alert" not in text
+    without = read_board(QUICK)
+    assert "Published figures" not in markdown(without) + page(without, {}, "iso-accuracy:0.5")
+
+
+def test_the_file_comes_back_as_it_was_written(tmp_path):
+    board = board_with(epochs(2))
+    write_board(board, tmp_path)
+    pd.testing.assert_frame_equal(read_board(tmp_path).training, pd.read_csv(tmp_path / TRAINING))
+    assert list(read_board(tmp_path).training["epoch"]) == [1, 2]
