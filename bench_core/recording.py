@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from bench_core.costs.ledger import OperationLedger, UncountableLayerError
 from bench_core.data import Dataset, ImageSplit
 from bench_core.errors import RecordingError
+from bench_core.failures import out_of_memory
 from bench_core.progress import note, progress
 from bench_core.snn import SpikingNetwork
 from bench_core.trace import LAYER_COUNTS, SCHEMA, Trace
@@ -122,15 +123,10 @@ def record_within_memory(
             return Part(tensors, size)
         except Exception as error:
             network.reset()  # lets go of what the neurons hold
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             note(f"record {split.name}: out of memory at batch {size}")
     raise RecordingError(f"out of memory even at batch {size}")
-
-
-def _out_of_memory(error: Exception) -> bool:
-    refused = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # by torch's CPU allocator
-    return refused or isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
 
 
 def record_part(

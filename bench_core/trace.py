@@ -246,11 +246,12 @@ def _difference(first: Trace, other: Trace) -> str:
     return ""
 
 
-def load_trace(path: Path) -> Trace:
+def load_trace(path: Path | str) -> Trace:
     """Read and validate a trace file, or a trace in shards from its ``.json`` index.
 
     Raises TraceError, one line with file, tensor and first bad index, for whatever isn't a valid trace.
     """
+    path = Path(path)
     if path.suffix == ".json":
         return _load_shards(path)
     tensors, header = _read(path)

@@ -1,5 +1,6 @@
 """Traces in shards and selections: the same trace, however it is cut, and read without ever holding the whole."""
 
+import gc
 import hashlib
 import itertools
 import json
@@ -7,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -359,3 +361,22 @@ def test_resamples_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch, samp
     for numbers in (1, 3 * samples, 50 * samples):
         monkeypatch.setattr(uncertainty, "_NUMBERS", numbers)
         assert drawn() == at_once
+
+
+def test_what_alpha_was_fitted_on_is_let_go_at_once(monkeypatch):
+    trace, held = make_trace("strong", 8, 400, 3, 5), []
+    plain = dynamic_confidence._below_top_at_end
+
+    def watched(trace):
+        chunks = plain(trace)
+        held.append(weakref.ref(chunks))
+        return chunks
+
+    monkeypatch.setattr(dynamic_confidence, "_below_top_at_end", watched)
+    monkeypatch.setattr(dynamic_confidence, "LARGE", 0)
+    gc.disable()
+    try:
+        dynamic_confidence.DynamicConfidence().learn(Calibration(trace))
+        assert [chunks() for chunks in held] == [None, None]
+    finally:
+        gc.enable()

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from bench_core.errors import UsageError, one_line
+from bench_core.failures import out_of_memory
 from bench_core.progress import note
 
 __all__ = ["PROTOCOL", "SteppedNetwork", "what_happened"]
@@ -86,7 +87,7 @@ class SteppedNetwork:
         try:
             output = self._way.step(frame.to(self._dtype, copy=True))
         except Exception as error:
-            if _is_out_of_memory(error):  # for recording to take a smaller batch
+            if out_of_memory(error):  # for recording to take a smaller batch
                 raise
             raise UsageError(
                 f"{self._name}: its {self._way.method} on a frame {list(frame.shape)} raised {what_happened(error)}; "
@@ -141,10 +142,6 @@ def what_happened(error: BaseException) -> str:
 
 def _is_the_authors(filename: str) -> bool:
     return not filename.startswith(("<", *_NOT_THE_AUTHORS))
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _way_of(module: nn.Module, name: str) -> _Way:

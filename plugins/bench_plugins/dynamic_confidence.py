@@ -7,6 +7,7 @@ log-likelihood at T on calibration data. Negative log-likelihood is convex in 1 
 """
 
 import math
+import weakref
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import ClassVar, Self
@@ -56,7 +57,7 @@ def _fitted_alpha(calibration: Calibration) -> float:
     slope = _slope(trace)
     if len(trace) * trace.classes > LARGE:  # a part of the samples says where to look: few passes over all are needed
         part = _slope(trace.select(torch.arange(0, len(trace), SPARSE)))
-        around = low if part(low) <= 0 else high if part(high) >= 0 else brentq(part, low, high, xtol=NEAR / 100)
+        around = low if part(low) <= 0 else high if part(high) >= 0 else _root(part, low, high, NEAR / 100)
         ends, low, high = (low, high), max(low, around - NEAR), min(high, around + NEAR)
         while low > ends[0] and slope(low) <= 0:
             low, high = max(ends[0], around - 4 * (around - low)), low
@@ -66,7 +67,18 @@ def _fitted_alpha(calibration: Calibration) -> float:
         return SMALLEST
     if slope(high) >= 0:
         return LARGEST
-    return math.exp(brentq(slope, low, high, xtol=1e-13))
+    return math.exp(_root(slope, low, high, 1e-13))
+
+
+def _root(slope: Callable[[float], float], low: float, high: float, tolerance: float) -> float:
+    known = weakref.ref(slope)  # scipy's wrapper is a cycle of references, which would keep all that slope holds
+
+    def called(log_alpha: float) -> float:
+        found = known()
+        assert found is not None
+        return found(log_alpha)
+
+    return float(brentq(called, low, high, xtol=tolerance))
 
 
 def _slope(trace: Trace) -> Callable[[float], float]:
