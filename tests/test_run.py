@@ -95,7 +95,7 @@ def test_a_run_writes_all_files_and_no_others(finished):
         f"traces/{workload['name']}-{split}.safetensors" for workload in WORKLOADS for split in ("calibration", "test")
     }
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    measured = {"measurements.csv", "measurements-raw.csv"}
+    measured = {"measurements.csv", "measurements-raw.csv", "training.csv"}
     assert names == {*DETERMINISTIC, *measured, "manifest.json", "leaderboard.md", *traces}
     assert board.failures == 0
 
