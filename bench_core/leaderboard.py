@@ -230,14 +230,14 @@ def training_line(board: Board, workload: str) -> str:
         return ""
     last, epochs = own.iloc[-1], len(own)
     known = own["seconds"].dropna()
-    took = f", {known.sum() / 60:.0f} minutes" if len(known) == epochs else ""
+    took = f", {known.sum() / 60:.0f} min" if len(known) == epochs else ""
     if 0 < len(known) < epochs:
-        took = f", {known.sum() / 60:.0f} minutes for {len(known)} of them, the others not timed"
+        took = f", {known.sum() / 60:.0f} min for {len(known)} of them (the others were not timed)"
     stages = own.groupby("stage", sort=False).size()
     parts = " (" + " + ".join(f"{stage} {count}" for stage, count in stages.items()) + ")" if len(stages) > 1 else ""
     threads = f"{last['threads']:.0f} thread" + ("s" if last["threads"] > 1 else "")
     return (
-        f"Trained for {epochs} epochs{parts}{took} on {last['device']}, {threads}; "
+        f"Trained for {epochs} epochs{parts} on {last['device']}, {threads}{took}; "
         f"last epoch: loss {last['loss']:.3f}, accuracy {100 * last['accuracy']:.1f} % on augmented training batches"
     )
 

@@ -58,10 +58,10 @@ def test_weights_from_elsewhere_have_no_log():
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        (epochs(3), ["3 epochs, 3 minutes", "1 thread;", "loss 0.667", "50.0 %"]),
-        (epochs(2, "trunk") + epochs(1, "branch"), ["3 epochs (trunk 2 + branch 1), 3 minutes"]),
-        (epochs(2, seconds=None) + epochs(1), ["1 minutes for 1 of them, the others not timed"]),
-        (epochs(2, seconds=None), ["2 epochs on cpu"]),
+        (epochs(3), ["3 epochs on cpu, 1 thread, 3 min;", "loss 0.667", "50.0 %"]),
+        (epochs(2, "trunk") + epochs(1, "branch"), ["3 epochs (trunk 2 + branch 1) on cpu, 1 thread, 3 min;"]),
+        (epochs(2, seconds=None) + epochs(1), ["1 thread, 1 min for 1 of them (the others were not timed);"]),
+        (epochs(2, seconds=None), ["2 epochs on cpu, 1 thread;"]),
     ],
 )
 def test_a_line_says_what_it_took(rows, words):
