@@ -235,9 +235,11 @@ def training_line(board: Board, workload: str) -> str:
         took = f", {known.sum() / 60:.0f} min for {len(known)} of them (the others were not timed)"
     stages = own.groupby("stage", sort=False).size()
     parts = " (" + " + ".join(f"{stage} {count}" for stage, count in stages.items()) + ")" if len(stages) > 1 else ""
-    threads = f"{last['threads']:.0f} thread" + ("s" if last["threads"] > 1 else "")
+    place = ""
+    if not pd.isna(last["threads"]):
+        place = f" on {last['device']}, {last['threads']:.0f} thread" + ("s" if last["threads"] > 1 else "")
     return (
-        f"Trained for {epochs} epochs{parts} on {last['device']}, {threads}{took}; "
+        f"Trained for {epochs} epochs{parts}{place}{took}; "
         f"last epoch: loss {last['loss']:.3f}, accuracy {100 * last['accuracy']:.1f} % on augmented training batches"
     )
 

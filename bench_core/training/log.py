@@ -35,9 +35,9 @@ def training_log(workload: str, metadata: Mapping[str, Any]) -> list[dict[str, A
 def _epochs(workload: str, stage: str, metadata: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     if "history" not in metadata:
         return
-    place = metadata["environment"]
-    device = f"{place['device']} {place['machine']} {place['cpu_capability']}"
+    place = metadata.get("environment", {})  # the first weights don't say where they were trained
+    device = " ".join(str(place[name]) for name in ("device", "machine", "cpu_capability") if name in place)
     for record in metadata["history"]:
         figures = {name: record.get(name) for name in ("epoch", "loss", "accuracy", "seconds")}
-        made_on = {"device": device, "threads": place["threads"], "torch": place["torch"]}
+        made_on = {"device": device, "threads": place.get("threads"), "torch": place.get("torch")}
         yield {"workload": workload, "stage": stage, **figures, **made_on}
