@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from bench_core.data import ImageSplit as ImageSplit
     from bench_core.errors import ExitBenchError as ExitBenchError
     from bench_core.errors import UsageError as UsageError
+    from bench_core.evidence import Evidence as Evidence
+    from bench_core.evidence import Readout as Readout
     from bench_core.execution import run_suite as run_suite
     from bench_core.exits import Calibration as Calibration
-    from bench_core.exits import Evidence as Evidence
     from bench_core.exits import ExitPolicy as ExitPolicy
     from bench_core.exits import ExitStrategy as ExitStrategy
     from bench_core.exits import ListedPolicies as ListedPolicies
@@ -46,9 +47,9 @@ if TYPE_CHECKING:
     from bench_core.snn.models import Model as Model
     from bench_core.suite import load_suite as load_suite
     from bench_core.trace import Trace as Trace
-    from bench_core.trace import load_trace as load_trace
-    from bench_core.trace import save_trace as save_trace
-    from bench_core.trace import save_trace_shards as save_trace_shards
+    from bench_core.trace_files import load_trace as load_trace
+    from bench_core.trace_files import save_trace as save_trace
+    from bench_core.trace_files import save_trace_shards as save_trace_shards
     from bench_core.training import Regularizer as Regularizer
 
 _HOMES = {
@@ -57,7 +58,7 @@ _HOMES = {
     "Converter": "conversion",
     "CostModel": "costs",
     "Dataset": "data",
-    "Evidence": "exits",
+    "Evidence": "evidence",
     "ExitBenchError": "errors",
     "ExitPolicy": "exits",
     "ExitStrategy": "exits",
@@ -70,6 +71,7 @@ _HOMES = {
     "Operations": "costs",
     "Overhead": "costs",
     "Parts": "snn.models",
+    "Readout": "evidence",
     "Regularizer": "training",
     "Requirement": "exits",
     "ScoreFamily": "exits",
@@ -85,12 +87,12 @@ _HOMES = {
     "lif_neuron": "snn",
     "load_registry": "plugin_manager",
     "load_suite": "suite",
-    "load_trace": "trace",
+    "load_trace": "trace_files",
     "replace_activations": "conversion",
     "replay_policy": "replay",
     "run_suite": "execution",
-    "save_trace": "trace",
-    "save_trace_shards": "trace",
+    "save_trace": "trace_files",
+    "save_trace_shards": "trace_files",
 }
 
 __all__ = ["__version__", "hookimpl", *_HOMES]  # noqa: PLE0604  # strings, all of them

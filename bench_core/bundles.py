@@ -70,7 +70,7 @@ def export_bundle(chosen: Sequence[Entry], path: Path) -> list[Member]:
                 with entry.path.open("rb") as stream:
                     bundle.addfile(_described(member.name, member.size), stream)
     except OSError as error:
-        raise StoreError(f"{path}: can't be written ({error}); free space or choose another place") from error
+        raise StoreError.unwritable(path, error) from error
     return members
 
 

@@ -8,13 +8,14 @@ die, and gives their stages to others.
 import logging
 import os
 import secrets
-import signal
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ _BETWEEN_LOOKS = 0.05  # seconds
 _BETWEEN_CENSUSES = 1.0
 _PATIENCE = 60.0  # until a file that another machine wrote is seen here
 _CONNECT = "10s"
+_START = 10.0  # seconds without a process that might become a worker
 _ENDED = ("finished", "error", "cancelled")
 _GONE = "what is finished is kept, the same command continues"
 
@@ -53,8 +55,9 @@ def local_workers(jobs: int) -> Iterator["Client"]:
     from distributed import Client, LocalCluster
 
     _quiet()
+    others = set(active_children())
     cluster = LocalCluster(
-        n_workers=jobs,
+        n_workers=0,  # so that Ctrl-C finds a cluster to end, even while its workers start
         threads_per_worker=1,
         host="127.0.0.1",
         dashboard_address=None,
@@ -64,21 +67,33 @@ def local_workers(jobs: int) -> Iterator["Client"]:
     )
     try:
         with Client(cluster, set_as_default=False) as client:
-            try:
-                yield client
-            except BaseException:
-                _kill(cluster)  # Ctrl-C waits for no stage; files are written whole or not at all
-                raise
-    finally:
-        cluster.close()
+            cluster.scale(jobs)
+            _await_worker(client, others)
+            yield client
+    except BaseException:  # Ctrl-C waits for no stage; files are written whole or not at all
+        cluster.shutdown_on_close = False  # else it is tried again when Python ends, patiently
+        for nanny in cluster.workers.values():
+            nanny.close_gracefully()  # so that no worker is started again
+        for worker in set(active_children()) - others:
+            worker.kill()
+        with suppress(AssertionError, TimeoutError):  # of a worker that was about to start
+            cluster.close(timeout=1)
+        raise
+    cluster.close()
 
 
-def _kill(cluster: Any) -> None:
-    for nanny in cluster.workers.values():
-        nanny.close_gracefully()  # so that it isn't started again
-        if nanny.pid is not None:
-            with suppress(OSError):
-                os.kill(nanny.pid, signal.SIGKILL)
+def _await_worker(client: "Client", others: Set[BaseProcess]) -> None:
+    """Wait for the first worker. Raises ClusterError where the processes that should become one are gone."""
+    patience = time.monotonic() + _START
+    while not client.nthreads():
+        if set(active_children()) - others:
+            patience = time.monotonic() + _START
+        elif time.monotonic() > patience:
+            raise ClusterError(
+                "--jobs: the worker processes ended as soon as they began; a script that calls run_suite with jobs "
+                'does so below `if __name__ == "__main__":`'
+            )
+        time.sleep(_BETWEEN_LOOKS)
 
 
 @contextmanager
@@ -104,7 +119,7 @@ def _quiet() -> None:
     import distributed  # noqa: F401  # sets the levels that are changed here
 
     for name in list(logging.root.manager.loggerDict):
-        if name.split(".")[0] in ("distributed", "tornado"):
+        if name.split(".")[0] in ("asyncio", "distributed", "tornado"):
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
@@ -112,7 +127,7 @@ def run_stages(client: "Client", stages: Sequence[Stage], order: Order, store: S
     """Run stages on a cluster's workers, each when what it needs is there.
 
     Returns:
-        By name, why stages failed, or couldn't be begun because another failed.
+        By subject, why stages failed, or couldn't be begun because another failed.
 
     Raises:
         ClusterError: the scheduler went away, or the workers keep their artifacts elsewhere.
@@ -130,7 +145,7 @@ def run_stages(client: "Client", stages: Sequence[Stage], order: Order, store: S
             advance(ended, run.remark())
             if not ended:
                 time.sleep(_BETWEEN_LOOKS)
-    return run.problems
+    return run.failed
 
 
 def _gone_errors() -> tuple[type[Exception], ...]:
@@ -148,7 +163,8 @@ class StagesUnderWay:
     store: Store
     waiting: dict[str, Stage]
     running: dict[str, tuple[Stage, "Future[str]", float]] = field(default_factory=dict)
-    problems: dict[str, str] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)  # by stage
+    failed: dict[str, str] = field(default_factory=dict)  # by subject
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # by kind, of finished stages
     workers: set[str] = field(default_factory=set)  # addresses
     offered: set[str] = field(default_factory=set)  # Dask resources
@@ -186,14 +202,18 @@ class StagesUnderWay:
         self.shares, self.at_once = share_cores(cores, torch.get_num_threads())
 
     def give_up(self) -> int:
-        """Drop stages that need, at whatever remove, what a failed one should have made; how many."""
+        """Drop stages of what has failed, and those that need what a failed one should have made; how many."""
         before = len(self.waiting)
         for name, stage in list(self.waiting.items()):  # what a stage needs stands before it
-            failed = [self.problems[needed] for needed in stage.after if needed in self.problems]
-            if failed:
-                self.problems[name] = failed[0]
+            needed = (self.problems[needed] for needed in stage.after if needed in self.problems)
+            if problem := self.failed.get(stage.subject) or next(needed, ""):
+                self._fails(stage, problem)
                 del self.waiting[name]
         return before - len(self.waiting)
+
+    def _fails(self, stage: Stage, problem: str) -> None:
+        self.problems[stage.name] = problem
+        self.failed.setdefault(stage.subject, problem)
 
     def hand_out(self) -> None:
         """Begin stages while workers are free, those first that stand first."""
@@ -225,7 +245,7 @@ class StagesUnderWay:
             if answer.stop:
                 raise StoreError(answer.stop)
             if answer.problem:
-                self.problems[name] = answer.problem
+                self._fails(stage, answer.problem)
             else:
                 self._see(answer)
             self.seconds[stage.kind].append(time.monotonic() - start)

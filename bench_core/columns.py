@@ -228,6 +228,18 @@ RAW_COLUMNS = {
     "milliseconds": "wall clock",
 }
 
+TRAINING_COLUMNS = {
+    "workload": "name in the suite",
+    "stage": "trunk and branch, or all where the recipe goes on from no trunk",
+    "epoch": "from 1",
+    "loss": "mean over the epoch's augmented training batches, a regulariser's term included",
+    "accuracy": "on the same batches, at T",
+    "seconds": "that the epoch took; empty where it wasn't kept",
+    "device": "device, machine and CPU capability",
+    "threads": "of PyTorch",
+    "torch": "its version",
+}
+
 
 def cost_columns(model: str, unit: str = "J", latency_unit: str = "timestep") -> dict[str, str]:
     """The columns that a cost model adds to rows.csv: energy, its share of static T's, EDP and its share."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from bench_core.costs.operations import FirstLayer
@@ -10,7 +11,7 @@ from bench_core.exits import Requirement, State
 from bench_core.failures import guarded
 from bench_core.planning import Competitor
 from bench_core.progress import progress
-from bench_core.scoring import Artifacts, Contest, Entry, Recorded, WorkloadScores, halve, score_strategy
+from bench_core.scoring import Artifacts, Contest, Entry, Recorded, WorkloadScores, halve, score_together
 from bench_core.selection import OperatingPoint
 from bench_core.snn import SpikingNetwork
 from bench_core.stages import Workload, recorded_trace, recording_key, spiking_network, trained_weights
@@ -18,6 +19,7 @@ from bench_core.store import Artifact, Store
 from bench_core.trace import Trace
 
 __all__ = [
+    "SCORED_SPLITS",
     "RecordedWorkload",
     "contest_of",
     "fitted_artifacts",
@@ -26,18 +28,23 @@ __all__ = [
     "score_workload",
 ]
 
+SCORED_SPLITS = ("calibration", "test")
 _SAME = "calibration equals test"
 
 
 @dataclass(frozen=True)
 class RecordedWorkload:
-    """A workload with its network and traces."""
+    """A workload with its trained weights and its traces."""
 
     workload: Workload
     weights: Artifact
-    network: SpikingNetwork
     calibration: Trace
     test: Trace
+
+    @cached_property
+    def network(self) -> SpikingNetwork:
+        """The spiking network, made when it is first asked for."""
+        return spiking_network(self.workload, self.weights)
 
     @property
     def digests(self) -> dict[str, str]:
@@ -50,16 +57,13 @@ class RecordedWorkload:
 
 
 def recorded_workload(workload: Workload, store: Store) -> RecordedWorkload:
-    """Whatever of a workload the store lacks is trained and recorded."""
+    """A workload as the store has it; what is missing or damaged there is trained and recorded now."""
     weights = trained_weights(workload, store)
-    network = spiking_network(workload, weights)
-    calibration, test = (
-        recorded_trace(workload, weights, split, store, network=network) for split in ("calibration", "test")
-    )
-    return RecordedWorkload(workload, weights, network, calibration, test)
+    calibration, test = (recorded_trace(workload, weights, split, store) for split in SCORED_SPLITS)
+    return RecordedWorkload(workload, weights, calibration, test)
 
 
-def contest_of(ready: RecordedWorkload, store: Store, first_layer: FirstLayer, *, refit: bool) -> Contest:
+def contest_of(ready: RecordedWorkload, store: Store, first_layer: FirstLayer) -> Contest:
     """What the competitors on a recorded workload are given."""
     workload = ready.workload
     dataset, timesteps = workload.dataset, workload.spec.timesteps
@@ -68,7 +72,7 @@ def contest_of(ready: RecordedWorkload, store: Store, first_layer: FirstLayer, *
         for trace in (ready.calibration, ready.test)
     )
     fit, select = halve(calibration)
-    artifacts = fitted_artifacts(workload, ready.weights, store, refit=refit)
+    artifacts = fitted_artifacts(workload, ready.weights, store)
     return Contest(fit, select, test, artifacts, first_layer)
 
 
@@ -108,18 +112,23 @@ def score_workload(
         problems: by label, why a competitor needn't be tried: it failed elsewhere.
     """
     same = digests.get("calibration_trace") == digests.get("test_trace")
+    reasons = [_excluded(entrant, contest, problems or {}) for entrant in entrants]
+    tried = [entrant.strategy for entrant, reason in zip(entrants, reasons, strict=True) if not reason]
     entries = []
     with progress(f"replay {name}", len(entrants), "strategies") as advance:
-        for entrant in entrants:
-            knob = entrant.strategy.family_knob.name
-            if Requirement.INPUTS in entrant.strategy.requires and contest.test.inputs is None:
-                entries.append(Entry(entrant.label, knob, None, "unavailable: needs inputs"))
-            elif problems and entrant.label in problems:
-                entries.append(Entry(entrant.label, knob, None, problems[entrant.label]))
-            else:
-                result = guarded(f"{name}, {entrant.label}", score_strategy, entrant.strategy, contest, points)
-                failed = isinstance(result, str)
-                entries.append(Entry(entrant.label, knob, None if failed else result, result if failed else ""))
-            advance(1, entrant.label)
+        scores = iter(score_together(tried, contest, points))
+        for entrant, reason in zip(entrants, reasons, strict=True):
+            label, knob = entrant.label, entrant.strategy.family_knob.name
+            result: Any = reason or guarded(f"{name}, {label}", next(scores))
+            failed = isinstance(result, str)
+            entries.append(Entry(label, knob, None if failed else result, result if failed else ""))
+            advance(1, label)
     remark = _SAME if same else ""
     return WorkloadScores(name, entries, contest.test.trace, digests, remark, contest.first_layer)
+
+
+def _excluded(entrant: Competitor, contest: Contest, problems: Mapping[str, str]) -> str:
+    """Why a competitor isn't tried, or nothing."""
+    if Requirement.INPUTS in entrant.strategy.requires and contest.test.inputs is None:
+        return "unavailable: needs inputs"
+    return problems.get(entrant.label, "")

@@ -19,11 +19,16 @@ __all__ = ["FamilyOnTrace", "candidates", "thin"]
 
 @dataclass
 class FamilyOnTrace:
-    """What the policies of a fitted family do on one trace. Replays and score tables are made once and kept."""
+    """What the policies of a fitted family do on one trace. Replays and score tables are made once and kept.
+
+    Attributes:
+        table: of a score strategy, float64 [N, T-1], where it was made before.
+    """
 
     family: PolicyFamily
     trace: Trace
     inputs: InputFrames | None = None
+    table: torch.Tensor | None = None
 
     def values(self) -> list[KnobValue]:
         """Every knob value that makes a difference on this trace, exact for score strategies."""
@@ -69,6 +74,8 @@ class FamilyOnTrace:
 
     @cached_property
     def _table(self) -> torch.Tensor:
+        if self.table is not None:
+            return self.table
         assert isinstance(self.family, ScoreFamily)
         return score_table(self.family.strategy, self.trace, self.inputs)
 

@@ -6,14 +6,15 @@ same in every process, on every machine and in every Python version.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-__all__ = ["canonical_json", "file_digest", "json_digest", "pieces_digest", "tensor_digest", "tensors_digest"]
+from bench_core.logits import SampleRows, tensor_bytes
+
+__all__ = ["canonical_json", "file_digest", "json_digest", "tensor_digest", "tensors_digest"]
 
 _BLOCK = 1 << 20
 
@@ -40,22 +41,14 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def tensor_digest(tensor: torch.Tensor) -> str:
-    """sha256 over dtype, shape and contiguous little-endian bytes of a tensor."""
-    return pieces_digest([tensor], tensor.dtype, tensor.shape)
-
-
-def pieces_digest(pieces: Iterable[torch.Tensor], dtype: torch.dtype, shape: torch.Size) -> str:
-    """The ``tensor_digest`` of a tensor that is given in pieces along its first dimension."""
-    digest = hashlib.sha256(canonical_json({"dtype": str(dtype), "shape": list(shape)}).encode())
-    for piece in pieces:
-        flat = piece.detach().cpu().contiguous()
-        if flat.numel():
-            raw: np.ndarray[Any, Any] = flat.reshape(-1).view(torch.uint8).numpy()
-            digest.update(raw.data)
+def tensor_digest(tensor: torch.Tensor | SampleRows) -> str:
+    """sha256 over dtype, shape and contiguous little-endian bytes of a tensor, the same whatever parts it comes in."""
+    digest = hashlib.sha256(canonical_json({"dtype": str(tensor.dtype), "shape": list(tensor.shape)}).encode())
+    for block in tensor_bytes(tensor):
+        digest.update(block)
     return digest.hexdigest()
 
 
-def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+def tensors_digest(tensors: Mapping[str, torch.Tensor | SampleRows]) -> str:
     """sha256 over a named set of tensors, whatever their order."""
     return json_digest({name: tensor_digest(tensor) for name, tensor in tensors.items()})

@@ -1,5 +1,7 @@
 """The errors a user can cause, each one line that names the thing, the place and the remedy."""
 
+from pathlib import Path
+
 __all__ = [
     "ClusterError",
     "DataError",
@@ -9,6 +11,7 @@ __all__ = [
     "StoreError",
     "SuiteError",
     "TraceError",
+    "TrainingPausedError",
     "UsageError",
     "one_line",
 ]
@@ -39,12 +42,21 @@ class DataError(ExitBenchError):
     """A data set that is missing, truncated or altered."""
 
 
+class TrainingPausedError(ExitBenchError):
+    """A training whose time is up: what is trained is kept, and the same command goes on."""
+
+
 class RecordingError(ExitBenchError):
     """A network that can't be run over a split."""
 
 
 class StoreError(ExitBenchError):
     """An artifact that can't be written or, where rebuilding is not allowed, can't be trusted."""
+
+    @classmethod
+    def unwritable(cls, path: Path, error: Exception) -> "StoreError":
+        """The file at ``path`` can't be written, because of ``error``."""
+        return cls(f"{path}: can't be written ({error}); free space or choose another place")
 
 
 class ClusterError(ExitBenchError):

@@ -1,4 +1,4 @@
-"""The main job: every stage of a suite, in this process or on workers, and the files of the board."""
+"""The main job: have every missing stage carried out, here or by workers; then scores, wall clock and the board."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from bench_core.columns import TRAINING_COLUMNS
 from bench_core.competition import RecordedWorkload, contest_of, policy_artifacts, recorded_workload, score_workload
 from bench_core.errors import UsageError
 from bench_core.failures import guarded
+from bench_core.graph import Order, missing_stages, perform_here
 from bench_core.planning import Competitor, Plan, competitors, plan
 from bench_core.plugin_manager import Registry
 from bench_core.progress import note
 from bench_core.provenance import manifest
 from bench_core.published import read_published
-from bench_core.results import Board, make_folder, read_measurements, read_raw, write_board
+from bench_core.results import Board, make_folder, read_kept, write_board
 from bench_core.scoring import Entry, WorkloadScores
 from bench_core.seeds import seed_table
 from bench_core.shift import Condition, shift_table
@@ -25,8 +27,8 @@ from bench_core.store import Store, default_store
 from bench_core.suite import Suite, seed_groups
 from bench_core.tables import board_tables
 from bench_core.timing import measure_policies
-from bench_core.trace import save_trace
-from bench_core.training.log import TRAINING_COLUMNS, training_log
+from bench_core.trace_files import save_trace
+from bench_core.training.log import training_log
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -73,25 +75,22 @@ def run_suite(
     planned = plan(suite, registry)
     make_folder(output)
     published = read_published(output, {workload.dataset.name for workload in planned.workloads})
-    failed: dict[str, str] = {}
-    if jobs is not None or scheduler is not None:
-        failed = _run_elsewhere(suite, planned, registry, store, jobs=jobs, scheduler=scheduler, refit=refit)
-        refit = False  # it is done
-    recorded: dict[str, RecordedWorkload | str] = {}  # every trace is kept before the first strategy runs
+    failed = _fill(store, suite, planned, registry, jobs=jobs, scheduler=scheduler, refit=refit)
+    recorded: dict[str, RecordedWorkload | str] = {}
     shifted: dict[str, list[Condition] | str] = {}
     for workload in planned.workloads:
         name = workload.spec.name
-        ready = recorded[name] = failed.get(name) or guarded(f"workload {name}", recorded_workload, workload, store)
+        what = f"workload {name}"
+        ready = recorded[name] = failed.get(what) or guarded(what, recorded_workload, workload, store)
         if suite.shift and not isinstance(ready, str):
-            shifted[name] = guarded(f"{name} under corruption", recorded_conditions, ready, suite.shift, store)
+            what = f"{name} under corruption"
+            shifted[name] = failed.get(what) or guarded(what, recorded_conditions, ready, suite.shift, store)
 
     scores: list[WorkloadScores] = []
     facts = {}
     for name, ready in recorded.items():
         outcome = (
-            ready
-            if isinstance(ready, str)
-            else guarded(f"workload {name}", _compete, ready, planned, store, refit, failed)
+            ready if isinstance(ready, str) else guarded(f"workload {name}", _compete, ready, planned, store, failed)
         )
         if isinstance(outcome, str):
             recorded[name] = outcome
@@ -109,8 +108,8 @@ def run_suite(
     )
     board = Board(
         **tables,
-        measurements=None if remeasure else read_measurements(output),
-        raw=None if remeasure else read_raw(output),
+        measurements=None if remeasure else read_kept(output, "measurements"),
+        raw=None if remeasure else read_kept(output, "measurements-raw"),
         manifest=manifest(suite, registry, facts, command),
         seeds=seed_table(tables["rows"], seed_groups(suite)),
         training=_training(recorded),
@@ -138,34 +137,36 @@ def _export(ready: RecordedWorkload, conditions: list[Condition] | str, folder: 
 
 
 def _compete(
-    ready: RecordedWorkload, planned: Plan, store: Store, refit: bool, failed: Mapping[str, str]
+    ready: RecordedWorkload, planned: Plan, store: Store, failed: Mapping[str, str]
 ) -> tuple[WorkloadScores, dict[str, Any]]:
     """All competitors on one recorded workload, and the facts about it that the manifest holds."""
-    contest = contest_of(ready, store, planned.first_layer, refit=refit)
+    contest = contest_of(ready, store, planned.first_layer)
     name = ready.workload.spec.name
-    problems = {e.label: failed[key] for e in planned.competitors if (key := f"{name} {e.label}") in failed}
+    problems = {e.label: failed[what] for e in planned.competitors if (what := f"{name}, {e.label}") in failed}
     scores = score_workload(name, planned.competitors, planned.points, contest, ready.digests, problems=problems)
     return scores, _facts(ready)
 
 
-def _run_elsewhere(
+def _fill(
+    store: Store,
     suite: Suite,
     planned: Plan,
     registry: Registry,
-    store: Store,
     *,
     jobs: int | None,
     scheduler: str | None,
     refit: bool,
 ) -> dict[str, str]:
-    """Have workers fill the store; why a workload, or ``WORKLOAD STRATEGY``, failed there."""
-    from bench_core.cluster import local_workers, require_dask, run_stages, scheduler_at
-    from bench_core.graph import Order, missing_stages
-
+    """Have every stage carried out whose artifact the store lacks; why a workload, or what else of it, failed."""
+    if jobs is None and scheduler is None:
+        stages, failed = missing_stages(planned, store, refit=refit)
+        return failed | perform_here(stages, planned, store, refit=refit)
     if jobs is not None and scheduler is not None:
         raise UsageError("--jobs starts workers, --scheduler finds them; leave one out")
     if store.offline:
         raise UsageError("--offline-store makes nothing; leave out --jobs and --scheduler")
+    from bench_core.cluster import local_workers, require_dask, run_stages, scheduler_at
+
     require_dask("--jobs" if scheduler is None else "--scheduler")
     stages, failed = missing_stages(planned, store, refit=refit)
     if not stages:
@@ -173,12 +174,7 @@ def _run_elsewhere(
     workers: AbstractContextManager[Client]
     workers = local_workers(jobs or 1) if scheduler is None else scheduler_at(scheduler)
     with workers as client:
-        problems = run_stages(client, stages, Order.of(suite, registry, store, refit=refit), store)
-    for stage in stages:
-        if stage.name in problems:
-            what = f"{stage.workload} {stage.strategy}".rstrip()
-            failed.setdefault(what, problems[stage.name])
-    return failed
+        return failed | run_stages(client, stages, Order.of(suite, registry, store, refit=refit), store)
 
 
 def _training(recorded: Mapping[str, RecordedWorkload | str]) -> pd.DataFrame:

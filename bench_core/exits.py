@@ -1,4 +1,4 @@
-"""What an exit strategy is: the evidence it may see, the policies it yields, the calibration data it learns from.
+"""What an exit strategy is: the policies it yields, and the calibration data it learns from.
 
 Most methods are a score and one threshold: derive from ``ScoreStrategy`` and write ``score``. The general case is
 ``ExitStrategy``, whose ``fit`` gives a family of ``ExitPolicy``.
@@ -15,7 +15,7 @@ import torch
 
 from bench_core.costs.operations import Array, Overhead
 from bench_core.errors import PluginError
-from bench_core.hashing import uniform
+from bench_core.evidence import Evidence, Look, read_together
 from bench_core.knobs import Configurable, Knob, KnobValue
 from bench_core.trace import Trace
 
@@ -26,6 +26,7 @@ __all__ = [
     "ExitStrategy",
     "ListedPolicies",
     "NeverExit",
+    "Observation",
     "PolicyFamily",
     "Requirement",
     "ScoreFamily",
@@ -33,54 +34,19 @@ __all__ = [
     "ScoreStrategy",
     "State",
     "checked_score",
+    "observe",
 ]
 
 State = dict[str, torch.Tensor]  # every tensor has leading dimension B
+
+Observation = Callable[[Evidence, torch.Tensor], torch.Tensor]
+"""(evidence at t = 1 .. T, labels int64 [B]) -> a number per sample, float64 [B]: what a fit wants to know."""
 
 
 class Requirement(StrEnum):
     """What a strategy needs beside traces."""
 
     INPUTS = "inputs"
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a decision may see at timestep t, for a batch of B unfinished samples. No labels, no ids, nothing after t.
-
-    Attributes:
-        t: the timestep just computed, 1-based; 0 before the first (``ExitPolicy.start``).
-        T: timesteps at which the network stops in any case.
-        step_logits: o_t, float64 [B, K]; zeros at t = 0.
-        total: S_t = o_1 + … + o_t, float64 [B, K]; zeros at t = 0.
-    """
-
-    t: int
-    T: int
-    step_logits: torch.Tensor
-    total: torch.Tensor
-    _keys: torch.Tensor = field(repr=False)
-    _inputs: Callable[[], torch.Tensor] | None = field(default=None, repr=False)
-
-    @property
-    def mean(self) -> torch.Tensor:
-        """m_t = S_t / t, float64 [B, K]."""
-        return self.total / max(self.t, 1)
-
-    @property
-    def inputs(self) -> torch.Tensor:
-        """The network input presented so far, float32 [B, F, C, H, W], for strategies that require ``inputs``.
-
-        F is 1 under constant input; for event frames it is t, and at t = 0 the first frame stands alone. Raises
-        PluginError where the strategy doesn't declare that it looks at inputs.
-        """
-        if self._inputs is None:
-            raise PluginError("exit strategy", "looks at inputs without declaring Requirement.INPUTS in `requires`")
-        return self._inputs()
-
-    def uniform(self, salt: int) -> torch.Tensor:
-        """A number in [0, 1) per sample, float64 [B], the same in any order, batch and engine."""
-        return uniform(self._keys, salt)
 
 
 class ExitPolicy(ABC):
@@ -148,6 +114,20 @@ class Calibration:
     trace: Trace
     _inputs: Callable[[], torch.Tensor] | None = field(default=None, repr=False)
     _artifact: Callable[[Mapping[str, Any], Callable[[], State]], State] | None = field(default=None, repr=False)
+    _observed: Mapping[Observation, torch.Tensor | Exception] = field(default_factory=dict, repr=False)
+
+    def observed(self, observation: Observation) -> torch.Tensor:
+        """What an observation says of every sample of the trace at t = 1 .. T, float64 [N, T].
+
+        Those that a strategy names in ``observes`` are made for all strategies in one read of the trace, others now.
+        What the observation raises comes through.
+        """
+        found = self._observed.get(observation)
+        if found is None:
+            found = observe(self.trace, [observation])[observation]
+        if isinstance(found, Exception):
+            raise found
+        return found.clone()
 
     @property
     def first_frames(self) -> torch.Tensor:
@@ -170,16 +150,18 @@ class ExitStrategy(Configurable, ABC):
     """Base of every strategy that ``bench_exit_strategies`` returns: the general case.
 
     Must implement: ``name``, ``reference``, ``family_knob``, ``fit``.
-    May set: ``knobs`` (further parameters), ``requires``, ``nested``.
+    May set: ``knobs`` (further parameters), ``requires``, ``observes``, ``nested``.
 
     Attributes:
         family_knob: the one knob that the family runs over.
         requires: what is needed beside traces; where it can't be had, the rows say ``unavailable``.
+        observes: what ``fit`` asks ``Calibration.observed`` for, so that all strategies share one read of the trace.
         nested: a claim, checked by the conformance kit: along the family no sample ever stops later.
     """
 
     family_knob: ClassVar[Knob]
     requires: ClassVar[frozenset[Requirement]] = frozenset()
+    observes: ClassVar[tuple[Observation, ...]] = ()
     nested: ClassVar[bool] = False
 
     @abstractmethod
@@ -193,7 +175,7 @@ class ScoreStrategy(ExitStrategy):
     Must implement: ``name``, ``reference``, ``score``.
     May implement: ``learn`` (parameters from calibration data), ``threshold_of`` and ``knob_of`` (where the knob that
     people turn is not the threshold itself), ``overhead``.
-    May set: ``family_knob`` (default ``threshold``, any number), ``knobs``, ``requires``.
+    May set: ``family_knob`` (default ``threshold``, any number), ``knobs``, ``requires``, ``observes``.
     """
 
     family_knob: ClassVar[Knob] = Knob("threshold", help="stop when the score is above it")
@@ -254,13 +236,26 @@ class ScorePolicy(ExitPolicy):
 
 def checked_score(strategy: ScoreStrategy, evidence: Evidence) -> torch.Tensor:
     """The strategy's score, float64 [B]. Raises PluginError for a wrong shape or NaN."""
-    score = strategy.score(evidence)
-    batch = len(evidence.total)
-    if not isinstance(score, torch.Tensor) or tuple(score.shape) != (batch,):
-        raise PluginError(
-            strategy.name, f"score must be a tensor [{batch}], not {getattr(score, 'shape', type(score))}"
-        )
-    score = score.to(torch.float64)
+    score = _checked_numbers(strategy.name, "score", strategy.score(evidence), evidence)
     if torch.isnan(score).any():
         raise PluginError(strategy.name, f"score is NaN at timestep {evidence.t}")
     return score
+
+
+def observe(trace: Trace, observations: Sequence[Observation]) -> dict[Observation, torch.Tensor | Exception]:
+    """What each observation says of every sample at t = 1 .. T, float64 [N, T], or what it raised: one read for all."""
+
+    def look(observation: Observation) -> Look:
+        name = getattr(observation, "__name__", "observation")
+        return Look(lambda evidence, labels: _checked_numbers(name, "it", observation(evidence, labels), evidence))
+
+    found = read_together(trace, [look(observation) for observation in observations], trace.timesteps)
+    return dict(zip(observations, found, strict=True))
+
+
+def _checked_numbers(plugin: str, what: str, numbers: object, evidence: Evidence) -> torch.Tensor:
+    """A number per sample, float64 [B]. Raises PluginError for anything else."""
+    if not isinstance(numbers, torch.Tensor) or tuple(numbers.shape) != (evidence.batch,):
+        shape = getattr(numbers, "shape", type(numbers))
+        raise PluginError(plugin, f"{what} must be a tensor [{evidence.batch}], not {shape}")
+    return numbers.to(torch.float64)

@@ -1,4 +1,4 @@
-"""The graph of a run's stages up to scoring, and what a worker does with one of them.
+"""The graph of a run's stages up to scoring, and how one is carried out: in the run's own process, or in a worker.
 
 A stage is a function of the suite and of artifacts in the store, to one artifact more. Between processes travel JSON
 texts: a request (suite, plugin files with their digests, store, stage) one way, an answer (where the artifact is, or
@@ -6,19 +6,20 @@ why there is none, and what was said) the other. A stage makes whatever it needs
 lost worker spoils it; the order only keeps two workers from making the same.
 """
 
-import hashlib
 import json
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
 from bench_core import __version__
-from bench_core.competition import fitted_artifacts
+from bench_core.competition import SCORED_SPLITS, fitted_artifacts
+from bench_core.device import VARIABLE, wanted_device
+from bench_core.digests import file_digest
 from bench_core.errors import StoreError, UsageError
 from bench_core.exits import ListedPolicies, Requirement
 from bench_core.failures import guarded
@@ -26,6 +27,7 @@ from bench_core.planning import Plan, plan
 from bench_core.plugin_manager import Registry, load_registry
 from bench_core.progress import collected
 from bench_core.scoring import Recorded, fit_family, halve
+from bench_core.shift_recording import corrupted_tests
 from bench_core.snn import SpikingNetwork
 from bench_core.stages import (
     Workload,
@@ -37,11 +39,12 @@ from bench_core.stages import (
     trained_weights,
 )
 from bench_core.store import Artifact, Store, default_store
-from bench_core.suite import Suite
+from bench_core.suite import ShiftSpec, Suite
 
-__all__ = ["Answer", "Order", "Stage", "missing_stages", "perform", "read_answer", "stage_request"]
+__all__ = ["Answer", "Order", "Stage", "missing_stages", "perform", "perform_here", "read_answer", "stage_request"]
 
 _Place = tuple[str, str]  # kind and key of an artifact
+_GPU = {"GPU": 1.0}  # a worker that offers one of them has one
 _last_network: dict[tuple[str, str, int], SpikingNetwork] = {}
 _one_at_a_time = threading.Lock()  # stages seed torch's generator, of which a process has one
 
@@ -59,7 +62,7 @@ class Stage:
         kind: ``train``, ``record`` or ``fit``.
         workload: its name.
         trunk: trains the recipe that the workload's goes on from (1), the one before that (2) …
-        split, part: what is recorded; without a part the whole trace is put together.
+        split, part: what is recorded; without a part the whole trace is put together, and the parts that lack recorded.
         strategy: label of the competitor that is fitted.
         after: names of the stages whose artifacts it needs.
         resources: Dask resources it asks for where workers offer them, such as ``{"GPU": 1}``.
@@ -76,6 +79,15 @@ class Stage:
     resources: Mapping[str, float] = field(default_factory=dict)
 
     @property
+    def subject(self) -> str:
+        """What has failed where this stage fails: a workload, one of its strategies, or all of it under corruption."""
+        if self.strategy:
+            return f"{self.workload}, {self.strategy}"
+        if self.split and self.split not in SCORED_SPLITS:
+            return f"{self.workload} under corruption"
+        return f"workload {self.workload}"
+
+    @property
     def depends_on_threads(self) -> bool:
         """Whether the artifact's last bits depend on how many threads make it; those of recordings don't."""
         return self.kind in ("train", "fit")
@@ -90,6 +102,7 @@ class Order:
         plugins: path and sha256 of every plugin file.
         store: the folder or URL of the store.
         refit: train policy networks again.
+        device: what trains and records: ``cpu``, or what of theirs the workers are to use.
         versions: of exitbench and torch, which a worker must have too.
     """
 
@@ -97,14 +110,16 @@ class Order:
     plugins: Sequence[Sequence[str]]
     store: str
     refit: bool
+    device: str = "cpu"
     versions: Mapping[str, str] = field(default_factory=_versions)
 
     @classmethod
     def of(cls, suite: Suite, registry: Registry, store: Store, *, refit: bool) -> "Order":
         """The order for a suite in this process."""
         files = [Path(plugin.distribution).resolve() for plugin in registry.plugins if plugin.version == "file"]
-        plugins = [(str(path), _file_digest(path)) for path in files]
-        return cls(suite.model_dump_json(by_alias=True), plugins, store.url or str(store.root.resolve()), refit)
+        plugins = [(str(path), file_digest(path)) for path in files]
+        place = store.url or str(store.root.resolve())
+        return cls(suite.model_dump_json(by_alias=True), plugins, place, refit, wanted_device())
 
 
 @dataclass(frozen=True)
@@ -126,45 +141,56 @@ class Answer:
 
 
 def missing_stages(planned: Plan, store: Store, *, refit: bool = False) -> tuple[list[Stage], dict[str, str]]:
-    """The stages whose artifacts the store lacks, in an order that fits, and workloads whose data can't be had.
+    """The stages whose artifacts the store lacks, in an order that fits; by subject, why some can't be told.
 
-    Fits that look at inputs train networks and are among them; whether the store has these is known to the strategy
-    only. Other fits are quick and leave nothing, so they are done where they are scored, unless ``refit`` is set.
+    Everything is trained and recorded before anything is fitted. Whether an artifact is whole is seen when it is read.
+    Fits that look at inputs train networks and are among the stages; whether the store has these is known to the
+    strategy only. Other fits are quick and leave nothing, so they are done where they are scored, unless ``refit`` is
+    set.
     """
-    stages: list[Stage] = []
+    recorded: list[Stage] = []
+    fits: list[Stage] = []
     problems: dict[str, str] = {}
     trained: dict[str, str] = {}  # by training key, the stage that trains it
     fitted = [c.label for c in planned.competitors if refit or Requirement.INPUTS in c.strategy.requires]
     for workload in planned.workloads:
         name = workload.spec.name
-        found = guarded(f"workload {name}", _stages_of, workload, fitted, store, trained)
+        subject = f"workload {name}"
+        found = guarded(subject, _stages_of, workload, planned.shift, store, trained)
         if isinstance(found, str):
-            problems[name] = found
-        else:
-            stages += found
-    return stages, problems
+            problems[subject] = found
+            continue
+        recorded += found if wanted_device() == "cpu" else [replace(stage, resources=_GPU) for stage in found]
+        needed = [stage.name for stage in found if stage.split == "calibration" and stage.part is None]
+        fits += [Stage(f"fit {name} {label}", "fit", name, strategy=label, after=needed) for label in fitted]
+    return recorded + fits, problems
 
 
-def _stages_of(workload: Workload, fitted: Sequence[str], store: Store, trained: dict[str, str]) -> list[Stage]:
+def _stages_of(workload: Workload, shift: ShiftSpec | None, store: Store, trained: dict[str, str]) -> list[Stage]:
     name = workload.spec.name
     stages = _training(workload, name, store, trained)
     weights = None if stages else store.get("networks", workload.training_key)
     after = [trained[workload.training_key]] if weights is None else []
-    whole: dict[str, str] = {}
-    for split in ("calibration", "test"):
-        if weights is not None and store.get("traces", recording_key(workload, weights, split)) is not None:
+    for split, source in _recordings(workload, shift).items():
+        if weights is not None and store.has("traces", recording_key(source, weights, split)):
             continue
-        count = shards_of(len(workload.dataset.split(split)))
-        whole[split] = f"record {name} {split}"
+        count = shards_of(len(source.dataset.split(split)))
+        whole = f"record {name} {split}"
         parts = [
-            Stage(f"{whole[split]} part {part + 1}/{count}", "record", name, split=split, part=part, after=after)
+            Stage(f"{whole} part {part + 1}/{count}", "record", name, split=split, part=part, after=after)
             for part in range(count if count > 1 else 0)
         ]
-        stages += parts
         needed = [part.name for part in parts] or after
-        stages.append(Stage(whole[split], "record", name, split=split, after=needed))
-    needed = [whole["calibration"]] if "calibration" in whole else []
-    return stages + [Stage(f"fit {name} {label}", "fit", name, strategy=label, after=needed) for label in fitted]
+        stages += [*parts, Stage(whole, "record", name, split=split, after=needed)]
+    return stages
+
+
+def _recordings(workload: Workload, shift: ShiftSpec | None) -> dict[str, Workload]:
+    """By split that is recorded, the workload on the data set that has it: what is corrupted has one of its own."""
+    found = dict.fromkeys(SCORED_SPLITS, workload)
+    for corrupted, *_ in corrupted_tests(workload.dataset, shift, workload.spec.timesteps) if shift else ():
+        found[corrupted.corrupted_split] = replace(workload, dataset=corrupted)
+    return found
 
 
 def _training(workload: Workload, name: str, store: Store, trained: dict[str, str], trunk: int = 0) -> list[Stage]:
@@ -183,6 +209,26 @@ def read_answer(text: str) -> Answer:
     return Answer(**json.loads(text))
 
 
+# --- in the run's own process ----------------------------------------------------------------------------------------
+
+
+def perform_here(stages: Sequence[Stage], planned: Plan, store: Store, *, refit: bool) -> dict[str, str]:
+    """Carry out stages one after another; by subject, why some failed.
+
+    Parts are left to the stage of the whole trace, which records them under one progress.
+    """
+    failed: dict[str, str] = {}
+    problems: dict[str, str] = {}  # by stage
+    for stage in stages:
+        made = failed.get(stage.subject) or next((problems[name] for name in stage.after if name in problems), ())
+        if not made and stage.part is None:
+            made = guarded(stage.subject, _make, stage, planned, store, refit)
+        if isinstance(made, str):
+            failed[stage.subject] = problems[stage.name] = made
+    _last_network.clear()
+    return failed
+
+
 # --- in a worker -----------------------------------------------------------------------------------------------------
 
 
@@ -197,9 +243,8 @@ def perform(request: str, address: str = "") -> str:
     order, stage, threads = Order(**asked["order"]), Stage(**asked["stage"]), asked["threads"]
     with _one_at_a_time, collected() as said:
         torch.set_num_threads(threads if isinstance(threads, int) else threads.get(address, 1))
-        what = f"workload {stage.workload}" if stage.kind != "fit" else f"{stage.workload}, {stage.strategy}"
         try:
-            made = guarded(what, _make, order, stage)
+            made = guarded(stage.subject, _make_ordered, order, stage)
         except StoreError as error:
             answer = Answer(stop=str(error), said=said)
         else:
@@ -207,14 +252,29 @@ def perform(request: str, address: str = "") -> str:
     return json.dumps(asdict(answer))
 
 
-def _make(order: Order, stage: Stage) -> _Place | tuple[()]:
+def _make_ordered(order: Order, stage: Stage) -> _Place | tuple[()]:
     if order.versions != _versions():
         theirs, ours = (", ".join(f"{k} {v}" for k, v in sorted(o.items())) for o in (order.versions, _versions()))
         raise UsageError(f"the worker has {ours}, the run {theirs}; install the same")
     planned = _planned(order.suite, tuple((path, digest) for path, digest in order.plugins))
+    os.environ |= {"EXITBENCH_HOME": order.store, VARIABLE: order.device}  # this process is the run's
+    return _make(stage, planned, default_store(), order.refit)
+
+
+@lru_cache(maxsize=1)
+def _planned(suite: str, plugins: tuple[_Place, ...]) -> Plan:
+    for path, digest in plugins:
+        if not Path(path).is_file() or file_digest(Path(path)) != digest:
+            raise UsageError(f"plugin {path}: not the same file on the worker; put it where all machines see it")
+    return plan(Suite.model_validate_json(suite), load_registry(Path(path) for path, _ in plugins))
+
+
+# --- either way ------------------------------------------------------------------------------------------------------
+
+
+def _make(stage: Stage, planned: Plan, store: Store, refit: bool) -> _Place | tuple[()]:
     workload = next(w for w in planned.workloads if w.spec.name == stage.workload)
-    os.environ["EXITBENCH_HOME"] = order.store  # this process is the run's
-    return _KINDS[stage.kind](workload, stage, default_store(), planned, order.refit)
+    return _KINDS[stage.kind](workload, stage, store, planned, refit)
 
 
 def _train(workload: Workload, stage: Stage, store: Store, _planned: Plan, _refit: bool) -> _Place:
@@ -225,13 +285,14 @@ def _train(workload: Workload, stage: Stage, store: Store, _planned: Plan, _refi
     return "networks", workload.training_key
 
 
-def _record(workload: Workload, stage: Stage, store: Store, _planned: Plan, _refit: bool) -> _Place | tuple[()]:
+def _record(workload: Workload, stage: Stage, store: Store, planned: Plan, _refit: bool) -> _Place | tuple[()]:
     weights = trained_weights(workload, store)
     network = _converted(workload, weights)
+    source = _recordings(workload, planned.shift)[stage.split]
     if stage.part is None:
-        recorded_trace(workload, weights, stage.split, store, network=network)
-        return "traces", recording_key(workload, weights, stage.split)
-    record_shard(workload, weights, stage.split, stage.part, store, network=network)
+        recorded_trace(source, weights, stage.split, store, network=network)
+        return "traces", recording_key(source, weights, stage.split)
+    record_shard(source, weights, stage.split, stage.part, store, network=network)
     return ()
 
 
@@ -242,14 +303,6 @@ def _converted(workload: Workload, weights: Artifact) -> SpikingNetwork:
         _last_network.clear()
         _last_network[made_of] = spiking_network(workload, weights)
     return _last_network[made_of]
-
-
-@lru_cache(maxsize=1)
-def _planned(suite: str, plugins: tuple[_Place, ...]) -> Plan:
-    for path, digest in plugins:
-        if not Path(path).is_file() or _file_digest(Path(path)) != digest:
-            raise UsageError(f"plugin {path}: not the same file on the worker; put it where all machines see it")
-    return plan(Suite.model_validate_json(suite), load_registry(Path(path) for path, _ in plugins))
 
 
 def _fit(workload: Workload, stage: Stage, store: Store, planned: Plan, refit: bool) -> tuple[()]:
@@ -270,7 +323,3 @@ _KINDS: dict[str, Callable[[Workload, Stage, Store, Plan, bool], _Place | tuple[
     "record": _record,
     "fit": _fit,
 }
-
-
-def _file_digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -20,7 +20,10 @@ __all__ = [
     "sections",
     "seed_tables",
     "shift_by_condition",
+    "shift_by_severity",
     "shift_by_strategy",
+    "shift_promises",
+    "shift_rows",
     "shift_tables",
     "static_line",
     "summaries",
@@ -173,8 +176,52 @@ def _spread(row: dict[Hashable, Any], name: str, factor: float, pattern: str) ->
 def shift_tables(board: Board) -> Iterator[tuple[str, pd.DataFrame]]:
     """(workload, its rows of shift.csv that have figures) under corruption."""
     if board.shift is not None:
-        for workload, rows in board.shift[board.shift["promise"].notna()].groupby("workload", sort=False):
+        known = board.shift[board.shift["promise"].notna()].astype({"severity": int})
+        for workload, rows in known.groupby("workload", sort=False):
             yield str(workload), rows
+
+
+def shift_rows(board: Board, workload: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    """(operating point, its rows of shift.csv that have figures) of one workload."""
+    for name, rows in shift_tables(board):
+        if name == workload:
+            yield from ((str(point), own) for point, own in rows.groupby("operating_point", sort=False))
+
+
+def shift_by_severity(rows: pd.DataFrame) -> pd.DataFrame:
+    """One workload at one operating point under each corruption and severity, as text: means over the policies, and
+    how many of them broke their promise."""
+    records = [
+        {
+            "corruption": corruption,
+            "severity": severity,
+            "static T %": f"{100 * here['static_accuracy'].iloc[0]:.2f}",
+            "accuracy %": f"{100 * here['accuracy'].mean():.2f}",
+            "Δ points": f"{here['delta_points'].mean():+.2f}",
+            "avg exit t": f"{here['average_exit_timestep'].mean():.3f}",
+            "broken": _broken(here),
+        }
+        for (corruption, severity), here in rows.groupby(["corruption", "severity"], sort=False)
+    ]
+    return pd.DataFrame(records)
+
+
+def shift_promises(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each strategy on one workload at one operating point, as text: at which severities its promise is broken, and
+    what it loses and when it stops at the greatest one."""
+    records = []
+    for strategy, own in rows.groupby("strategy", sort=False):
+        clean, corrupted = own[own["severity"] == 0], own[own["severity"] > 0]
+        record = {"strategy": strategy, "broken": _broken(corrupted)}
+        record["clean: avg t"] = f"{clean['average_exit_timestep'].iloc[0]:.3f}" if len(clean) else NOT_AVAILABLE
+        for corruption, here in corrupted.groupby("corruption", sort=False):
+            broken = here.loc[here["promise"] == "broken", "severity"]
+            worst = here.sort_values("severity").iloc[-1]
+            record[f"{corruption}: broken at"] = ", ".join(map(str, broken)) or "–"
+            record[f"{corruption} {worst['severity']}: Δ"] = f"{worst['delta_points']:+.2f}"
+            record[f"{corruption} {worst['severity']}: avg t"] = f"{worst['average_exit_timestep']:.3f}"
+        records.append(record)
+    return pd.DataFrame(records).fillna(NOT_AVAILABLE)
 
 
 def shift_by_condition(rows: pd.DataFrame) -> pd.DataFrame:

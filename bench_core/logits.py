@@ -1,10 +1,11 @@
-"""Logits that need not fit into memory: read a few samples at a time, from one tensor or several, or a selection."""
+"""Logits, and what else a trace has by sample, that need not fit into memory: read a few samples at a time."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
 
-__all__ = ["LogitRows", "samples_in_cache"]
+__all__ = ["SampleRows", "samples_in_cache", "tensor_bytes"]
 
 _CACHED = 2**18  # float64 values worked on at once, what stays in a core's cache; sums of floats depend on it
 
@@ -14,13 +15,13 @@ def samples_in_cache(values: int, *, least: int = 1) -> int:
     return max(least, _CACHED // values)
 
 
-class LogitRows:
-    """o_t of N samples, [N, T, K]: the samples of all parts in order, or those of them at ``index``.
+class SampleRows:
+    """A tensor [N, …], such as logits [N, T, K]: the samples of all parts in order, or those of them at ``index``.
 
     Nothing is copied but what ``read`` joins or picks out, and ``whole`` where it isn't one part anyway.
 
     Args:
-        parts: each [n, T, K], the same T, K and type; mapped files as a rule.
+        parts: each [n, …], alike in type and all other dimensions; mapped files as a rule.
         index: int64 [N], non-negative positions among all samples of the parts.
     """
 
@@ -30,17 +31,17 @@ class LogitRows:
 
     @property
     def shape(self) -> torch.Size:
-        """(N, T, K)."""
+        """(N, …)."""
         samples = int(self._ends[-1]) if self._index is None else len(self._index)
         return torch.Size((samples, *self._parts[0].shape[1:]))
 
     @property
     def dtype(self) -> torch.dtype:
-        """The logits' type."""
+        """The type of all parts."""
         return self._parts[0].dtype
 
     def read(self, start: int, stop: int) -> torch.Tensor:
-        """Samples start to stop - 1 (fewer at the end), [n, T, K]; not to be written to."""
+        """Samples start to stop - 1 (fewer at the end), [n, …]; not to be written to."""
         if self._index is not None:
             return self._pick(self._index[start:stop])
         pieces = []
@@ -53,19 +54,19 @@ class LogitRows:
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def pieces(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """All samples, a few at a time: pairs of (first sample, [n, T, K])."""
-        samples, timesteps, classes = self.shape
-        step = samples_in_cache(max(1, timesteps * classes))
+        """All samples, a few at a time: pairs of (first sample, [n, …])."""
+        samples, *others = self.shape
+        step = samples_in_cache(max(1, math.prod(others)))
         for start in range(0, samples, step):
             yield start, self.read(start, start + step)
 
-    def select(self, index: torch.Tensor) -> "LogitRows":
+    def select(self, index: torch.Tensor) -> "SampleRows":
         """The samples at ``index``, which may be anything that indexes a tensor [N]."""
         known = torch.arange(self.shape[0]) if self._index is None else self._index
-        return LogitRows(self._parts, known[index])
+        return SampleRows(self._parts, known[index])
 
     def whole(self) -> torch.Tensor:
-        """All samples in one tensor [N, T, K], kept from then on."""
+        """All samples in one tensor [N, …], kept from then on."""
         if self._index is not None or len(self._parts) > 1:
             tensor = self.read(0, self.shape[0])
             self._parts, self._index, self._ends = [tensor], None, torch.tensor([len(tensor)])
@@ -85,3 +86,12 @@ class LogitRows:
         part = self._parts[number]
         first = int(self._ends[number]) - len(part)
         return part.index_select(0, (positions - first).to(part.device))
+
+
+def tensor_bytes(tensor: torch.Tensor | SampleRows) -> Iterator[memoryview]:
+    """The content of a tensor, little-endian, a piece at a time; what lies in memory in its order is not copied."""
+    pieces = [tensor] if isinstance(tensor, torch.Tensor) else (piece for _, piece in tensor.pieces())
+    for piece in pieces:
+        flat = piece.detach().cpu().contiguous()
+        if flat.numel():
+            yield flat.reshape(-1).view(torch.uint8).numpy().data

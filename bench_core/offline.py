@@ -23,7 +23,8 @@ from bench_core.results import write_text
 from bench_core.scoring import Contest, Recorded, fit_family, halve, policy_samples, score_strategy
 from bench_core.selection import OperatingPoint
 from bench_core.store import Store
-from bench_core.trace import Trace, load_trace
+from bench_core.trace import Trace
+from bench_core.trace_files import load_trace
 
 __all__ = ["DEFAULT_POINT", "ChosenPolicy", "PolicyChoice", "ReplayResult", "replay_files", "resolve_inputs"]
 

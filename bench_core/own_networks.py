@@ -24,7 +24,7 @@ from bench_core.digests import file_digest, tensors_digest
 from bench_core.errors import UsageError, one_line
 from bench_core.knobs import nearest
 from bench_core.progress import note
-from bench_core.recording import BATCH, Part, record
+from bench_core.recording import BATCH, Part, Recording, record
 from bench_core.snn.adapters import SteppedNetwork, what_happened
 from bench_core.trace import Trace
 
@@ -114,13 +114,8 @@ def record_network(
         return part
 
     trace = record(
-        network,
-        dataset,
-        samples,
-        timesteps,
+        Recording(network, dataset, samples, timesteps, batch=batch, part=_BATCHES * batch),
         title=f"record {name} {split}",
-        batch=batch,
-        part=_BATCHES * batch,
         header={
             "workload": name,
             "provenance": {
@@ -270,7 +265,7 @@ def load_weights(module: nn.Module, tensors: Mapping[str, torch.Tensor], place: 
         consume_prefix_in_state_dict_if_present(given, _PARALLEL)
     try:
         result = module.load_state_dict(given, strict=False)
-    except Exception as error:
+    except Exception as error:  # the module may have hooks of its own
         said = " ".join(str(error).partition(":\n")[2].split()) or what_happened(error)
         raise UsageError(one_line(f"{place}: doesn't fit the network: {said:.300}")) from error
     problems = [

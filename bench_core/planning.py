@@ -9,7 +9,7 @@ from bench_core.exits import ExitStrategy
 from bench_core.plugin_manager import Registry
 from bench_core.selection import OperatingPoint
 from bench_core.stages import Workload
-from bench_core.suite import EVERY_STRATEGY, CostModelSpec, Suite
+from bench_core.suite import EVERY_STRATEGY, CostModelSpec, ShiftSpec, Suite
 
 __all__ = ["Competitor", "Plan", "competitors", "plan"]
 
@@ -31,6 +31,7 @@ class Plan:
     first_layer: FirstLayer
     competitors: list[Competitor]
     workloads: list[Workload]
+    shift: ShiftSpec | None
 
 
 def plan(suite: Suite, registry: Registry) -> Plan:
@@ -41,6 +42,7 @@ def plan(suite: Suite, registry: Registry) -> Plan:
         suite.first_layer,
         competitors(suite, registry),
         [Workload.resolve(spec, registry) for spec in suite.workloads],
+        suite.shift,
     )
 
 

@@ -9,14 +9,15 @@ import torch
 
 from bench_core import __version__
 from bench_core.columns import SCHEMA
+from bench_core.device import CPU, device_name
 from bench_core.plugin_manager import Registry
 from bench_core.suite import Suite
 
 __all__ = ["environment", "manifest"]
 
 
-def environment() -> dict[str, Any]:
-    """What rounding may depend on: versions, CPU capability, threads."""
+def environment(device: torch.device = CPU) -> dict[str, Any]:
+    """What rounding may depend on: versions, CPU capability, threads, and the device that did the work."""
     return {
         "exitbench": __version__,
         "python": platform.python_version(),
@@ -26,7 +27,7 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
-        "device": "cpu",
+        "device": device_name(device),
     }
 
 

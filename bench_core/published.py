@@ -28,7 +28,7 @@ import pandas as pd
 
 from bench_core.errors import UsageError
 
-__all__ = ["PUBLISHED_COLUMNS", "REMARK", "published_table", "read_published"]
+__all__ = ["FIGURES", "PUBLISHED_COLUMNS", "REMARK", "published_table", "read_published"]
 
 FILE: Final = "published.csv"
 PUBLISHED_COLUMNS: Final = {  # and what they are called where people read
@@ -42,7 +42,8 @@ PUBLISHED_COLUMNS: Final = {  # and what they are called where people read
     "evidence": "read in",
     "thresholds": "thresholds chosen",
 }
-_FIGURES = ("timesteps", "accuracy", "average_timesteps")
+_LARGEST = {"timesteps": 1e6, "accuracy": 100.0, "average_timesteps": 1e6}
+FIGURES: Final = tuple(PUBLISHED_COLUMNS[name] for name in _LARGEST)  # columns of figures, as people read them
 REMARK: Final = (
     "As published, not measured here and not ranked: other networks, other training, and thresholds mostly chosen on "
     "the test data."
@@ -68,11 +69,12 @@ def read_published(folder: Path, datasets: Collection[str]) -> pd.DataFrame:
     if list(table.columns) != list(PUBLISHED_COLUMNS):
         found, wanted = (", ".join(map(str, columns)) for columns in (table, PUBLISHED_COLUMNS))
         raise UsageError(f"{path}: its columns are {found}; they have to be {wanted}")
-    for column in _FIGURES:
+    for column, largest in _LARGEST.items():
         figures = pd.to_numeric(table[column].replace("", "nan"), errors="coerce")
-        wrong = table.index[figures.isna() & ~table[column].isin(["", "nan"])]
+        wrong = table.index[~figures.between(0, largest) & ~table[column].isin(["", "nan"])]
         if len(wrong):
-            raise UsageError(f"{path}: row {wrong[0] + 1}: {column} {table[column][wrong[0]]!r} is no number")
+            what = "no number" if figures.isna()[wrong[0]] else f"not between 0 and {largest:g}"
+            raise UsageError(f"{path}: row {wrong[0] + 1}: {column} {table[column][wrong[0]]!r} is {what}")
     return table[table["dataset"].isin(list(datasets))].reset_index(drop=True)
 
 

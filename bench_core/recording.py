@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -12,13 +13,25 @@ import torch.nn.functional as F
 
 from bench_core.costs.ledger import OperationLedger, UncountableLayerError
 from bench_core.data import Dataset, ImageSplit
+from bench_core.device import CPU, device_name
 from bench_core.errors import RecordingError
 from bench_core.failures import out_of_memory
+from bench_core.logits import SampleRows
 from bench_core.progress import note, progress
 from bench_core.snn import SpikingNetwork
 from bench_core.trace import LAYER_COUNTS, SCHEMA, Trace
 
-__all__ = ["BATCH", "HALVINGS", "PART", "Part", "RecordableNetwork", "record", "record_part", "record_within_memory"]
+__all__ = [
+    "BATCH",
+    "HALVINGS",
+    "PART",
+    "Part",
+    "RecordableNetwork",
+    "Recording",
+    "record",
+    "record_part",
+    "recorded_tensors",
+]
 
 BATCH = 100  # samples per forward pass; part of a trace's identity, since rounding may depend on it
 FOLD = 2  # timesteps computed together; no result depends on it, and more of them lose to the cache
@@ -34,6 +47,9 @@ class Part:
     batch: int = BATCH
 
 
+KeepPart = Callable[[int, Callable[[], Part]], Part]
+
+
 class RecordableNetwork(Protocol):
     """What recording needs of a network. Operations are counted of a ``SpikingNetwork`` only."""
 
@@ -44,126 +60,143 @@ class RecordableNetwork(Protocol):
         """o_t of all timesteps of new samples, [T, B, K], from what ``Dataset.encode`` gives."""
 
 
+@dataclass(frozen=True)
+class Recording:
+    """A network to be run over a split, and how.
+
+    Attributes:
+        network: prepared for inference.
+        dropout: probability with which the output of every spiking layer is dropped while recording (seeded).
+        per_layer: keep accumulates and spikes of each layer as well.
+        batch: samples per forward pass; fewer where memory doesn't suffice.
+        device: that the network is on; traces are made in memory all the same.
+        part: samples per part.
+    """
+
+    network: RecordableNetwork
+    dataset: Dataset
+    split: ImageSplit
+    timesteps: int
+    dropout: float = 0.0
+    per_layer: bool = False
+    batch: int = BATCH
+    part: int = PART
+    device: torch.device = CPU
+
+    @property
+    def parts(self) -> tuple[torch.Tensor, ...]:
+        """The positions of the samples in each part."""
+        return torch.split(torch.arange(len(self.split)), self.part)
+
+    def run(self, positions: torch.Tensor, batch: int) -> dict[str, torch.Tensor]:
+        """A trace's tensors, without labels and ids, for the samples at ``positions``, ``batch`` of them at a time."""
+        ledger = None if self.dropout else self._ledger()  # what is dropped costs nothing that can be told
+        tensors: dict[str, torch.Tensor] = {}
+        start = 0
+        with ExitStack() as stack:
+            stack.callback(self.network.reset)  # lets go of what the neurons hold
+            stack.enter_context(torch.inference_mode())
+            if self.dropout:
+                assert isinstance(self.network, SpikingNetwork)
+                stack.enter_context(_dropping(self.network, self.dropout, seed=int(positions[0])))
+            collect = stack.enter_context(ledger.counting()) if ledger else None
+            for chosen in torch.split(positions, batch):
+                inputs = self.dataset.encode(self.split.images[chosen], self.timesteps).to(self.device)
+                logits = self.network.run(inputs, self.timesteps, fold=FOLD).transpose(0, 1)
+                for name, values in {"logits": logits, **(collect(inputs) if collect else {})}.items():
+                    if name not in tensors:
+                        with torch.inference_mode(False):  # a tensor like any other
+                            tensors[name] = torch.empty((len(positions), *values.shape[1:]), dtype=values.dtype)
+                    tensors[name][start : start + len(chosen)] = values
+                start += len(chosen)
+        if ledger:
+            shape = (len(positions), self.timesteps)
+            tensors["macs"] = torch.zeros(shape, dtype=torch.int64)
+            tensors["neuron_updates"] = torch.full(shape, ledger.neuron_updates, dtype=torch.int64)
+            tensors["macs_once"] = torch.full((len(positions),), ledger.macs_once, dtype=torch.int64)
+        return tensors
+
+    def _ledger(self) -> OperationLedger | None:
+        if not isinstance(self.network, SpikingNetwork):
+            return None
+        try:
+            return OperationLedger(self.network, self.dataset.input_shape, per_layer=self.per_layer)
+        except UncountableLayerError as layer:
+            note(f"operation counts: no rule for layer {layer}; energies will be n/a")
+            return None
+
+
 def record(
-    network: RecordableNetwork,
-    dataset: Dataset,
-    split: ImageSplit,
-    timesteps: int,
-    *,
-    title: str,
-    dropout: float = 0.0,
-    per_layer: bool = False,
-    batch: int = BATCH,
-    part: int = PART,
-    header: dict[str, Any] | None = None,
-    keep_part: Callable[[int, Callable[[], Part]], Part] | None = None,
+    recording: Recording, *, title: str, header: Mapping[str, Any] | None = None, keep_part: KeepPart | None = None
 ) -> Trace:
-    """The trace of ``network`` on ``split``, with operation counts where the ledger knows every layer.
+    """The trace of a recording, with operation counts where the ledger knows every layer.
+
+    Args and errors are those of ``recorded_tensors``.
+    """
+    tensors, strings = recorded_tensors(recording, title=title, header=header, keep_part=keep_part)
+    logits = tensors.pop("logits")
+    return Trace.of(logits, {name: rows.whole() for name, rows in tensors.items()}, strings)
+
+
+def recorded_tensors(
+    recording: Recording, *, title: str, header: Mapping[str, Any] | None = None, keep_part: KeepPart | None = None
+) -> tuple[dict[str, SampleRows], dict[str, str]]:
+    """The tensors of a recording's trace under their names in a file, in the parts they were recorded in; the header.
 
     Args:
-        network: prepared for inference.
         title: shown with the progress.
-        dropout: probability with which the output of every spiking layer is dropped while recording (seeded).
-        per_layer: keep accumulates and spikes of each layer as well, and what the layers are in the header.
-        batch: samples per forward pass.
-        part: samples per part.
         header: JSON-able entries of the trace's header, such as workload and provenance.
-        keep_part: called with a part's number and a function that records it; may return the part from a store.
+        keep_part: called with a part's number and a function that records it; may return the part from a store, mapped.
 
     Raises:
         RecordingError: there is too little memory even for the smallest batch.
     """
-    parts = []
-    with progress(title, len(split), "samples") as advance:
-        for number, positions in enumerate(torch.split(torch.arange(len(split)), part)):
-
-            def build(positions: torch.Tensor = positions) -> Part:
-                return record_within_memory(
-                    network, dataset, split, positions, timesteps, dropout=dropout, per_layer=per_layer, batch=batch
-                )
-
+    parts: list[Part] = []
+    with progress(title, len(recording.split), "samples") as advance:
+        for number, positions in enumerate(recording.parts):
+            build = partial(record_part, recording, positions)
             parts.append(build() if keep_part is None else keep_part(number, build))
             advance(len(positions))
-    smallest = min(one.batch for one in parts)
-    variant = {"batch": smallest, "dtype": "float32", "device": "cpu", "layout": "channels_last", "dropout": dropout}
-    tensors = {name: torch.cat([one.tensors[name] for one in parts]) for name in parts[0].tensors}
-    logits = tensors.pop("logits")
-    once = tensors.pop("macs_once", None)
+    split = recording.split
+    tensors = {name: SampleRows([part.tensors[name] for part in parts]) for name in parts[0].tensors}
+    tensors |= {"labels": SampleRows([split.labels]), "sample_ids": SampleRows([split.sample_ids])}
     strings = {name: value if isinstance(value, str) else json.dumps(value) for name, value in (header or {}).items()}
-    strings |= {"schema": SCHEMA, "split": split.name, "variant": json.dumps(variant)}
-    layer_counts = {name: tensors.pop(name) for name in LAYER_COUNTS if name in tensors}
-    if layer_counts:
-        assert isinstance(network, SpikingNetwork)
-        ledger = OperationLedger(network, dataset.input_shape)
-        strings["layers"] = json.dumps([dataclasses.asdict(layer) for layer in ledger.layers])
-    return Trace(logits, split.labels, split.sample_ids, tensors, once, strings, layer_counts)
+    smallest = min(part.batch for part in parts)
+    return tensors, strings | _header(recording, smallest, by_layer=not tensors.keys().isdisjoint(LAYER_COUNTS))
 
 
-def record_within_memory(
-    network: RecordableNetwork,
-    dataset: Dataset,
-    split: ImageSplit,
-    positions: torch.Tensor,
-    timesteps: int,
-    *,
-    dropout: float = 0.0,
-    per_layer: bool = False,
-    batch: int = BATCH,
-) -> Part:
-    """``record_part``, from the start with half the batch where memory runs out, at most ``HALVINGS`` times.
+def _header(recording: Recording, batch: int, *, by_layer: bool) -> dict[str, str]:
+    """What a trace's header says of how it was recorded, ``batch`` samples at a time."""
+    device = device_name(recording.device)
+    how = {
+        "batch": batch,
+        "dtype": "float32",
+        "device": device,
+        "layout": "channels_last",
+        "dropout": recording.dropout,
+    }
+    strings = {"schema": SCHEMA, "split": recording.split.name, "variant": json.dumps(how)}
+    if by_layer:
+        assert isinstance(recording.network, SpikingNetwork)
+        layers = OperationLedger(recording.network, recording.dataset.input_shape).layers
+        strings["layers"] = json.dumps([dataclasses.asdict(layer) for layer in layers])
+    return strings
+
+
+def record_part(recording: Recording, positions: torch.Tensor) -> Part:
+    """A part of a recording, from its start with half the batch where memory runs out, at most ``HALVINGS`` times.
 
     A smaller batch may round differently, which the trace's ``variant`` tells. Raises RecordingError where the
     smallest batch is still too large.
     """
-    for size in dict.fromkeys(max(1, batch >> halvings) for halvings in range(HALVINGS + 1)):
+    for batch in dict.fromkeys(max(1, recording.batch >> halvings) for halvings in range(HALVINGS + 1)):
         try:
-            tensors = record_part(
-                network, dataset, split, positions, timesteps, dropout=dropout, per_layer=per_layer, batch=size
-            )
-            return Part(tensors, size)
-        except Exception as error:
-            network.reset()  # lets go of what the neurons hold
+            return Part(recording.run(positions, batch), batch)
+        except (MemoryError, RuntimeError) as error:  # torch has several, all of them RuntimeError
             if not out_of_memory(error):
                 raise
-            note(f"record {split.name}: out of memory at batch {size}")
-    raise RecordingError(f"out of memory even at batch {size}")
-
-
-def record_part(
-    network: RecordableNetwork,
-    dataset: Dataset,
-    split: ImageSplit,
-    positions: torch.Tensor,
-    timesteps: int,
-    *,
-    dropout: float = 0.0,
-    per_layer: bool = False,
-    batch: int = BATCH,
-) -> dict[str, torch.Tensor]:
-    """A trace's tensors, without labels and ids, for the samples at ``positions``, ``batch`` of them at a time."""
-    ledger = None if dropout else _ledger(network, dataset, per_layer)  # what is dropped costs nothing that can be told
-    chunks: dict[str, list[torch.Tensor]] = {"logits": []}
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode())
-        if dropout:
-            assert isinstance(network, SpikingNetwork)
-            stack.enter_context(_dropping(network, dropout, seed=int(positions[0])))
-        collect = stack.enter_context(ledger.counting()) if ledger else None
-        for chosen in torch.split(positions, batch):
-            inputs = dataset.encode(split.images[chosen], timesteps)
-            logits = network.run(inputs, timesteps, fold=FOLD)
-            chunks["logits"].append(logits.transpose(0, 1).contiguous())
-            if ledger and collect:
-                for name, values in collect(inputs).items():
-                    chunks.setdefault(name, []).append(values)
-    network.reset()
-    tensors = {name: torch.cat(values) for name, values in chunks.items()}
-    if ledger:
-        shape = (len(positions), timesteps)
-        tensors["macs"] = torch.zeros(shape, dtype=torch.int64)
-        tensors["neuron_updates"] = torch.full(shape, ledger.neuron_updates, dtype=torch.int64)
-        tensors["macs_once"] = torch.full((len(positions),), ledger.macs_once, dtype=torch.int64)
-    return tensors
+            note(f"record {recording.split.name}: out of memory at batch {batch}")
+    raise RecordingError(f"out of memory even at batch {batch}")
 
 
 @contextmanager
@@ -181,13 +214,3 @@ def _dropping(network: SpikingNetwork, probability: float, *, seed: int) -> Iter
         finally:
             for hook in hooks:
                 hook.remove()
-
-
-def _ledger(network: RecordableNetwork, dataset: Dataset, per_layer: bool) -> OperationLedger | None:
-    if not isinstance(network, SpikingNetwork):
-        return None
-    try:
-        return OperationLedger(network, dataset.input_shape, per_layer=per_layer)
-    except UncountableLayerError as layer:
-        note(f"operation counts: no rule for layer {layer}; energies will be n/a")
-        return None

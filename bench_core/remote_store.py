@@ -17,6 +17,7 @@ import torch
 
 from bench_core.errors import StoreError, UsageError, one_line
 from bench_core.files import UNFINISHED, whole_file
+from bench_core.logits import SampleRows
 from bench_core.progress import note
 from bench_core.store import KINDS, UNSENT, ZOO, Artifact, DamagedArtifactError, Store, read_artifact
 
@@ -50,7 +51,7 @@ class RemoteStore(Store):
             raise UsageError(
                 one_line(f"EXITBENCH_HOME={self.url}: {error}; pip install 'exitbench[remote]' and what that names")
             ) from error
-        except Exception as error:
+        except Exception as error:  # each file system has errors of its own
             raise UsageError(one_line(f"EXITBENCH_HOME={self.url}: not a usable URL ({error!s:.200})")) from error
         self._base = str(base).rstrip("/")
 
@@ -65,7 +66,7 @@ class RemoteStore(Store):
         self,
         kind: str,
         key: str,
-        tensors: Mapping[str, torch.Tensor],
+        tensors: Mapping[str, torch.Tensor | SampleRows],
         metadata: Mapping[str, Any] | None = None,
         header: Mapping[str, str] | None = None,
     ) -> Artifact:
@@ -97,7 +98,7 @@ class RemoteStore(Store):
             found = self._filesystem.find(self._base or "/", detail=True)
         except FileNotFoundError:
             return {}
-        except Exception as error:
+        except Exception as error:  # each file system has errors of its own
             raise self._unreachable(self.url, error) from error
         sizes = {}
         for name, facts in found.items():
@@ -137,7 +138,7 @@ class RemoteStore(Store):
             self._refuse_or_note(DamagedArtifactError(f"{address}: {problem}"))
             return None
         except OSError as error:
-            raise StoreError(f"{path}: can't be written ({error}); free space or choose another place") from error
+            raise StoreError.unwritable(path, error) from error
 
     def _copy_here(self, kind: str, key: str, place: Path) -> bool:
         try:
@@ -196,7 +197,7 @@ class RemoteStore(Store):
             marker.parent.mkdir(parents=True, exist_ok=True)
             marker.touch()
         except OSError as error:
-            raise StoreError(f"{marker}: can't be written ({error}); free space or choose another place") from error
+            raise StoreError.unwritable(marker, error) from error
 
     def _unmark(self, kind: str, key: str) -> None:
         with suppress(OSError):

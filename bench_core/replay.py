@@ -1,20 +1,25 @@
 """Replay: a policy and a trace give exit timesteps, by the same calls that the live engine makes."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from bench_core.errors import PluginError
-from bench_core.exits import Evidence, ExitPolicy, ScoreStrategy, State, checked_score
-from bench_core.logits import samples_in_cache
+from bench_core.evidence import Evidence, InputFrames, Look, read_together, samples_together
+from bench_core.exits import ExitPolicy, ScoreStrategy, State, checked_score
 from bench_core.trace import Trace
 
-__all__ = ["ExitController", "InputFrames", "Outcome", "replay_policy", "score_table", "static_outcome"]
-
-InputFrames = Callable[[torch.Tensor, int], torch.Tensor]
-"""(positions [B], frames presented F) -> network input [B, F, C, H, W]."""
+__all__ = [
+    "ExitController",
+    "InputFrames",
+    "Outcome",
+    "replay_policy",
+    "score_table",
+    "score_tables",
+    "static_outcome",
+]
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ class ExitController:
     def _evidence(self, step: torch.Tensor) -> Evidence:
         inputs, positions, frames = self._inputs, self.unfinished, max(self._t, 1)
         read = None if inputs is None else lambda: inputs(positions, frames)
-        return Evidence(self._t, self.timesteps, step, self._total.clone(), self._keys, read)
+        return Evidence(self._t, self.timesteps, step, self._total, self._keys, read)
 
     def _checked(self, state: State) -> State:
         """The state, if every tensor of it has a row for each unfinished sample. Raises PluginError."""
@@ -142,7 +147,7 @@ def replay_policy(
         inputs: network input by position in the trace, for policies that look at it.
         batch: samples in flight at once; no result depends on it.
     """
-    batch = batch or _batch(trace)
+    batch = batch or samples_together(trace.classes)
     parts = []
     for start in range(0, len(trace), batch):
         logits = trace.rows.read(start, start + batch)
@@ -168,33 +173,39 @@ def static_outcome(trace: Trace) -> Outcome:
     return Outcome(exits, trace.predictions[:, -1], torch.ones(len(trace), dtype=torch.bool))
 
 
+def score_tables(
+    strategies: Sequence[ScoreStrategy],
+    trace: Trace,
+    inputs: Sequence[InputFrames | None] | None = None,
+    *,
+    batch: int | None = None,
+) -> list[torch.Tensor | Exception]:
+    """The scores of all strategies from one read of the trace, at t = 1 .. T-1, as ``should_exit`` would see them.
+
+    Args:
+        inputs: for each strategy network input by position in the trace, or None where it doesn't look at any.
+        batch: samples scored together; no result depends on it.
+
+    Returns:
+        For each strategy float64 [N, T-1], or what it raised, which no other strategy notices.
+    """
+
+    def look(strategy: ScoreStrategy, frames: InputFrames | None) -> Look:
+        return Look(lambda evidence, _labels: checked_score(strategy, evidence), frames)
+
+    looks = list(map(look, strategies, inputs or [None] * len(strategies)))
+    return read_together(trace, looks, trace.timesteps - 1, batch=batch)
+
+
 def score_table(
     strategy: ScoreStrategy, trace: Trace, inputs: InputFrames | None = None, *, batch: int | None = None
 ) -> torch.Tensor:
-    """The score of every sample at t = 1 .. T-1, float64 [N, T-1], as ``should_exit`` would see it."""
-    batch = batch or _batch(trace)
-    table = torch.empty(len(trace), trace.timesteps - 1, dtype=torch.float64)
-    for start in range(0, len(trace), batch):
-        rows = slice(start, start + batch)
-        keys = trace.sample_ids[rows]
-        total = torch.zeros(len(keys), trace.classes, dtype=torch.float64)
-        read = None if inputs is None else _shifted(inputs, start)
-        logits = trace.rows.read(start, start + batch)
-        for t in range(1, trace.timesteps):
-            step = logits[:, t - 1].to("cpu", torch.float64, copy=True)
-            total += step
-            seen = None if read is None else _all_rows(read, len(keys), t)
-            table[rows, t - 1] = checked_score(strategy, Evidence(t, trace.timesteps, step, total.clone(), keys, seen))
-    return table
-
-
-def _batch(trace: Trace) -> int:
-    return min(4096, samples_in_cache(trace.classes, least=16))
+    """The scores of one strategy, float64 [N, T-1]. Whatever it raises comes through."""
+    (found,) = score_tables([strategy], trace, [inputs], batch=batch)
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def _shifted(inputs: InputFrames, start: int) -> InputFrames:
     return lambda positions, frames: inputs(positions + start, frames)
-
-
-def _all_rows(inputs: InputFrames, batch: int, frames: int) -> Callable[[], torch.Tensor]:
-    return lambda: inputs(torch.arange(batch), frames)

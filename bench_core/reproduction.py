@@ -22,8 +22,8 @@ from typing import Any
 import pandas as pd
 
 from bench_core.competition import policy_artifacts, score_workload
-from bench_core.errors import UsageError
 from bench_core.execution import run_suite
+from bench_core.kept_traces import kept_trace, trace_path
 from bench_core.offline import resolve_inputs
 from bench_core.planning import plan
 from bench_core.plugin_manager import Registry
@@ -36,7 +36,6 @@ from bench_core.shift_recording import read_conditions
 from bench_core.store import Store, default_store
 from bench_core.suite import LatencySpec, Suite, parse_suite, seed_groups
 from bench_core.tables import board_tables
-from bench_core.trace import load_trace
 
 __all__ = ["Reproduction", "Tested", "briefly", "reproduce_board", "suite_of", "tested"]
 
@@ -175,10 +174,7 @@ def tested(committed: Board, suite: Suite, folder: Path, registry: Registry, sto
         facts: Mapping[str, Any] = committed.manifest["workloads"].get(spec.name, {})
         sides = []
         for split in ("calibration", "test"):
-            path = folder / "traces" / f"{spec.name}-{split}.safetensors"
-            trace = load_trace(path)
-            if trace.digest != facts.get(f"{split}_trace"):
-                raise UsageError(f"{path}: not the trace that the manifest names; restore it, or make the board again")
+            trace = kept_trace(trace_path(folder, spec.name, split), facts.get(f"{split}_trace"))
             sides.append(Recorded(trace, resolve_inputs(trace, registry)))
         fit, select = halve(sides[0])
         artifacts = policy_artifacts(store, {"trace": facts["recording"]["calibration"], "half": "fit"})

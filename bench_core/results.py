@@ -1,8 +1,9 @@
 """A board in memory and its files: deterministic tables, measurements (csv), manifest.json, leaderboard.md.
 
-The tables of ``TABLES`` are deterministic, and so are those of ``OPTIONAL_TABLES``, which only some boards have. Wall
-clock lives in ``measurements.csv``, is joined when a board is shown, and stays until it is measured again.
-``training.csv`` tells what training took; what papers published is read from beside the board (``published.py``).
+The tables of ``TABLES`` are deterministic, and so are those of ``OPTIONAL_TABLES``, which only some boards have. What
+a clock said is no part of them and lives in ``KEPT_TABLES``: wall clock (joined when a board is shown, it stays until
+it is measured again), every single measurement, and what training took. What papers published is read from beside the
+board (``published.py``).
 """
 
 import contextlib
@@ -26,11 +27,13 @@ from bench_core.columns import (
     SEED_COLUMNS,
     SHIFT_COLUMNS,
     SUMMARY_COLUMNS,
+    TRAINING_COLUMNS,
     WORKLOAD_COLUMNS,
 )
 from bench_core.errors import StoreError, UsageError
 from bench_core.files import alone_in
 from bench_core.latency import STATIC, Timings
+from bench_core.progress import note
 from bench_core.published import read_published
 
 __all__ = [
@@ -39,8 +42,7 @@ __all__ = [
     "Board",
     "make_folder",
     "read_board",
-    "read_measurements",
-    "read_raw",
+    "read_kept",
     "write_board",
     "write_tables",
     "write_text",
@@ -55,8 +57,8 @@ _FIXED_COLUMNS = {  # rows.csv has more, of the cost models
     "summary": SUMMARY_COLUMNS,
 }
 TABLES = ("rows", *_FIXED_COLUMNS)
-TRAINING = "training.csv"
 OPTIONAL_TABLES = {"seeds": SEED_COLUMNS, "shift": SHIFT_COLUMNS}
+KEPT_TABLES = {"measurements": MEASUREMENT_COLUMNS, "measurements-raw": RAW_COLUMNS, "training": TRAINING_COLUMNS}
 
 
 @dataclass
@@ -92,6 +94,12 @@ class Board:
     def tables(self) -> dict[str, pd.DataFrame]:
         """The deterministic tables that this board has, by name."""
         found = {name: getattr(self, name) for name in (*TABLES, *OPTIONAL_TABLES)}
+        return {name: table for name, table in found.items() if table is not None}
+
+    @property
+    def kept(self) -> dict[str, pd.DataFrame]:
+        """The tables of ``KEPT_TABLES`` that this board has, by name."""
+        found = {"measurements": self.measurements, "measurements-raw": self.raw, "training": self.training}
         return {name: table for name, table in found.items() if table is not None}
 
     @property
@@ -134,22 +142,23 @@ class Board:
         return self.rows.merge(kept, on=keys, how="left")
 
 
-def read_measurements(folder: Path) -> pd.DataFrame | None:
-    """The measurements of an earlier run into the same folder, if there are any."""
-    path = folder / "measurements.csv"
+def read_kept(folder: Path, name: str) -> pd.DataFrame | None:
+    """A table of ``KEPT_TABLES`` that an earlier run left in ``folder``; None where it left none.
+
+    One that can't be read or has other columns is said to be passed over, and counts as none.
+    """
+    path = folder / f"{name}.csv"
     if not path.exists():
         return None
-    table = pd.read_csv(path, dtype={"policy": str})
-    return table if list(table.columns) == list(MEASUREMENT_COLUMNS) else None
-
-
-def read_raw(folder: Path) -> pd.DataFrame | None:
-    """Every single one of those measurements, if they are kept."""
-    path = folder / "measurements-raw.csv"
-    if not path.exists():
+    try:
+        table = pd.read_csv(path, dtype={"policy": str})
+    except (OSError, ValueError) as error:
+        note(f"{path}: not readable ({error}); passed over")
         return None
-    table = pd.read_csv(path, dtype={"policy": str})
-    return table if list(table.columns) == list(RAW_COLUMNS) else None
+    if list(table.columns) != list(KEPT_TABLES[name]):
+        note(f"{path}: has other columns than schema {SCHEMA}; passed over")
+        return None
+    return table
 
 
 def write_board(board: Board, folder: Path) -> None:
@@ -159,12 +168,8 @@ def write_board(board: Board, folder: Path) -> None:
     make_folder(folder)
     with alone_in(folder):  # two runs into one folder: all files are of the one that was last
         write_tables(board, folder)
-        if board.measurements is not None:
-            write_text(folder / "measurements.csv", board.measurements.to_csv(index=False))
-        if board.raw is not None:
-            write_text(folder / "measurements-raw.csv", board.raw.to_csv(index=False))
-        if board.training is not None:
-            write_text(folder / TRAINING, board.training.to_csv(index=False))
+        for name, table in board.kept.items():
+            write_text(folder / f"{name}.csv", table.to_csv(index=False))
         write_text(folder / "manifest.json", json.dumps(board.manifest, indent=1, sort_keys=True) + "\n")
         write_text(folder / "leaderboard.md", markdown(board))
 
@@ -203,12 +208,22 @@ def read_board(folder: Path) -> Board:
     return Board(
         rows,
         **tables,
-        measurements=read_measurements(folder),
+        measurements=read_kept(folder, "measurements"),
         manifest=manifest,
-        raw=read_raw(folder),
-        training=pd.read_csv(folder / TRAINING) if (folder / TRAINING).exists() else None,
-        published=read_published(folder, {spec["dataset"] for spec in manifest["suite"]["workloads"]}),
+        raw=read_kept(folder, "measurements-raw"),
+        training=read_kept(folder, "training"),
+        published=read_published(folder, _datasets(manifest, folder)),
     )
+
+
+def _datasets(manifest: Mapping[str, Any], folder: Path) -> set[str]:
+    """Data sets of the suite that the board in ``folder`` was made from."""
+    try:
+        return {spec["dataset"] for spec in manifest["suite"]["workloads"]}
+    except (KeyError, TypeError) as error:
+        raise UsageError(
+            f"results {folder}: manifest.json does not hold a suite with its workloads; run the suite again"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -220,7 +235,7 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise StoreError(f"{path}: can't be written ({error.strerror}); choose another place or free space") from error
+        raise StoreError.unwritable(path, error) from error
 
 
 def make_folder(folder: Path) -> None:

@@ -3,12 +3,13 @@
 Another machine or version trains other networks, so nothing is judged here: every row's difference stands with a 95 %
 interval. Where the traces beside the committed board hold the same test samples, the interval is a paired bootstrap
 over them; else it is the normal one of two independent samples, which is wider. Both are about these two networks:
-they leave out what another seed or calibration split would change.
+they leave out what another seed or calibration split would change. Under corruption (``shift.csv``) it is always the
+normal one.
 """
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import norm
 from tabulate import tabulate
 
 from bench_core.comparisons import Drawn
 from bench_core.costs.operations import Array
 from bench_core.execution import run_suite
+from bench_core.kept_traces import trace_path
 from bench_core.plugin_manager import Registry
 from bench_core.replay import static_outcome
+from bench_core.report.checks import refuse_contradictions
 from bench_core.reproduction import Tested, briefly, suite_of, tested
 from bench_core.results import Board, read_board, write_tables, write_text
 from bench_core.scoring import PolicySamples, policy_samples
@@ -35,7 +39,7 @@ __all__ = ["PAIRED", "STATIC", "UNPAIRED", "Retraining", "retrain_board", "unpai
 PAIRED, UNPAIRED = "paired bootstrap", "unpaired normal"
 STATIC = "static T"
 _KEYS = ("workload", "strategy", "operating_point")
-_NORMAL = 1.959963984540054  # 97.5 % quantile
+_NORMAL = float(norm.ppf(0.975))
 _COLUMNS = (
     *_KEYS,
     "accuracy_committed",
@@ -50,6 +54,8 @@ _COLUMNS = (
     "timesteps_high",
     "interval",
 )
+_UNDER = ("corruption", "severity")
+_PROMISES = ("promise_committed", "promise_found")
 
 
 @dataclass
@@ -61,15 +67,17 @@ class Retraining:
             accuracy (points) and average exit timestep, found minus committed, with 95 % intervals.
         problems: a line for each row or workload that failed to run.
         remarks: what was compared.
+        shift: the same as ``differences`` for each row of shift.csv, with both promises; None without the table.
     """
 
     differences: pd.DataFrame
     problems: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    shift: pd.DataFrame | None = None
 
     @property
     def text(self) -> str:
-        """Everything, as lines: a table for each workload, then what failed."""
+        """Everything, as lines: tables for each workload, then what failed."""
         blocks = list(self.remarks)
         for workload, rows in self.differences.groupby("workload", sort=False):
             how = ", ".join(dict.fromkeys(rows["interval"]))
@@ -77,6 +85,10 @@ class Retraining:
             for name, what in (("accuracy_points", "accuracy"), ("timesteps", "average exit timestep")):
                 clear = int(((rows[f"{name}_low"] > 0) | (rows[f"{name}_high"] < 0)).sum())
                 blocks.append(f"{what}: {clear} of {len(rows)} intervals leave 0 out")
+        if self.shift is not None:
+            for workload, rows in self.shift.groupby("workload", sort=False):
+                blocks.append(f"\n{workload} under corruption, means over policies (95 % intervals: {UNPAIRED})")
+                blocks.append(tabulate(_shift_lines(rows), _SHIFT_HEADS, disable_numparse=True))
         return "\n".join([*blocks, *self.problems, "failed" if self.problems else "differences are not judged"])
 
 
@@ -95,19 +107,48 @@ def _lines(rows: pd.DataFrame) -> Iterator[list[str]]:
         ]
 
 
+_SHIFT_HEADS = [
+    "corruption",
+    "severity",
+    "accuracy %",
+    "avg exit t",
+    "promises broken",
+    "clear in accuracy",
+    "in exit t",
+]
+
+
+def _shift_lines(rows: pd.DataFrame) -> Iterator[list[str]]:
+    for (corruption, severity), here in rows.groupby(list(_UNDER), sort=False):
+        broken = [int((here[name] == "broken").sum()) for name in _PROMISES]
+        clear = [
+            int(((here[f"{name}_low"] > 0) | (here[f"{name}_high"] < 0)).sum())
+            for name in ("accuracy_points", "timesteps")
+        ]
+        means = {end: here[[f"accuracy_{end}", f"timesteps_{end}"]].mean() for end in ("committed", "found")}
+        yield [
+            str(corruption),
+            str(severity),
+            " → ".join(f"{100 * mean.iloc[0]:.2f}" for mean in means.values()),
+            " → ".join(f"{mean.iloc[1]:.3f}" for mean in means.values()),
+            f"{broken[0]} → {broken[1]} of {len(here)}",
+            *(f"{count}/{len(here)}" for count in clear),
+        ]
+
+
 def retrain_board(folder: Path, registry: Registry, *, keep: Path | None = None) -> Retraining:
     """Run the suite of the board in ``folder`` in an empty store without the package's zoo, and compare.
 
-    Corrupted test data (``[shift]``) are left out.
-
     Args:
-        keep: folder to write the new tables and ``differences.csv`` to.
+        keep: folder for the new tables and ``differences.csv``, and for ``shift-differences.csv`` where there is
+            shift.csv.
 
     Raises:
-        UsageError: when there is no board, or a trace beside it is not the board's own.
+        UsageError: when there is no board, its files contradict each other, or a trace beside it is not its own.
     """
     committed = read_board(folder)
-    suite = briefly(suite_of(committed, folder)).model_copy(update={"shift": None})
+    refuse_contradictions(committed, str(folder))
+    suite = briefly(suite_of(committed, folder))
     before = _tested(committed, suite, folder, registry, default_store())
     with tempfile.TemporaryDirectory(prefix="exitbench-") as scratch:
         place = Path(scratch) / "board"
@@ -121,23 +162,32 @@ def retrain_board(folder: Path, registry: Registry, *, keep: Path | None = None)
             records += _paired(spec.name, sides[0], sides[1], suite)
         else:
             records += _unpaired(spec.name, committed, board)
-    failed = board.rows[board.rows["status"].str.startswith("failed")]
-    problems = [f"{', '.join(str(row[key]) for key in _KEYS)}: {row['status']}" for row in failed.to_dict("records")]
-    found = Retraining(pd.DataFrame(records, columns=list(_COLUMNS)), problems)
+    problems = list(_problems(board.rows, _KEYS))
+    if board.shift is not None:
+        problems += _problems(board.shift, (*_KEYS, *_UNDER))
+    found = Retraining(
+        pd.DataFrame(records, columns=list(_COLUMNS)), problems, shift=_under_corruption(committed, board)
+    )
     found.remarks.append(f"{folder}: {len(suite.workloads)} workloads trained and run again; found minus committed")
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
         write_tables(board, keep)
         write_text(keep / "differences.csv", found.differences.to_csv(index=False))
+        if found.shift is not None:
+            write_text(keep / "shift-differences.csv", found.shift.to_csv(index=False))
     return found
+
+
+def _problems(table: pd.DataFrame, keys: Sequence[str]) -> Iterator[str]:
+    for row in table[table["status"].str.startswith("failed")].to_dict("records"):
+        yield f"{', '.join(str(row[key]) for key in keys if not pd.isna(row[key]))}: {row['status']}"
 
 
 def _tested(board: Board, suite: Suite, folder: Path, registry: Registry, store: Store) -> dict[str, Tested]:
     """The workloads whose traces stand beside the board."""
     found: dict[str, Tested] = {}
     for spec in suite.workloads:
-        paths = [folder / "traces" / f"{spec.name}-{split}.safetensors" for split in ("calibration", "test")]
-        if all(path.exists() for path in paths):
+        if all(trace_path(folder, spec.name, split).exists() for split in ("calibration", "test")):
             found |= tested(board, suite.model_copy(update={"workloads": [spec]}), folder, registry, store)
     return found
 
@@ -199,6 +249,32 @@ def _moments(board: Board, workload: str) -> dict[tuple[str, str], list[tuple[fl
         key = str(row["strategy"]), str(row["operating_point"])
         found[key] = [_share(float(row["accuracy"]), samples), (mean, variance, samples)]
     return found
+
+
+def _under_corruption(committed: Board, board: Board) -> pd.DataFrame | None:
+    """Every row of shift.csv that both boards have figures for."""
+    if committed.shift is None or board.shift is None:
+        return None
+    keys = [*_KEYS, *_UNDER]
+    known = [table[table["promise"].notna()].astype({"severity": int}) for table in (committed.shift, board.shift)]
+    records = []
+    for row in known[0].merge(known[1], on=keys, suffixes=("_committed", "_found")).to_dict("records"):
+        sides = [_shift_moments(row, end) for end in ("committed", "found")]
+        figures = [(old[0], new[0], unpaired(old, new)) for old, new in zip(*sides, strict=True)]
+        record = _record((row["workload"], row["strategy"], row["operating_point"]), figures[0], figures[1], UNPAIRED)
+        records.append({**record, **{name: row[name] for name in (*_UNDER, *_PROMISES)}})
+    return pd.DataFrame(records, columns=[*keys, *(name for name in _COLUMNS if name not in _KEYS), *_PROMISES])
+
+
+def _shift_moments(row: Mapping[Any, Any], end: str) -> list[tuple[float, float, int]]:
+    """As ``_moments``; the variance of exit timesteps is the one that their bootstrap interval has."""
+    samples = int(row[f"samples_{end}"])
+    low, high = (float(row[f"average_exit_timestep_{side}_{end}"]) for side in ("low", "high"))
+    variance = samples * ((high - low) / 2 / _NORMAL) ** 2
+    return [
+        _share(float(row[f"accuracy_{end}"]), samples),
+        (float(row[f"average_exit_timestep_{end}"]), variance, samples),
+    ]
 
 
 def _share(share: float, samples: int) -> tuple[float, float, int]:

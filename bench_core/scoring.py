@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,16 @@ from bench_core.exits import (
     ExitPolicy,
     ExitStrategy,
     NeverExit,
+    Observation,
     PolicyFamily,
     Requirement,
     ScoreFamily,
     State,
+    observe,
 )
 from bench_core.knobs import KnobValue
 from bench_core.progress import note
-from bench_core.replay import InputFrames, Outcome, static_outcome
+from bench_core.replay import InputFrames, Outcome, score_tables, static_outcome
 from bench_core.selection import OperatingPoint, choose
 from bench_core.trace import Trace
 
@@ -41,6 +44,7 @@ __all__ = [
     "operation_counts",
     "policy_samples",
     "score_strategy",
+    "score_together",
 ]
 
 Artifacts = Callable[[Mapping[str, Any], Callable[[], State]], State]
@@ -163,8 +167,17 @@ def halve(recorded: Recorded) -> tuple[Recorded, Recorded]:
     return half(fit), half(select)
 
 
-def fit_family(strategy: ExitStrategy, calibration: Recorded, artifacts: Artifacts | None = None) -> PolicyFamily:
-    """Fit a strategy on calibration data. Whatever the strategy raises comes through."""
+def fit_family(
+    strategy: ExitStrategy,
+    calibration: Recorded,
+    artifacts: Artifacts | None = None,
+    observed: Mapping[Observation, torch.Tensor | Exception] | None = None,
+) -> PolicyFamily:
+    """Fit a strategy on calibration data. Whatever the strategy raises comes through.
+
+    Args:
+        observed: what was observed of the calibration trace before.
+    """
     read, trace = calibration.inputs, calibration.trace
 
     def first_frames() -> torch.Tensor:
@@ -172,16 +185,81 @@ def fit_family(strategy: ExitStrategy, calibration: Recorded, artifacts: Artifac
         return read(torch.arange(len(trace)), 1)[:, 0]
 
     wanted = Requirement.INPUTS in strategy.requires and read is not None
-    return strategy.fit(Calibration(trace, first_frames if wanted else None, artifacts))
+    return strategy.fit(Calibration(trace, first_frames if wanted else None, artifacts, observed or {}))
 
 
 def score_strategy(strategy: ExitStrategy, contest: Contest, points: Sequence[OperatingPoint]) -> StrategyScores:
     """Fit, choose a policy for each operating point, and replay the chosen ones on test."""
-    family = fit_family(strategy, contest.fit, contest.artifacts)
-    looks = Requirement.INPUTS in strategy.requires
+    (scores,) = score_together([strategy], contest, points)
+    return scores()
+
+
+def score_together(
+    strategies: Sequence[ExitStrategy], contest: Contest, points: Sequence[OperatingPoint]
+) -> list[Callable[[], StrategyScores]]:
+    """Fit all strategies, then score those that have scores: each trace is read once for all of them.
+
+    Returns:
+        For each strategy what gives its scores, or raises what the strategy raised, which no other notices.
+    """
+    families = _fit_together(strategies, contest)
+    tables = [_tables(strategies, families, side) for side in (contest.fit, contest.select, contest.test)]
+    return [
+        partial(_scores, strategy, family, contest, points, scored)
+        for strategy, family, *scored in zip(strategies, families, *tables, strict=True)
+    ]
+
+
+def _fit_together(strategies: Sequence[ExitStrategy], contest: Contest) -> list[PolicyFamily | Exception]:
+    """What each strategy learns from the ``fit`` half, or what it raised."""
+    observations = dict.fromkeys(observation for strategy in strategies for observation in _wanted(strategy))
+    observed = observe(contest.fit.trace, list(observations))
+
+    def fitted(strategy: ExitStrategy) -> PolicyFamily | Exception:
+        try:
+            return fit_family(strategy, contest.fit, contest.artifacts, observed)
+        except Exception as error:  # a plugin may raise anything
+            return error
+
+    return [fitted(strategy) for strategy in strategies]
+
+
+def _wanted(strategy: ExitStrategy) -> tuple[Observation, ...]:
+    """What is observed for a strategy before it is fitted; nothing where it names no functions."""
+    named = strategy.observes
+    return named if isinstance(named, tuple) and all(map(callable, named)) else ()
+
+
+def _tables(
+    strategies: Sequence[ExitStrategy], families: Sequence[PolicyFamily | Exception], side: Recorded
+) -> list[torch.Tensor | Exception | None]:
+    """The score table of every strategy on one trace, or what it raised; None where there is nothing to score."""
+    scored = [place for place, family in enumerate(families) if isinstance(family, ScoreFamily)]
+    found: list[torch.Tensor | Exception | None] = [None] * len(families)
+    inner = [family.strategy for family in families if isinstance(family, ScoreFamily)]
+    inputs = [_inputs_for(strategies[place], side) for place in scored]
+    for place, table in zip(scored, score_tables(inner, side.trace, inputs), strict=True):
+        found[place] = table
+    return found
+
+
+def _inputs_for(strategy: ExitStrategy, recorded: Recorded) -> InputFrames | None:
+    return recorded.inputs if Requirement.INPUTS in strategy.requires else None
+
+
+def _scores(
+    strategy: ExitStrategy,
+    family: PolicyFamily | Exception,
+    contest: Contest,
+    points: Sequence[OperatingPoint],
+    tables: Sequence[torch.Tensor | Exception | None],
+) -> StrategyScores:
+    """Choose a policy of a fitted family for each operating point, and replay the chosen ones on test."""
+    if isinstance(family, Exception):
+        raise family
     on_fit, on_select, on_test = (
-        FamilyOnTrace(family, recorded.trace, recorded.inputs if looks else None)
-        for recorded in (contest.fit, contest.select, contest.test)
+        _on_trace(strategy, family, side, table)
+        for side, table in zip((contest.fit, contest.select, contest.test), tables, strict=True)
     )
     values = candidates(on_fit)
     exit_sums, correct = on_select.curve(values)
@@ -217,6 +295,14 @@ def score_strategy(strategy: ExitStrategy, contest: Contest, points: Sequence[Op
         policies.append(ScoredPolicy(point, status, value, policy, outcome, *figures))
     parameters = family.strategy.parameters if isinstance(family, ScoreFamily) else strategy.parameters
     return StrategyScores(dict(parameters), policies, _test_curve(on_test, values))
+
+
+def _on_trace(
+    strategy: ExitStrategy, family: PolicyFamily, side: Recorded, table: torch.Tensor | Exception | None
+) -> FamilyOnTrace:
+    if isinstance(table, Exception):
+        raise table
+    return FamilyOnTrace(family, side.trace, _inputs_for(strategy, side), table)
 
 
 def _test_curve(on_test: FamilyOnTrace, values: Sequence[KnobValue]) -> list[tuple[KnobValue, float, float]]:

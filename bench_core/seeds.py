@@ -15,9 +15,14 @@ from scipy.stats import t as student
 
 from bench_core.columns import SEED_COLUMNS
 
-__all__ = ["FEWEST_FOR_INTERVAL", "over_seeds", "seed_table"]
+__all__ = ["FEWEST_FOR_INTERVAL", "REMARK", "over_seeds", "seed_table"]
 
 FEWEST_FOR_INTERVAL = 5
+REMARK = (
+    "Means over networks that differ in their training seed only; in brackets a 95 % t interval of the mean where "
+    f"there are at least {FEWEST_FOR_INTERVAL} seeds, else the smallest and the largest value. “Missed” counts the "
+    "seeds where the row missed its target or went over its budget on test."
+)
 _FIGURES = ("accuracy", "delta_points", "average_exit_timestep")
 _MISSED = ("missed target", "over budget on test")
 

@@ -45,7 +45,7 @@ def write_index(path: Path, shards: Sequence[Shard]) -> None:
         with whole_file(path) as place:
             place.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise StoreError(f"{path}: can't be written ({error}); free space or choose another place") from error
+        raise StoreError.unwritable(path, error) from error
 
 
 def read_index(path: Path) -> list[Shard]:

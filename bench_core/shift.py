@@ -20,9 +20,16 @@ from bench_core.replay import Outcome, replay_policy
 from bench_core.scoring import Entry, PolicySamples, Recorded, ScoredPolicy, WorkloadScores, policy_samples
 from bench_core.statistics import interval
 
-__all__ = ["CLEAN", "Condition", "shift_table"]
+__all__ = ["CLEAN", "REMARK", "Condition", "shift_table"]
 
 CLEAN = "clean"  # the same samples as they are, severity 0
+REMARK = (
+    "The same policies, chosen on clean calibration data, on {samples} test samples under corruption; severity 0 is "
+    "the same samples as they are. A promise is broken where it is significantly missed on these samples: accuracy at "
+    "least that of static T under the same corruption less d points (iso-accuracy), at most b T timesteps (budget), at "
+    "most d points harmed (risk). Δ is accuracy minus that of static T, in points. Where several policies stand in one "
+    "line, figures are their means, and “broken” counts them. shift.csv has every policy."
+)
 _DIGITS = 16
 
 

@@ -7,16 +7,16 @@ from pathlib import Path
 from bench_core.competition import RecordedWorkload
 from bench_core.data import Dataset
 from bench_core.data.corruption import CorruptedTest, applies, subsample
-from bench_core.errors import UsageError
+from bench_core.kept_traces import kept_trace
 from bench_core.replay import InputFrames
 from bench_core.scoring import Recorded
 from bench_core.shift import CLEAN, Condition
 from bench_core.stages import recorded_trace
 from bench_core.store import Store
 from bench_core.suite import ShiftSpec
-from bench_core.trace import Trace, load_trace, save_trace
+from bench_core.trace_files import save_trace
 
-__all__ = ["condition_digests", "read_conditions", "recorded_conditions", "save_conditions"]
+__all__ = ["condition_digests", "corrupted_tests", "read_conditions", "recorded_conditions", "save_conditions"]
 
 
 def recorded_conditions(ready: RecordedWorkload, spec: ShiftSpec, store: Store) -> list[Condition]:
@@ -27,10 +27,10 @@ def recorded_conditions(ready: RecordedWorkload, spec: ShiftSpec, store: Store) 
     workload = ready.workload
     dataset, timesteps = workload.dataset, workload.spec.timesteps
     conditions = [_clean(Recorded(ready.test, dataset.frames(dataset.split("test"), timesteps)), spec)]
-    for corrupted, corruption, severity in _corrupted(dataset, spec, timesteps):
+    for corrupted, corruption, severity in corrupted_tests(dataset, spec, timesteps):
         changed = replace(workload, dataset=corrupted)
-        trace = recorded_trace(changed, ready.weights, corrupted.corrupted_split, store, network=ready.network)
-        conditions.append(Condition(corruption, severity, Recorded(_bare(trace), _inputs(corrupted, timesteps))))
+        trace = recorded_trace(changed, ready.weights, corrupted.corrupted_split, store).without_counts()
+        conditions.append(Condition(corruption, severity, Recorded(trace, _inputs(corrupted, timesteps))))
     return conditions
 
 
@@ -43,16 +43,13 @@ def read_conditions(
     """
     timesteps = test.trace.timesteps
     conditions = [_clean(test, spec)]
-    for corrupted, corruption, severity in _corrupted(dataset, spec, timesteps):
+    for corrupted, corruption, severity in corrupted_tests(dataset, spec, timesteps):
         path = _path(folder, name, f"{corruption}-{severity}")
         if not path.exists():
             return None
-        trace = load_trace(path)
+        trace = kept_trace(path, digests.get(f"{corruption}-{severity}"))
         inputs = None if test.inputs is None else _inputs(corrupted, timesteps)
-        found = Condition(corruption, severity, Recorded(trace, inputs))
-        if trace.digest != digests.get(found.name):
-            raise UsageError(f"{path}: not the trace that the manifest names; restore it, or make the board again")
-        conditions.append(found)
+        conditions.append(Condition(corruption, severity, Recorded(trace, inputs)))
     return conditions
 
 
@@ -72,7 +69,8 @@ def _path(folder: Path, name: str, condition: str) -> Path:
     return folder / f"{name}-test-{condition}.safetensors"
 
 
-def _corrupted(dataset: Dataset, spec: ShiftSpec, timesteps: int) -> list[tuple[CorruptedTest, str, int]]:
+def corrupted_tests(dataset: Dataset, spec: ShiftSpec, timesteps: int) -> list[tuple[CorruptedTest, str, int]]:
+    """The data set under every corruption that applies to it, with the corruption's name and severity."""
     return [
         (CorruptedTest(dataset, corruption, severity, spec.samples, timesteps), corruption, severity)
         for corruption in spec.corruptions
@@ -84,13 +82,8 @@ def _corrupted(dataset: Dataset, spec: ShiftSpec, timesteps: int) -> list[tuple[
 def _clean(test: Recorded, spec: ShiftSpec) -> Condition:
     kept, read = subsample(test.trace.sample_ids, spec.samples), test.inputs
     inputs = None if read is None else lambda at, frames: read(kept[at], frames)
-    return Condition(CLEAN, 0, Recorded(_bare(test.trace.select(kept)), inputs))
+    return Condition(CLEAN, 0, Recorded(test.trace.select(kept).without_counts(), inputs))
 
 
 def _inputs(corrupted: CorruptedTest, timesteps: int) -> InputFrames:
     return corrupted.frames(corrupted.split(corrupted.corrupted_split), timesteps)
-
-
-def _bare(trace: Trace) -> Trace:
-    """Without operation counts, which nothing under corruption is judged by: half the size."""
-    return Trace(trace.logits, trace.labels, trace.sample_ids, header=trace.header)

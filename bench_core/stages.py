@@ -1,24 +1,28 @@
 """The stages of a run that end in an artifact: train, convert, record. Each a function of declared inputs."""
 
+import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from bench_core.conversion import Converter
 from bench_core.data import Dataset
+from bench_core.device import compute_device
 from bench_core.digests import json_digest
 from bench_core.errors import TraceError
 from bench_core.plugin_manager import Registry
 from bench_core.progress import note, progress
 from bench_core.provenance import environment
-from bench_core.recording import BATCH, PART, Part, record, record_within_memory
+from bench_core.recording import BATCH, PART, Part, Recording, record_part, recorded_tensors
 from bench_core.snn import AnalogNetwork, SpikingNetwork
 from bench_core.snn.models import Model
 from bench_core.store import Artifact, Store
 from bench_core.suite import WorkloadSpec
-from bench_core.trace import Trace, trace_from_tensors, trace_tensors
+from bench_core.trace import Trace, trace_from_tensors
 from bench_core.training import Regularizer, train_network
 
 __all__ = [
@@ -59,8 +63,9 @@ class Workload:
         if (wanted := spec.recipe.regularizer) is not None:
             regularizer = registry.find("regularizers", wanted.name).with_parameters(wanted.parameters)
         trunk = None
-        if spec.recipe.trunk is not None:
-            trunk = cls.resolve(spec.model_copy(update={"recipe": spec.recipe.trunk}), registry)
+        if (before := spec.recipe.trunk) is not None:
+            earlier = {"recipe": before, "timesteps": before.timesteps or spec.timesteps}
+            trunk = cls.resolve(spec.model_copy(update=earlier), registry)
         return cls(spec, dataset, model, converter, regularizer, trunk)
 
     @property
@@ -104,20 +109,23 @@ class Workload:
         )
 
 
-def trained_weights(workload: Workload, store: Store, *, retrain: bool = False) -> Artifact:
-    """The trained weights: from the store, from the package's zoo, or trained now on the training split."""
+def trained_weights(workload: Workload, store: Store, *, retrain: bool = False, until: float = math.inf) -> Artifact:
+    """The trained weights: from the store, from the package's zoo, or trained now on the training split.
+
+    Raises TrainingPausedError where ``until`` (``time.monotonic()``) comes first: see ``train_network``.
+    """
     key = workload.training_key
-    artifact = store.obtain("networks", key, lambda: _train(workload, store), again=retrain)
+    artifact = store.obtain("networks", key, lambda: _train(workload, store, until), again=retrain)
     store.remove("training", [key])  # also what a run left that was killed right behind its last epoch
     return artifact
 
 
-def _train(workload: Workload, store: Store) -> Artifact:
-    key = workload.training_key
-    network = workload.fresh_network()
+def _train(workload: Workload, store: Store, until: float) -> Artifact:
+    key, device = workload.training_key, compute_device()
+    network = workload.fresh_network().to(device)
     trunk = None
     if workload.trunk is not None:
-        trunk = trained_weights(workload.trunk, store)
+        trunk = trained_weights(workload.trunk, store, until=until)
         network.load_state_dict(trunk.tensors)
     split = workload.dataset.split("train")
     history = train_network(
@@ -131,16 +139,17 @@ def _train(workload: Workload, store: Store) -> Artifact:
         key=key,
         title=f"train {workload.spec.name}" + (" (branch)" if workload.trunk else ""),
         regularizer=workload.regularizer,
+        until=until,
     )
     metadata: dict[str, Any] = {
         "workload": workload.spec.model_dump(),
         "history": [vars(record) for record in history],
         "training_samples": len(split),
         "training_data": split.digest,
-        "environment": environment(),
+        "environment": environment(device),
         **({"trunk": trunk.metadata} if trunk else {}),
     }
-    return store.put("networks", key, network.state_dict(), metadata)
+    return store.put("networks", key, network.cpu().state_dict(), metadata)
 
 
 def spiking_network(workload: Workload, weights: Artifact) -> SpikingNetwork:
@@ -190,11 +199,20 @@ def recorded_trace(
     key = recording_key(workload, weights, split_name, dropout, per_layer=per_layer)
 
     def make() -> Artifact:
-        ready = network or spiking_network(workload, weights)
-        trace = _record(
-            workload, weights, ready, split_name, store=store, key=key, dropout=dropout, per_layer=per_layer
+        recording = _recording(workload, network or spiking_network(workload, weights), split_name, dropout, per_layer)
+        provenance = {
+            "recording": key,
+            "dataset": workload.dataset.name,
+            "weights": weights.digest,
+            "data": recording.split.digest,
+        }
+        tensors, header = recorded_tensors(
+            recording,
+            title=f"record {workload.spec.name} {split_name}",
+            header={"workload": workload.spec.name, "provenance": provenance},
+            keep_part=partial(_kept_part, store, key),
         )
-        return store.put("traces", key, trace_tensors(trace), header=trace.header)
+        return store.put("traces", key, tensors, header=header)
 
     place = str(store.path("traces", key))
     found = store.obtain("traces", key, make)
@@ -221,23 +239,27 @@ def record_shard(
     Nothing is done where the part or the whole trace is there already.
     """
     key = recording_key(workload, weights, split_name)
-    if store.path("traces", key).exists():
+    if store.has("traces", key):
         return
-    split = workload.dataset.split(split_name)
-    positions = torch.split(torch.arange(len(split)), PART)[number]
-    title = f"record {workload.spec.name} {split_name} part {number + 1}/{shards_of(len(split))}"
+    recording = _recording(workload, network, split_name)
+    positions = recording.parts[number]
+    title = f"record {workload.spec.name} {split_name} part {number + 1}/{len(recording.parts)}"
     with progress(title, len(positions), "samples") as advance:
-        _kept_part(
-            store,
-            key,
-            number,
-            lambda: record_within_memory(network, workload.dataset, split, positions, workload.spec.timesteps),
-        )
+        _kept_part(store, key, number, partial(record_part, recording, positions))
         advance(len(positions))
 
 
+def _recording(
+    workload: Workload, network: SpikingNetwork, split_name: str, dropout: float = 0.0, per_layer: bool = False
+) -> Recording:
+    split, timesteps, device = workload.dataset.split(split_name), workload.spec.timesteps, compute_device()
+    if device.type != "cpu":
+        network = copy.deepcopy(network).to(device)  # the one that was given is run live where it is
+    return Recording(network, workload.dataset, split, timesteps, dropout, per_layer, part=PART, device=device)
+
+
 def _kept_part(store: Store, key: str, number: int, build: Callable[[], Part]) -> Part:
-    """A part of a trace: from the store, or built now and kept there."""
+    """A part of a trace: from the store, or built now and kept there; mapped, so that it takes no memory."""
     part = _part_key(key, number)
 
     def make() -> Artifact:
@@ -250,37 +272,3 @@ def _kept_part(store: Store, key: str, number: int, build: Callable[[], Part]) -
 
 def _part_key(key: str, number: int) -> str:
     return json_digest({"trace": key, "part": number, "size": PART})
-
-
-def _record(
-    workload: Workload,
-    weights: Artifact,
-    network: SpikingNetwork,
-    split_name: str,
-    *,
-    store: Store,
-    key: str,
-    dropout: float,
-    per_layer: bool,
-) -> Trace:
-    split = workload.dataset.split(split_name)
-    return record(
-        network,
-        workload.dataset,
-        split,
-        workload.spec.timesteps,
-        title=f"record {workload.spec.name} {split_name}",
-        dropout=dropout,
-        per_layer=per_layer,
-        header={
-            "workload": workload.spec.name,
-            "provenance": {
-                "recording": key,
-                "dataset": workload.dataset.name,
-                "weights": weights.digest,
-                "data": split.digest,
-            },
-        },
-        part=PART,
-        keep_part=lambda number, build: _kept_part(store, key, number, build),
-    )

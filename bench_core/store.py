@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from bench_core.digests import json_digest, tensors_digest
 from bench_core.errors import StoreError, one_line
-from bench_core.files import exclusive, publish, unfinished, whole_file
+from bench_core.files import exclusive, publish, unfinished
+from bench_core.logits import SampleRows
 from bench_core.progress import note
+from bench_core.tensor_files import read_safetensors, write_safetensors
 
 __all__ = [
     "KINDS",
@@ -33,7 +34,6 @@ __all__ = [
     "default_store",
     "read_artifact",
     "remove_damaged",
-    "write_safetensors",
 ]
 
 KINDS = ("networks", "policies", "trace-parts", "traces", "training")
@@ -92,6 +92,10 @@ class Store:
         """
         return self._kept(kind, key) or self._from_zoo(kind, key)
 
+    def has(self, kind: str, key: str) -> bool:
+        """Whether there is such an artifact, here, in the zoo or where this store is shared; it may be damaged."""
+        return self.local(kind, key).exists() or (kind, key) in self._shipped()
+
     def local(self, kind: str, key: str) -> Path:
         """The artifact's file, which may not exist; a store that shares its artifacts brings it here first."""
         return self.path(kind, key)
@@ -122,7 +126,7 @@ class Store:
                 )
                 stack.enter_context(lock)
             except OSError as error:
-                raise _unwritable(path, error) from error
+                raise StoreError.unwritable(path, error) from error
             if not again and (found := self.get(kind, key)) is not None:
                 return found
             return make()
@@ -131,15 +135,17 @@ class Store:
         self,
         kind: str,
         key: str,
-        tensors: Mapping[str, torch.Tensor],
+        tensors: Mapping[str, torch.Tensor | SampleRows],
         metadata: Mapping[str, Any] | None = None,
         header: Mapping[str, str] | None = None,
     ) -> Artifact:
         """Write an artifact whole or not at all. Raises StoreError when the disk says no, or the store is offline.
 
+        What is returned is read from the file, as ``get`` returns it.
+
         Args:
             kind, key: where it is found again.
-            tensors: its content.
+            tensors: its content; rows are written as they are read, a few at a time.
             metadata: JSON-able facts about how it was made.
             header: strings of the file format itself.
         """
@@ -150,8 +156,8 @@ class Store:
         strings = dict(header or {})
         record = {**(metadata or {}), "kind": kind, "key": key, "content": tensors_digest(tensors)}
         record["seal"] = _seal(record, strings)
-        write_safetensors(path, tensors, {**strings, "artifact": json.dumps(record)})
-        return Artifact(dict(tensors), record, strings)
+        written = write_safetensors(path, tensors, {**strings, "artifact": json.dumps(record)})
+        return Artifact(written, record, strings)
 
     def adopt(self, kind: str, key: str, file: Path) -> None:
         """Give a finished artifact file on this disk its name in the store. Raises OSError."""
@@ -242,11 +248,7 @@ def read_artifact(path: Path, key: str | None = None, kind: str | None = None) -
     that can't be read at all.
     """
     try:
-        with path.open("rb"):  # says more clearly than safe_open what forbids it
-            pass
-        with safe_open(path, framework="pt") as handle:
-            header = dict(handle.metadata() or {})
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  # not a mapping
+        tensors, header = read_safetensors(path)
         metadata = dict(json.loads(header.pop("artifact")))
         content, seal = tensors_digest(tensors), _seal(metadata, header)
     except (OSError, MemoryError) as error:
@@ -279,19 +281,6 @@ def _seal(record: Mapping[str, Any], header: Mapping[str, str]) -> str:
     """Digest of an artifact's metadata and header."""
     facts = {name: value for name, value in record.items() if name != "seal"}
     return json_digest({"record": facts, "header": dict(header)})
-
-
-def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]) -> None:
-    """Write a safetensors file whole or not at all. Raises StoreError."""
-    try:
-        with whole_file(path) as place:
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, place, dict(header))
-    except (OSError, SafetensorError) as error:
-        raise _unwritable(path, error) from error
-
-
-def _unwritable(path: Path, error: Exception) -> StoreError:
-    return StoreError(f"{path}: can't be written ({error}); free space or choose another place")
 
 
 def copy_artifact(artifact: Artifact, path: Path) -> None:

@@ -100,6 +100,8 @@ class WorkloadSpec(_Spec):
     def _neurons_are_the_converters(self) -> Self:
         if self.conversion is not None and (self.recipe.neuron, self.recipe.surrogate) != ("lif", "triangle"):
             raise ValueError("neuron and surrogate are of networks trained directly; a conversion brings its neurons")
+        if self.conversion is not None and self.recipe.trunk is not None and self.recipe.trunk.timesteps is not None:
+            raise ValueError("timesteps of a trunk are of networks trained directly; a conversion trains an ANN")
         return self
 
 

@@ -1,27 +1,22 @@
 """The trace: what a network said and spent at every timestep, on every sample of a split.
 
-A trace file is safetensors, never pickle. ``logits`` [N, T, K] and ``labels`` [N] suffice; people bring their own.
-Everything else is optional, and what is missing is reported as n/a, never as 0. A large trace may be several such
-files, its shards, named in a ``.json`` index. Files are mapped, and logits read a few samples at a time.
+``logits`` [N, T, K] and ``labels`` [N] suffice; people bring their own. Everything else is optional, and what is
+missing is reported as n/a, never as 0. Logits are read a few samples at a time. How traces lie in files: trace_files.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from bench_core.digests import json_digest, pieces_digest, tensor_digest, tensors_digest
-from bench_core.errors import TraceError, UsageError, one_line
-from bench_core.logits import LogitRows
-from bench_core.shards import Shard, read_index, shard_place, write_index
-from bench_core.store import write_safetensors
+from bench_core.digests import tensors_digest
+from bench_core.errors import TraceError, one_line
+from bench_core.logits import SampleRows
 
-__all__ = ["LAYER_COUNTS", "SCHEMA", "Trace", "load_trace", "save_trace", "save_trace_shards", "trace_tensors"]
+__all__ = ["LAYER_COUNTS", "SCHEMA", "Trace", "tensors_beside_logits", "trace_from_tensors", "trace_tensors"]
 
 SCHEMA = "exitbench.trace/1"
 COUNTS = ("macs", "acs", "neuron_updates", "spikes")  # [N, T] int64
@@ -42,8 +37,8 @@ class _Logits:
             raise AttributeError("logits")  # a field without a default
         return trace.rows.whole()
 
-    def __set__(self, trace: "Trace", given: torch.Tensor | LogitRows) -> None:
-        trace.__dict__["rows"] = given if isinstance(given, LogitRows) else LogitRows([given])
+    def __set__(self, trace: "Trace", given: torch.Tensor | SampleRows) -> None:
+        trace.__dict__["rows"] = given if isinstance(given, SampleRows) else SampleRows([given])
 
 
 @dataclass(frozen=True)
@@ -79,9 +74,9 @@ class Trace:
         return f"Trace(N={len(self)}, T={self.timesteps}, K={self.classes}, header={dict(self.header)!r})"
 
     @property
-    def rows(self) -> LogitRows:
+    def rows(self) -> SampleRows:
         """The logits, to be read a few samples at a time."""
-        rows: LogitRows = self.__dict__["rows"]
+        rows: SampleRows = self.__dict__["rows"]
         return rows
 
     @property
@@ -128,193 +123,39 @@ class Trace:
     @cached_property
     def digest(self) -> str:
         """sha256 over all tensors, the same however they are cut into shards."""
-        rows = self.rows
-        digests = {name: tensor_digest(tensor) for name, tensor in _tensors_beside_logits(self).items()}
-        logits = pieces_digest((piece for _, piece in rows.pieces()), rows.dtype, rows.shape)
-        return json_digest({**digests, "logits": logits})
+        return tensors_digest(trace_tensors(self))
 
     def select(self, index: torch.Tensor) -> "Trace":
         """The trace of the samples at ``index`` only; logits are not copied but read from where they are."""
-        return self._with(
-            self.rows.select(index),
-            {name: values[index] for name, values in _tensors_beside_logits(self).items()},
-        )
+        beside = {name: values[index] for name, values in tensors_beside_logits(self).items()}
+        return Trace.of(self.rows.select(index), beside, self.header)
 
-    def _with(self, rows: LogitRows | torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> "Trace":
-        """Other samples under the same header."""
+    def without_counts(self) -> "Trace":
+        """The same without what was spent."""
+        return Trace.of(self.rows, {"labels": self.labels, "sample_ids": self.sample_ids}, self.header)
+
+    @classmethod
+    def of(
+        cls, rows: SampleRows | torch.Tensor, tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]
+    ) -> "Trace":
+        """A trace from its logits and all other tensors under their names in a file; nothing is checked."""
         counts = {name: tensors[name] for name in COUNTS if name in tensors}
         by_layer = {name: tensors[name] for name in LAYER_COUNTS if name in tensors}
         labels, ids, once = tensors["labels"], tensors["sample_ids"], tensors.get("macs_once")
-        return Trace(cast(torch.Tensor, rows), labels, ids, counts, once, self.header, by_layer)
+        return cls(cast(torch.Tensor, rows), labels, ids, counts, once, header, by_layer)
 
 
-def _tensors_beside_logits(trace: Trace) -> dict[str, torch.Tensor]:
+def tensors_beside_logits(trace: Trace) -> dict[str, torch.Tensor]:
+    """All of a trace's tensors but the logits, under their names in a file."""
     tensors = {"labels": trace.labels, "sample_ids": trace.sample_ids, **trace.counts, **trace.layer_counts}
     if trace.macs_once is not None:
         tensors["macs_once"] = trace.macs_once
     return tensors
 
 
-def trace_tensors(trace: Trace) -> dict[str, torch.Tensor]:
-    """A trace's tensors under their names in a file, all of them in memory."""
-    return {"logits": trace.logits, **_tensors_beside_logits(trace)}
-
-
-def save_trace(trace: Trace, path: Path) -> None:
-    """Write a trace file, whole or not at all. Raises StoreError when the disk says no."""
-    write_safetensors(path, trace_tensors(trace), {**trace.header, "schema": SCHEMA})
-
-
-def save_trace_shards(trace: Trace | Iterable[Trace], path: Path, samples_per_shard: int) -> None:
-    """Write a trace as shards beside their index ``path``, which is written last.
-
-    Args:
-        trace: a trace, or traces whose samples follow one another, as they are made: no more of them is held than
-            fills a shard. All need the same T, K, header and set of tensors.
-        path: the index, ``NAME.json``; shards become ``NAME.00000.safetensors`` and so on, replacing such files.
-        samples_per_shard: of each but the last.
-
-    Raises UsageError for a path or size that won't do, TraceError for traces that don't go together, StoreError when
-    the disk says no.
-    """
-    if path.suffix != ".json":
-        raise UsageError(f"{path}: an index of shards is a .json file; name it {path.with_suffix('.json').name}")
-    if samples_per_shard < 1:
-        raise UsageError(f"{path}: {samples_per_shard} samples per shard; take at least 1")
-    shards = []
-    for number, part in enumerate(_cut(_traces(trace), samples_per_shard, path)):
-        file = f"{path.stem}.{number:05}.safetensors"
-        save_trace(part, path.parent / file)
-        shards.append(Shard(file, len(part), part.digest))
-    if not shards:
-        raise UsageError(f"{path}: there is no trace to write")
-    write_index(path, shards)
-
-
-def _traces(given: Trace | Iterable[Trace]) -> Iterator[Trace]:
-    if isinstance(given, Trace):
-        yield given
-    else:
-        yield from given
-
-
-def _cut(traces: Iterator[Trace], samples: int, path: Path) -> Iterator[Trace]:
-    """Traces that follow one another, cut anew: so many samples each, fewer in the last."""
-    held: list[Trace] = []
-    first: Trace | None = None
-    for number, trace in enumerate(traces):
-        first = first or trace
-        if problem := _difference(first, trace):
-            raise TraceError(f"trace {path}: part {number} doesn't go with part 0: {problem}")
-        start, stop = 0, samples - sum(map(len, held))
-        while stop <= len(trace):
-            yield _joined([*held, _range(trace, start, stop)])
-            held, start, stop = [], stop, stop + samples
-        if start < len(trace):
-            held.append(_range(trace, start, len(trace)))
-    if held:
-        yield _joined(held)
-
-
-def _range(trace: Trace, start: int, stop: int) -> Trace:
-    tensors = {name: values[start:stop] for name, values in _tensors_beside_logits(trace).items()}
-    return trace._with(trace.rows.read(start, stop), tensors)
-
-
-def _joined(traces: Sequence[Trace]) -> Trace:
-    """One trace of several that go together; logits are not copied."""
-    if len(traces) == 1:
-        return traces[0]
-    beside = [_tensors_beside_logits(trace) for trace in traces]
-    tensors = {name: torch.cat([part[name] for part in beside]) for name in beside[0]}
-    return traces[0]._with(LogitRows([trace.logits for trace in traces]), tensors)
-
-
-def _difference(first: Trace, other: Trace) -> str:
-    """Why two traces are no parts of one, or nothing."""
-    for name in ("timesteps", "classes"):
-        if getattr(first, name) != getattr(other, name):
-            return f"it has {getattr(other, name)} {name}, not {getattr(first, name)}"
-    if first.rows.dtype != other.rows.dtype:
-        return f"its logits are {other.rows.dtype}, not {first.rows.dtype}"
-    for name in sorted(_tensors_beside_logits(first).keys() ^ _tensors_beside_logits(other).keys()):
-        return f"only one of the two has {name}"
-    strings = [{k: v for k, v in trace.header.items() if k != "schema"} for trace in (first, other)]
-    for name in sorted(strings[0].keys() | strings[1].keys()):
-        if strings[0].get(name) != strings[1].get(name):
-            return f"header {name!r} is another"
-    return ""
-
-
-def load_trace(path: Path | str) -> Trace:
-    """Read and validate a trace file, or a trace in shards from its ``.json`` index.
-
-    Raises TraceError, one line with file, tensor and first bad index, for whatever isn't a valid trace.
-    """
-    path = Path(path)
-    if path.suffix == ".json":
-        return _load_shards(path)
-    tensors, header = _read(path)
-    return trace_from_tensors(tensors, header, str(path))
-
-
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as handle:
-            header = dict(handle.metadata() or {})
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  # not a mapping
-    except FileNotFoundError:
-        raise TraceError(f"trace {path}: no such file") from None
-    except (OSError, SafetensorError, ValueError, MemoryError) as error:
-        raise TraceError(one_line(f"trace {path}: not a readable safetensors file ({error!s:.200})")) from error
-    return tensors, header
-
-
-def _load_shards(path: Path) -> Trace:
-    parts: list[Trace] = []
-    places: list[Path] = []
-    without_ids, offset = False, 0
-    for number, shard in enumerate(read_index(path)):
-        place = shard_place(path, shard)
-        tensors, header = _read(place)
-        if tensors_digest(tensors) != shard.digest:
-            raise TraceError(
-                one_line(f"trace {place}: its content is not what {path} names; restore it, or write the shards again")
-            )
-        missing = "sample_ids" not in tensors
-        if number and missing != without_ids:
-            raise TraceError(one_line(f"trace {place}: sample_ids in some shards of {path} only; give all of them ids"))
-        without_ids = missing
-        if missing and "labels" in tensors:
-            tensors["sample_ids"] = torch.arange(offset, offset + tensors["labels"].numel())
-        part = trace_from_tensors(tensors, header, str(place))
-        if len(part) != shard.samples:
-            raise TraceError(one_line(f"trace {place}: {len(part)} samples, but {path} says {shard.samples}; mend it"))
-        if parts and (problem := _difference(parts[0], part)):
-            raise TraceError(one_line(f"trace {place}: doesn't go with {places[0]}: {problem}; record them alike"))
-        parts.append(part)
-        places.append(place)
-        offset += len(part)
-    _check_ids_across(parts, places)
-    return _joined(parts)
-
-
-def _check_ids_across(parts: Sequence[Trace], places: Sequence[Path]) -> None:
-    """Each shard's ids are unique; no two shards may share one."""
-    ids = torch.cat([part.sample_ids for part in parts])
-    ordered, origins = torch.sort(ids, stable=True)
-    twice = torch.nonzero(ordered[1:] == ordered[:-1]).flatten()
-    if len(twice):
-        later = int(origins[twice + 1].min())
-        owner = torch.repeat_interleave(torch.tensor([len(part) for part in parts]))
-        shard, earlier = int(owner[later]), int(owner[ids == ids[later]][0])
-        position = later - sum(len(part) for part in parts[:shard])
-        raise TraceError(
-            one_line(
-                f"trace {places[shard]}: sample_ids[{position}] = {int(ids[later])} is in {places[earlier]} too; "
-                "ids must be unique across shards"
-            )
-        )
+def trace_tensors(trace: Trace) -> dict[str, torch.Tensor | SampleRows]:
+    """All of a trace's tensors under their names in a file, the logits as rows."""
+    return {"logits": trace.rows, **tensors_beside_logits(trace)}
 
 
 def trace_from_tensors(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str], place: str) -> Trace:
@@ -357,7 +198,7 @@ def trace_from_tensors(tensors: Mapping[str, torch.Tensor], header: Mapping[str,
 
 
 def _check_finite(logits: torch.Tensor, refuse: Any) -> None:
-    for start, piece in LogitRows([logits]).pieces():
+    for start, piece in SampleRows([logits]).pieces():
         chunk = piece.to(torch.float64)
         low, high = chunk.aminmax()
         if not (low >= -_LARGEST and high <= _LARGEST):  # a NaN is neither

@@ -41,7 +41,8 @@ from bench_core.errors import ExitBenchError, StoreError, SuiteError, TraceError
 from bench_core.inventory import describe, entries, verify
 from bench_core.store import Store
 from bench_core.suite import SHIPPED, load_suite
-from bench_core.trace import SCHEMA, load_trace
+from bench_core.trace import SCHEMA
+from bench_core.trace_files import load_trace
 
 SECONDS_PER_CASE = 5.0
 MEMORY = 2 << 30  # bytes that may be claimed beside what the libraries take

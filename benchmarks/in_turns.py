@@ -12,7 +12,7 @@ from bench_core import load_registry, load_suite
 from bench_core.recording import BATCH
 from bench_core.snn import SpikingNetwork
 from bench_core.stages import Workload, spiking_network, trained_weights
-from bench_core.store import Store, default_root
+from bench_core.store import default_store
 from bench_core.suite import WorkloadSpec
 
 
@@ -37,7 +37,7 @@ def parse(description: str, *, samples: int) -> argparse.Namespace:
 
 def subjects(suite: str, samples: int) -> Iterator[Subject]:
     """The networks of a suite, one after the other."""
-    registry, store = load_registry(), Store(default_root())
+    registry, store = load_registry(), default_store()
     print(f"{samples} samples in batches of {BATCH}, {torch.get_num_threads()} threads; images per second")
     for spec in load_suite(suite).workloads:
         workload = Workload.resolve(spec, registry)

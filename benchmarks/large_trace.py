@@ -1,13 +1,16 @@
-"""What the offline part costs on a large trace: time of each score strategy, memory, and how time grows.
+"""What the offline part costs on a large trace: time of score strategies alone and together, memory, and growth.
 
     python benchmarks/large_trace.py [--samples 50000] [--timesteps 8] [--classes 1000] [--shards 1] [--folder FOLDER]
 
 A random trace of N x T x K float32 logits is written once and memory-mapped. ``plain`` is one float32 pass in chunks:
 cumulative sum, softmax, maximum; of several chunk sizes the fastest counts. Each strategy is fitted, its scores
-computed, and every distinct threshold swept; what all of them share, the predictions, is computed once and timed on its
-own. Memory is the largest anonymous resident memory seen meanwhile, which leaves the mapped file out; PyTorch alone
-takes the first figure. All times are processor time of this one run, which
-a busy machine disturbs less; the growth is over N / 4, N / 2 and N.
+computed, and every distinct threshold swept, first alone, then all in one read as a board does it: what their fits
+observe comes from one read, what they learn beside that from a read each, all scores from one more. ``a share`` is the
+time of all together divided by their number: what one of so many costs on average, not what one would cost alone.
+The predictions are computed once for all in either case, and timed on their own. Memory is the largest anonymous
+resident memory seen meanwhile, which leaves the mapped file out; PyTorch alone takes the first figure. All times are
+processor time of this one run, which a busy machine disturbs less, the better of two; the growth is over N / 4, N / 2
+and N.
 """
 
 import argparse
@@ -16,16 +19,17 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from bench_core import Calibration, Trace, load_registry, load_trace, save_trace, save_trace_shards
-from bench_core.exits import ScoreFamily
-from bench_core.replay import score_table
+from bench_core import Trace, load_registry, load_trace, save_trace, save_trace_shards
+from bench_core.exits import ScoreFamily, observe
+from bench_core.replay import score_tables
+from bench_core.scoring import Recorded, fit_family
 from bench_core.sweep import distinct_thresholds, sort_scores
 
 PLAIN_CHUNKS = (8, 32, 128, 500)  # thousands of logits of a timestep
@@ -56,17 +60,19 @@ def fastest_plain(trace: Trace) -> float:
     return min(seconds(lambda: plain(trace, chunk)) for chunk in chunks for _ in range(3))  # noqa: B023
 
 
-def run_strategy(name: str, trace: Trace) -> tuple[float, float, float]:
-    """Seconds of fit, score table and sweep."""
-    strategy = load_registry().strategies[name]
+def run_together(names: Sequence[str], trace: Trace) -> tuple[float, float, float]:
+    """Seconds of fit, score tables and sweep of strategies that share what reads they can."""
+    strategies = [load_registry().strategies[name] for name in names]
     times = [time.process_time()]
-    family = strategy.fit(Calibration(trace))
-    assert isinstance(family, ScoreFamily)
+    observed = observe(trace, list(dict.fromkeys(wanted for strategy in strategies for wanted in strategy.observes)))
+    families = [fit_family(strategy, Recorded(trace), None, observed) for strategy in strategies]
     times.append(time.process_time())
-    table = score_table(family.strategy, trace)
+    tables = score_tables([family.strategy for family in families if isinstance(family, ScoreFamily)], trace)
     times.append(time.process_time())
-    scores = sort_scores(table, trace)
-    scores.curve(distinct_thresholds(scores))
+    for table in tables:
+        assert isinstance(table, torch.Tensor)
+        scores = sort_scores(table, trace)
+        scores.curve(distinct_thresholds(scores))
     times.append(time.process_time())
     fit, score, sweep = (later - earlier for earlier, later in itertools.pairwise(times))
     return fit, score, sweep
@@ -134,19 +140,26 @@ def measure(trace: Trace) -> None:
     print(f"{'plain float32 pass':20s} {one_pass:7.2f} s")
     shared = seconds(lambda: trace.correct)
     print(f"{'predictions, shared':20s} {shared:7.2f} s, {shared / one_pass:4.1f} x plain")
-    sizes = [len(trace) // 4, len(trace) // 2, len(trace)]
     for name in STRATEGIES:
-        with peak_memory() as peak:
-            runs = [min((run_strategy(name, first(trace, size)) for _ in range(2)), key=sum) for size in sizes]
-        times = [sum(run) for run in runs]
-        exponent = np.polyfit(np.log(sizes), np.log(times), 1)[0]
-        fit, score, sweep = (part / one_pass for part in runs[-1])
-        print(
-            f"{name:20s} {times[-1]:7.2f} s, {times[-1] / one_pass:4.1f} x plain "
-            f"(fit {fit:.2f}, scores {score:.2f}, sweep {sweep:.2f}); {peak[0]:4.0f} MiB; "
-            f"{', '.join(f'{t:.2f}' for t in times)} s: time ~ N^{exponent:.2f}",
-            flush=True,
-        )
+        show(name, [name], trace, one_pass)
+    show("all together", STRATEGIES, trace, one_pass)
+
+
+def show(title: str, names: Sequence[str], trace: Trace, one_pass: float) -> None:
+    """Time some strategies in shared reads at three sizes, and print what that comes to."""
+    sizes = [len(trace) // 4, len(trace) // 2, len(trace)]
+    with peak_memory() as peak:
+        runs = [min((run_together(names, first(trace, size)) for _ in range(2)), key=sum) for size in sizes]
+    times = [sum(run) for run in runs]
+    exponent = np.polyfit(np.log(sizes), np.log(times), 1)[0]
+    fit, score, sweep = (part / one_pass for part in runs[-1])
+    share = f", a share {times[-1] / one_pass / len(names):.2f} x" if len(names) > 1 else ""
+    print(
+        f"{title:20s} {times[-1]:7.2f} s, {times[-1] / one_pass:4.1f} x plain{share} "
+        f"(fit {fit:.2f}, scores {score:.2f}, sweep {sweep:.2f}); {peak[0]:4.0f} MiB; "
+        f"{', '.join(f'{t:.2f}' for t in times)} s: time ~ N^{exponent:.2f}",
+        flush=True,
+    )
 
 
 def first(trace: Trace, samples: int) -> Trace:

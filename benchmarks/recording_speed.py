@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from in_turns import Subject, parse, shown, speeds, subjects
 
-from bench_core.recording import record_part
+from bench_core.recording import Recording, record_part
 from bench_core.snn import SpikingNetwork
 
 
@@ -38,7 +38,7 @@ def ways_of(subject: Subject, samples: int) -> dict[str, Callable[[], object]]:
                 one(batch)
 
     ways: dict[str, Callable[[], object]] = {
-        "recorded": lambda: record_part(network, dataset, split, positions, T),
+        "recorded": lambda: record_part(Recording(network, dataset, split, T), positions),
         "uncounted": lambda: run_all(lambda x: network.run(x, T)),
         "stepwise": lambda: run_all(lambda x: stepwise(network, x, T, every_step=False)),
     }

@@ -13,7 +13,7 @@ import torch
 from in_turns import Subject, parse, shown, speeds, subjects
 from torch import nn
 
-from bench_core.recording import FOLD, record_part
+from bench_core.recording import FOLD, Recording, record_part
 from bench_core.snn import AveragePool, Flatten, SpikingNetwork, SpikingNeuron, Synapse
 
 
@@ -62,7 +62,7 @@ def compare(subject: Subject, samples: int, repetitions: int) -> None:
         return [run_snntorch(model, x, T, constant_input=network.constant_input) for x in inputs]
 
     ways: dict[str, Callable[[], object]] = {
-        "recorded": lambda: record_part(network, dataset, split, positions, T),
+        "recorded": lambda: record_part(Recording(network, dataset, split, T), positions),
         "uncounted": ours,
         "snntorch": theirs,
     }

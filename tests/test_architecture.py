@@ -5,13 +5,14 @@ import importlib
 import sys
 from pathlib import Path
 
+import bench_plugins
 import pytest
 
 import bench_core
 
 ROOT = Path(bench_core.__file__).parent.parent
 CORE = ROOT / "bench_core"
-PLUGINS = ROOT / "plugins" / "bench_plugins"
+PLUGINS = Path(bench_plugins.__file__).parent  # beside bench_core where it is installed, else in plugins/
 
 # Left of the trace, in the order of the data flow; a module may import its own group and those before it.
 LEFT = (
@@ -29,6 +30,9 @@ WAIST = (
     "trace",
     "logits",
     "shards",
+    "tensor_files",
+    "trace_files",
+    "kept_traces",
     "store",
     "remote_store",
     "costs.operations",
@@ -39,6 +43,7 @@ WAIST = (
 # Right of the trace, in order.
 RIGHT = (
     ("columns", "published"),
+    ("evidence",),
     ("exits",),
     ("replay",),
     ("sweep",),

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -17,38 +16,12 @@ from bench_plugins.seenn_ii import BETAS
 from safetensors.torch import save_file
 
 from bench_core import Calibration, load_trace
-from bench_core.cli import main
 from bench_core.data import calibration_halves
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
+from tests.helpers.command import Answer
 from tests.helpers.suites import CONVERTED, DIRECT, RECIPE, TINY_PLUGIN, tiny_registry, write_plugin, write_suite
 
 N, T, K = 40, 4, 5
-
-
-@dataclass
-class Answer:
-    """What a command gave back."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def exitbench(monkeypatch, capfd):
-    """The command line in this process: arguments to exit code and output."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["exitbench", *map(str, arguments)])
-        capfd.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return Answer(code, *capfd.readouterr())
-
-    return call
 
 
 def process(*arguments, cwd):

@@ -136,7 +136,7 @@ def cluster(place, workers=2):
         file.unlink(missing_ok=True)
         scheduler = dask("scheduler", *options, "--port", "0", "--scheduler-file", str(file))
         processes = [stack.enter_context(quiet(scheduler, **kept))]
-        wait_until(file.exists, processes[0])
+        wait_until(lambda: file.exists() and file.read_text().rstrip().endswith("}"), processes[0])  # whole
         address = json.loads(file.read_text())["address"]
         worker = dask("worker", address, *options, "--nthreads", "1", "--no-nanny", "--death-timeout", "30")
         processes += [stack.enter_context(quiet(worker, **kept)) for _ in range(workers)]
@@ -254,6 +254,13 @@ def test_a_scheduler_that_dies_is_one_line_and_the_next_run_goes_on(place, regis
     assert board(place / "gone") == alone[0]
 
 
+def wait_until_gone(session):
+    patience = time.monotonic() + PATIENCE
+    while in_session(session):
+        assert time.monotonic() < patience
+        time.sleep(0.05)
+
+
 # --- processes that end ----------------------------------------------------------------------------------------------
 
 
@@ -273,14 +280,40 @@ def test_no_worker_survives_the_run(place, registry, tmp_path, how):
         process.send_signal(how)
         said = process.communicate(timeout=PATIENCE)[1]
         seconds = time.monotonic() - start
-        while in_session(process.pid):
-            assert time.monotonic() - start < PATIENCE
-            time.sleep(0.05)
+        wait_until_gone(process.pid)
     if how == signal.SIGINT:
         assert process.returncode == 130
         assert said.splitlines()[-1] == "stopped; what is finished is kept, the same command continues"
         assert "Traceback" not in said
         assert seconds < 20  # under 2 on an idle machine; a busy one must not turn the tests red
+
+
+def test_ctrl_c_while_workers_start_is_as_quiet(registry, tmp_path):
+    write_suite(tmp_path / "tiny.toml", workloads=[CONVERTED])
+    with started(run_command("tiny.toml", "--jobs", "2"), home=tmp_path / "home", cwd=tmp_path) as process:
+        wait_until(lambda: len(in_session(process.pid)) > 1, process)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=PATIENCE)[1]
+        wait_until_gone(process.pid)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "stopped; what is finished is kept, the same command continues"
+    assert "Traceback" not in said
+
+
+def test_a_script_without_the_usual_guard_is_told_so(tmp_path):
+    write_suite(tmp_path / "tiny.toml", workloads=[CONVERTED])
+    (tmp_path / "script.py").write_text(
+        "from pathlib import Path\n"
+        "from bench_core import load_registry, load_suite, run_suite\n"
+        f"registry = load_registry([Path({str(TINY_PLUGIN)!r})])\n"
+        "run_suite(load_suite('tiny.toml'), registry=registry, output=Path('board'), jobs=1)\n"
+    )
+    with started([sys.executable, "script.py"], home=tmp_path / "home", cwd=tmp_path) as process:
+        said = process.communicate(timeout=PATIENCE)[1]
+        wait_until_gone(process.pid)
+    assert process.returncode == 1
+    assert "ClusterError: --jobs: the worker processes ended" in said
+    assert "__main__" in said.splitlines()[-1]
 
 
 # --- the graph -------------------------------------------------------------------------------------------------------
@@ -297,6 +330,7 @@ def test_every_stage_comes_after_what_it_needs(place, registry, suite, tmp_path)
     assert by_name["record waiting test"].after == [f"record waiting test part {n}/3" for n in (1, 2, 3)]
     assert by_name["record waiting test part 2/3"].after == ["train waiting"]
     assert by_name["fit waiting seenn-ii[epochs=1]"].after == ["record waiting calibration"]
+    assert [stage.kind for stage in found[-3:]] == ["fit"] * 3  # all is recorded before anything is fitted
 
 
 def test_nothing_but_fits_is_left_of_a_finished_run(place, registry, suite, alone):
@@ -343,6 +377,56 @@ def test_stages_in_any_order_that_fits_make_the_same_artifacts(place, registry, 
                 assert any(line.startswith(f"{stage.name}: 80/80 batches") for line in answer.said)
     assert capfd.readouterr().err == ""  # a worker says nothing itself
     assert artifacts(store.root) == alone[1]
+
+
+def test_what_is_recorded_under_corruption_are_stages_too(place, registry, tmp_path, capfd):
+    """Carried out by requests, in parts, or in one process: the same board and the same artifacts."""
+    shift = {"corruptions": ["noise", "drop"], "severities": [2], "samples": 250}
+    wanted = parsed_suite(workloads=[CONVERTED, FAILING, {**FAILING, "name": "failing too"}], shift=shift)
+    stores = [Store(tmp_path / name, zoo=None) for name in ("requests", "alone")]
+    order = Order.of(wanted, registry, stores[0], refit=False)
+    found = [stage for stage in missing_stages(plan(wanted, registry), stores[0])[0] if stage.workload == "converted"]
+    noisy = [stage.name for stage in found if "noise" in stage.split]
+    assert noisy == [*(f"record converted test noise-2 250 v1 part {n}/3" for n in (1, 2, 3)), noisy[3]]
+    assert noisy[3] == "record converted test noise-2 250 v1"
+    assert not any("drop" in stage.split for stage in found)  # which is made for events
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EXITBENCH_HOME", "")  # put back afterwards
+        assert {read_answer(perform(stage_request(order, stage, 1))).problem for stage in found} == {""}
+    capfd.readouterr()
+    for store in stores:
+        run_suite(wanted, registry=registry, output=store.root / "board", store=store)
+        said = capfd.readouterr().err
+        assert said.count("record converted") == (3 if store is stores[1] else 0)
+        assert said.count("OSError: on the moon\n") == 1
+    shifted = [(store.root / "board" / "shift.csv").read_bytes() for store in stores]
+    assert shifted[0] == shifted[1]
+    assert board(stores[0].root / "board") == board(stores[1].root / "board")
+    assert artifacts(stores[0].root) == artifacts(stores[1].root)
+
+
+def test_a_fit_that_fails_is_said_once_and_its_row_says_so(place, registry, tmp_path, capfd):
+    plugin = write_plugin(
+        tmp_path / "stubborn.py",
+        """
+class Stubborn(ExitStrategy):
+    name, reference, requires = "stubborn", "exitbench-test", frozenset({Requirement.INPUTS})
+    family_knob = Knob("t", low=1, help="never asked for")
+
+    def fit(self, calibration):
+        raise ValueError("will not learn")
+
+@hookimpl
+def bench_exit_strategies():
+    return [Stubborn()]
+""",
+    )
+    wanted = parsed_suite(workloads=[CONVERTED], strategies=[{"name": "fixed"}, {"name": "stubborn"}])
+    run_suite(wanted, registry=tiny_registry(plugin), output=tmp_path / "board", store=Store(tmp_path / "s", zoo=None))
+    assert capfd.readouterr().err.count("ValueError: will not learn\n") == 1
+    rows = pd.read_csv(tmp_path / "board" / "rows.csv").set_index("strategy")["status"]
+    assert set(rows["stubborn"]) == {"failed: ValueError: will not learn"}
+    assert set(rows["fixed"]) == {"ok"}
 
 
 @pytest.mark.parametrize("what", ["versions", "plugins"])
@@ -429,16 +513,16 @@ def recorded(registry, place, suite, alone, tmp_path):
     """Record the converted network's test split into a fresh store where only batches up to some size fit."""
     workload = Workload.resolve(next(spec for spec in suite.workloads if spec.name == "converted"), registry)
     weights = trained_weights(workload, Store(place / "alone-store", zoo=None))
-    real, tried = recording.record_part, []
+    real, tried = recording.Recording.run, []
 
     def record(largest, error, monkeypatch):
-        def record_part(*arguments, batch, **options):
+        def run(recorded, positions, batch):
             tried.append(batch)
             if batch > largest:
                 raise error
-            return real(*arguments, batch=batch, **options)
+            return real(recorded, positions, batch)
 
-        monkeypatch.setattr(recording, "record_part", record_part)
+        monkeypatch.setattr(recording.Recording, "run", run)
         store = Store(tmp_path, zoo=None)
         trace = recorded_trace(workload, weights, "test", store)
         assert store.path("traces", recording_key(workload, weights, "test")).exists()
@@ -475,12 +559,13 @@ def test_an_answer_survives_the_journey():
     assert read_answer(json.dumps(vars(answer))) == Answer(["traces", "ab"], "failed: x", "", ["a", "b"])
 
 
-def test_the_row_of_a_workload_without_memory_has_the_reason(registry, tmp_path, monkeypatch):
-    def record_part(*_arguments, **_options):
+def test_the_row_of_a_workload_without_memory_has_the_reason(registry, tmp_path, monkeypatch, capfd):
+    def run(*_arguments):
         raise MemoryError
 
-    monkeypatch.setattr(recording, "record_part", record_part)
+    monkeypatch.setattr(recording.Recording, "run", run)
     suite = parsed_suite(workloads=[CONVERTED])
     run_suite(suite, registry=registry, output=Path(tmp_path / "board"), store=Store(tmp_path / "store", zoo=None))
     rows = pd.read_csv(tmp_path / "board" / "rows.csv")
     assert set(rows["status"]) == {"failed: out of memory even at batch 12"}
+    assert capfd.readouterr().err.count("workload converted: failed") == 1  # the other split isn't tried

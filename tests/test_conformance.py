@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from bench_core import load_registry
-from bench_core.cli import main
 from bench_core.conformance import CHECKS, examine
 from bench_core.conformance.scaffold import render
 from bench_core.conformance.synthetic import record
@@ -128,20 +127,12 @@ def test_recordings_are_the_same_every_time_and_hold_no_ties():
 
 
 @pytest.fixture
-def exitbench(monkeypatch, capfd, tmp_path):
-    """The command line in this process and a folder of its own: arguments to exit code, stdout and stderr."""
+def exitbench(exitbench, monkeypatch, tmp_path):
+    """The command line in this process, in a folder of its own."""
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["exitbench", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        return stop.value.code or 0, *capfd.readouterr()
-
-    return call
+    return exitbench
 
 
 def test_plugin_check_prints_a_line_per_check_and_passes_the_example(exitbench):

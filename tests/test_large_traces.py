@@ -6,15 +6,16 @@ import itertools
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from bench_plugins import dynamic_confidence
-from bench_plugins._readout import runner_up
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -23,14 +24,16 @@ from bench_core import Calibration, load_registry
 from bench_core import statistics as uncertainty
 from bench_core.digests import tensors_digest
 from bench_core.errors import StoreError, TraceError, UsageError
-from bench_core.logits import LogitRows, samples_in_cache
+from bench_core.logits import SampleRows, samples_in_cache
 from bench_core.replay import replay_policy, score_table
 from bench_core.scoring import Recorded, halve
 from bench_core.shards import INDEX_SCHEMA
-from bench_core.trace import COUNTS, LAYER_COUNTS, Trace, load_trace, save_trace, save_trace_shards, trace_tensors
+from bench_core.trace import COUNTS, LAYER_COUNTS, Trace
+from bench_core.trace_files import load_trace, save_trace, save_trace_shards
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
-from tests.traces import make_trace, traces
+from tests.traces import make_trace, tensors_of, traces
 
+ROOT = Path(__file__).parent.parent
 SCORES = ("seenn-i", "dt-snn", "dynamic-confidence", "topk-cutoff", "margin", "spikecp")
 HEADER = {"workload": "w", "split": "test", "layers": json.dumps([{"name": "a", "size": 3}]), "variant": "{}"}
 
@@ -91,7 +94,7 @@ def test_shards_are_the_same_trace_whatever_their_size_and_however_it_came(tmp_p
     assert [shard["samples"] for shard in listed] == [
         min(size, len(trace) - start) for start in range(0, len(trace), size)
     ]
-    assert sharded.digest == whole.digest == tensors_digest(trace_tensors(trace))
+    assert sharded.digest == whole.digest == tensors_digest(tensors_of(trace))
     assert torch.equal(sharded.predictions, whole.predictions)
     for name in SCORES if trace.timesteps > 1 else ():
         tables = [
@@ -105,8 +108,8 @@ def test_every_optional_tensor_and_the_header_survive_shards(index):
     found, trace = load_trace(index), full_trace()
     assert found.digest == trace.digest
     assert {k: v for k, v in found.header.items() if k != "schema"} == HEADER
-    for name, values in trace_tensors(trace).items():
-        assert torch.equal(trace_tensors(found)[name], values), name
+    for name, values in tensors_of(trace).items():
+        assert torch.equal(tensors_of(found)[name], values), name
 
 
 def test_shards_without_ids_count_on(tmp_path):
@@ -258,6 +261,40 @@ def test_shards_are_cut_anew_without_holding_more_than_one(tmp_path):
     assert load_trace(tmp_path / "b.json").digest == trace.digest
 
 
+def test_shards_and_selections_are_saved_without_ever_being_held(tmp_path, monkeypatch):
+    trace = full_trace(40)
+    save_trace_shards(trace, tmp_path / "a.json", 7)
+    some = torch.tensor([31, 2, 30, 3])
+    sharded = load_trace(tmp_path / "a.json")
+    with monkeypatch.context() as patch:
+        patch.setattr(SampleRows, "whole", lambda _self: pytest.fail("all of it in memory"))
+        save_trace(sharded, tmp_path / "whole.safetensors")
+        save_trace(sharded.select(some).without_counts(), tmp_path / "some.safetensors")
+    assert load_trace(tmp_path / "whole.safetensors").digest == trace.digest
+    found, wanted = load_trace(tmp_path / "some.safetensors"), trace.select(some)
+    assert found.counts == found.layer_counts == {}
+    assert found.macs_once is None
+    assert torch.equal(found.logits, wanted.logits)
+    assert torch.equal(found.sample_ids, wanted.sample_ids)
+
+
+def test_recording_saving_and_exporting_hold_about_a_part(tmp_path):
+    """76 MiB of logits in four parts, in processes of their own."""
+    done = subprocess.run(
+        [
+            *(sys.executable, ROOT / "benchmarks" / "recording_memory.py", "--folder", tmp_path),
+            *("--samples", "10000", "--timesteps", "2"),
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    found = dict(re.findall(r"^(\w+) +(\d+) MiB more", done.stdout, flags=re.MULTILINE))
+    assert found.keys() == {"record", "assemble", "save", "export"}, done.stderr
+    assert all(int(mib) < 60 for mib in found.values()), found
+
+
 def test_replay_of_shards_is_replay_of_the_whole(tmp_path):
     traces_of = {"cal": make_trace("strong", 1, 60, 4, 5), "test": make_trace("strong", 2, 50, 4, 5)}
     for name, trace in traces_of.items():
@@ -285,7 +322,7 @@ def test_replay_of_shards_is_replay_of_the_whole(tmp_path):
 def test_rows_are_what_indexing_the_whole_gives(data, sizes):
     total = sum(sizes)
     whole = torch.arange(total * 6, dtype=torch.float32).reshape(total, 2, 3)
-    rows, expected = LogitRows(whole.split(sizes)), whole
+    rows, expected = SampleRows(whole.split(sizes)), whole
     for _ in range(data.draw(st.integers(0, 2))):
         index = torch.tensor(
             data.draw(st.lists(st.integers(-len(expected), len(expected) - 1), max_size=9, min_size=1))
@@ -321,31 +358,31 @@ def test_a_chunk_is_at_least_one_sample():
     assert samples_in_cache(10**12, least=16) == 16
 
 
-@settings(max_examples=60, deadline=None)
-@given(rows=st.lists(st.lists(st.sampled_from([0.0, -1.0, 1.0, 2.5, math.nan]), min_size=3, max_size=3), min_size=1))
-def test_the_runner_up_is_the_second_of_the_sorted_values(rows):
-    values = torch.tensor(rows, dtype=torch.float64)
-    before = values.clone()
-    found = runner_up(values).tolist()
-    assert torch.equal(values.view(torch.int64), before.view(torch.int64))
-    for row, second in zip(rows, found, strict=True):
-        if any(map(math.isnan, row)):
-            assert math.isnan(second)
-        else:
-            assert second == sorted(row)[-2]
-
-
 def test_alpha_of_a_large_trace_is_that_of_all_its_samples(monkeypatch):
     trace = make_trace("strong", 8, 400, 3, 5)
     plain = dynamic_confidence.DynamicConfidence().learn(Calibration(trace)).parameters["alpha"]
     monkeypatch.setattr(dynamic_confidence, "LARGE", 0)
-    for near in (dynamic_confidence.NEAR, 1e-6):
-        monkeypatch.setattr(dynamic_confidence, "NEAR", near)
+    for parts in (dynamic_confidence.PARTS, (40, 7), (2,), (400,), ()):
+        monkeypatch.setattr(dynamic_confidence, "PARTS", parts)
         found = dynamic_confidence.DynamicConfidence().learn(Calibration(trace)).parameters["alpha"]
         assert math.isclose(found, plain, rel_tol=1e-12)
-    monkeypatch.setattr(dynamic_confidence, "HELD", 0)
+    monkeypatch.setattr(dynamic_confidence, "MOST_STEPS", 0)  # the parts lead nowhere
     found = dynamic_confidence.DynamicConfidence().learn(Calibration(trace)).parameters["alpha"]
     assert math.isclose(found, plain, rel_tol=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(trace=traces(samples=40, timesteps=4, classes=8), parts=st.sampled_from([(9, 3), (2,)]))
+def test_alpha_from_parts_is_alpha_from_all(trace, parts):
+    plain = dynamic_confidence.DynamicConfidence().learn(Calibration(trace)).parameters["alpha"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dynamic_confidence, "LARGE", 0)
+        patch.setattr(dynamic_confidence, "PARTS", parts)
+        found = dynamic_confidence.DynamicConfidence().learn(Calibration(trace)).parameters["alpha"]
+    slope = dynamic_confidence._slope(trace)
+    nearby = [slope(math.log(found) + step) for step in (-1e-9, 1e-9)]
+    flat = max(map(abs, nearby)) <= 1e-12 * max(1.0, float(trace.logits.abs().max()))  # any alpha will do there
+    assert math.isclose(found, plain, rel_tol=1e-9) or nearby[0] >= 0 >= nearby[1] or flat
 
 
 @pytest.mark.parametrize("samples", [7, 41, 2000])
@@ -365,18 +402,17 @@ def test_resamples_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch, samp
 
 def test_what_alpha_was_fitted_on_is_let_go_at_once(monkeypatch):
     trace, held = make_trace("strong", 8, 400, 3, 5), []
-    plain = dynamic_confidence._below_top_at_end
+    plain = dynamic_confidence._chunks
 
     def watched(trace):
         chunks = plain(trace)
         held.append(weakref.ref(chunks))
         return chunks
 
-    monkeypatch.setattr(dynamic_confidence, "_below_top_at_end", watched)
-    monkeypatch.setattr(dynamic_confidence, "LARGE", 0)
+    monkeypatch.setattr(dynamic_confidence, "_chunks", watched)
     gc.disable()
     try:
         dynamic_confidence.DynamicConfidence().learn(Calibration(trace))
-        assert [chunks() for chunks in held] == [None, None]
+        assert [chunks() for chunks in held] == [None]
     finally:
         gc.enable()

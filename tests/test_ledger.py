@@ -8,14 +8,15 @@ from torch import nn
 
 from bench_core.costs.ledger import OperationLedger, UncountableLayerError
 from bench_core.execution import run_suite
-from bench_core.recording import record
+from bench_core.recording import Recording, record
 from bench_core.snn import AveragePool, Flatten, SpikingNetwork, SpikingNeuron, Synapse, if_neuron, lif_neuron
 from bench_core.store import Store
-from bench_core.trace import load_trace, save_trace, trace_tensors
+from bench_core.trace_files import load_trace, save_trace
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.suites import parsed_suite, tiny_registry
 from tests.helpers.tiny_plugin import TinyConv, TinyEvents, TinyShapes
 from tests.reference.operations import synapses_met
+from tests.traces import tensors_of
 
 T, B = 4, 3
 
@@ -251,7 +252,7 @@ def test_a_recorded_trace_holds_what_was_counted(dataset):
     torch.manual_seed(1)
     net = TinyConv().spiking(dataset.input_shape, 4, constant_input=dataset.constant_input).prepare_for_inference()
     split = dataset.split("calibration")
-    trace = record(net, dataset, split, T, title="record")
+    trace = record(Recording(net, dataset, split, T), title="record")
     assert {name: tuple(values.shape) for name, values in trace.counts.items()} == dict.fromkeys(
         ("macs", "acs", "neuron_updates", "spikes"), (200, T)
     )
@@ -274,13 +275,15 @@ def test_counts_by_layer_are_kept_where_they_are_asked_for(dataset, tmp_path):
     torch.manual_seed(1)
     net = TinyConv().spiking(dataset.input_shape, 4, constant_input=dataset.constant_input).prepare_for_inference()
     split = dataset.split("calibration")
-    plain = record(net, dataset, split, T, title="record")
-    save_trace(record(net, dataset, split, T, title="record", per_layer=True), tmp_path / "trace.safetensors")
+    plain = record(Recording(net, dataset, split, T), title="record")
+    save_trace(
+        record(Recording(net, dataset, split, T, per_layer=True), title="record"), tmp_path / "trace.safetensors"
+    )
     trace = load_trace(tmp_path / "trace.safetensors")
     assert plain.layer_counts == {}
     assert plain.layers == []
-    for name, values in trace_tensors(plain).items():
-        assert torch.equal(trace_tensors(trace)[name], values), name
+    for name, values in tensors_of(plain).items():
+        assert torch.equal(tensors_of(trace)[name], values), name
     kinds = [(layer["name"], layer["kind"], layer["size"]) for layer in trace.layers]
     assert kinds == [
         ("layers.0", "synapses", 4 * 64),
@@ -300,7 +303,7 @@ def test_counts_by_layer_are_kept_where_they_are_asked_for(dataset, tmp_path):
 def test_a_network_with_an_unknown_layer_is_recorded_without_counts(capfd):
     dataset = TinyShapes()
     net = TinyDoubling().spiking((1, 8, 8), 4, constant_input=True).prepare_for_inference()
-    trace = record(net, dataset, dataset.split("calibration"), T, title="record", per_layer=True)
+    trace = record(Recording(net, dataset, dataset.split("calibration"), T, per_layer=True), title="record")
     assert trace.counts == trace.layer_counts == {}
     assert trace.macs_once is None
     assert trace.logits.shape == (200, T, 4)

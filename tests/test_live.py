@@ -416,19 +416,6 @@ def test_a_trace_from_elsewhere_is_told_from_a_network_that_steps_otherwise(regi
 # --- the command line ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def exitbench(monkeypatch, capfd):
-    from bench_core.cli import main
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["exitbench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        return stop.value.code or 0, *capfd.readouterr()
-
-    return call
-
-
 CHEAT = """
 class Family(ListedPolicies):
     pass

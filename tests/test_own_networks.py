@@ -7,7 +7,6 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from bench_core import Dataset, ImageSplit, load_trace
-from bench_core.cli import main
 from bench_core.errors import UsageError
 from bench_core.own_networks import record_network
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
@@ -52,15 +50,6 @@ def events():
 """
 
 
-@dataclass
-class Answer:
-    """What a command gave back."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """The current folder, with ``nets.py`` and its weights; what is imported from here is forgotten afterwards."""
@@ -75,23 +64,6 @@ def folder(tmp_path, monkeypatch):
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", None) or "").startswith(str(place)):
             del sys.modules[name]
-
-
-@pytest.fixture
-def exitbench(monkeypatch, capfd):
-    """The command line in this process: arguments to exit code and output."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["exitbench", *map(str, arguments)])
-        capfd.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return Answer(code, *capfd.readouterr())
-
-    return call
 
 
 @pytest.fixture

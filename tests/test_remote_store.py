@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from bench_core.bundles import export_bundle, import_bundle
-from bench_core.cli import main
 from bench_core.digests import json_digest, tensors_digest
 from bench_core.errors import StoreError, UsageError
 from bench_core.inventory import choose, entries, prune, verify
@@ -307,15 +306,6 @@ def test_pruning_a_copy_leaves_what_is_shared(ours, url):
 # --- as the environment says ---------------------------------------------------------------------------------------
 
 
-def exitbench(monkeypatch, capfd, *arguments):
-    """Exit code, output and errors of a command."""
-    monkeypatch.setattr("sys.argv", ["exitbench", *arguments])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    said = capfd.readouterr()
-    return stopped.value.code or 0, said.out, said.err
-
-
 @pytest.fixture
 def shared_home(url, tmp_path, monkeypatch):
     monkeypatch.setenv("EXITBENCH_HOME", url)
@@ -336,29 +326,29 @@ def test_the_environment_names_a_folder_or_a_url(shared_home, tmp_path, monkeypa
     assert default_root() == tmp_path / "folder"
 
 
-def test_list_and_verify_say_what_is_here_and_what_is_shared(shared_home, theirs, monkeypatch, capfd):
+def test_list_and_verify_say_what_is_here_and_what_is_shared(shared_home, theirs, exitbench):
     theirs.put("networks", KEY, TENSORS, METADATA)
     size = theirs.path("networks", KEY).stat().st_size
     at_url = f"1 artifacts, {size} bytes at {shared_home}, checked when they are brought here"
-    code, out, _ = exitbench(monkeypatch, capfd, "store", "list")
+    code, out, _ = exitbench("store", "list")
     assert code == 0
     assert any(line.split()[:3] == ["networks", KEY[:16], str(size)] for line in out.splitlines())
     assert "not here yet" in out
     assert at_url in out
     default_store().get("networks", KEY)
-    code, out, _ = exitbench(monkeypatch, capfd, "store", "list")
+    code, out, _ = exitbench("store", "list")
     assert "not here yet" not in out
     assert "small seed 3" in out
-    code, out, _ = exitbench(monkeypatch, capfd, "store", "verify")
+    code, out, _ = exitbench("store", "verify")
     assert code == 0
     assert out.splitlines() == ["1 artifacts whole, 0 files damaged or unknown", at_url]
 
 
-def test_what_is_not_sent_yet_is_said(shared_home, monkeypatch, capfd):
+def test_what_is_not_sent_yet_is_said(shared_home, monkeypatch, exitbench):
     store = default_store()
     monkeypatch.setattr(store._filesystem, "put_file", fails)
     store.put("networks", KEY, TENSORS, METADATA)
-    code, out, _ = exitbench(monkeypatch, capfd, "store", "verify")
+    code, out, _ = exitbench("store", "verify")
     assert code == 0
     assert "1 artifacts are not sent there yet" in out
 
@@ -370,9 +360,9 @@ def test_what_is_not_sent_yet_is_said(shared_home, monkeypatch, capfd):
         ("nosuch://me:secret@bucket", "nosuch://…@bucket"),
     ],
 )
-def test_a_url_that_cannot_be_used_is_one_line(monkeypatch, capfd, home, words):
+def test_a_url_that_cannot_be_used_is_one_line(monkeypatch, exitbench, home, words):
     monkeypatch.setenv("EXITBENCH_HOME", home)
-    code, out, err = exitbench(monkeypatch, capfd, "store", "list")
+    code, out, err = exitbench("store", "list")
     assert code == 2
     assert out == ""
     (line,) = err.splitlines()

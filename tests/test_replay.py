@@ -24,7 +24,8 @@ from bench_core.errors import PluginError
 from bench_core.exits import Evidence, ExitPolicy, NeverExit, ScorePolicy, ScoreStrategy, State
 from bench_core.live import LiveSamples, run_live
 from bench_core.replay import ExitController, Outcome, replay_policy, score_table
-from bench_core.trace import Trace, load_trace, save_trace
+from bench_core.trace import Trace
+from bench_core.trace_files import load_trace, save_trace
 from tests.reference import rules
 from tests.traces import calibrations, make_trace, samples_of, traces
 

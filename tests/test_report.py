@@ -13,17 +13,28 @@ import pandas as pd
 import pytest
 
 from bench_core.cli import main
+from bench_core.columns import TRAINING_COLUMNS
 from bench_core.errors import UsageError
-from bench_core.leaderboard import leaderboard, sections
+from bench_core.leaderboard import (
+    leaderboard,
+    sections,
+    seed_tables,
+    shift_by_severity,
+    shift_promises,
+    shift_rows,
+)
 from bench_core.plugin_manager import load_registry
 from bench_core.report import writing
 from bench_core.report.checks import contradictions, refuse_contradictions
 from bench_core.report.differences import compare_boards
+from bench_core.report.drawing import themed
 from bench_core.report.extras import read_extras
 from bench_core.report.latex import escape, latex
 from bench_core.report.palette import looks
+from bench_core.report.plots import shift_charts
 from bench_core.report.writing import check_formats, write_report
-from bench_core.results import read_board
+from bench_core.results import read_board, write_board
+from bench_core.shift import CLEAN
 from tests.browser.boards import HOSTILE, POINTS, SCRIPT, Squares, make_board
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 
@@ -58,6 +69,32 @@ def written(board, extras, tmp_path_factory):
 @pytest.fixture(scope="module")
 def html(written):
     return (written / "leaderboard.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def whole_folder(tmp_path_factory):
+    """A board with everything that only some have: seeds, corruption, a training log."""
+    place = tmp_path_factory.mktemp("whole")
+    board = make_board(whole=True)
+    log = [
+        {
+            "workload": "first",
+            "stage": "all",
+            "epoch": epoch,
+            "loss": 1 / epoch,
+            "accuracy": 1 - 1 / epoch,
+            "seconds": 9,
+        }
+        for epoch in (1, 2, 3)
+    ]
+    board.training = pd.DataFrame(log, columns=list(TRAINING_COLUMNS))
+    write_board(board, place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def whole(whole_folder):
+    return read_board(whole_folder)
 
 
 class Page(HTMLParser):
@@ -151,6 +188,70 @@ def test_tables_without_javascript_hold_what_the_leaderboard_holds(board, html):
     ]  # nothing was measured
 
 
+def texts(table):
+    return [[str(cell) for cell in row] for row in table.itertuples(index=False)]
+
+
+def test_tables_over_seeds_and_under_corruption_need_no_javascript(whole, tmp_path):
+    write_report(whole, {}, tmp_path, ["html", "svg"], POINTS[0])
+    text = (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
+    assert len(text) < 3_000_000
+    # The parser gives the last cell of a table what comes after it.
+    shown = [[[cell.split("\n")[0] for cell in row] for row in table[1:]] for table in Page(text).tables]
+    seeds = list(seed_tables(whole))
+    assert [(name, point) for name, point, _ in seeds] == [("first", point) for point in POINTS]
+    assert all(texts(table) in shown for _, _, table in seeds)
+    count = 0
+    for workload in ("first", "second", "first again"):
+        for point, rows in shift_rows(whole, workload):
+            assert texts(shift_by_severity(rows)) in shown
+            assert texts(shift_promises(rows)) in shown
+            for corruption in ("noise", "blur"):
+                assert f"{workload}, {point}: {corruption}</figcaption>" in text
+            count += 1
+    assert count == 6
+    plots = {path.name for path in (tmp_path / "plots").glob("*shift*")}
+    assert plots == {f"{w}-shift-{c}.svg" for w in ("first", "second", "first-again") for c in ("noise", "blur")}
+    ids = re.findall(r'\bid="([^"]*)"', text)
+    assert len(ids) == len(set(ids))
+
+
+def test_figures_under_corruption_are_those_of_the_table(whole):
+    rows = dict(shift_rows(whole, "first"))[POINTS[0]]
+    by_severity = shift_by_severity(rows).set_index(["corruption", "severity"])
+    here = rows[(rows["corruption"] == "blur") & (rows["severity"] == 5)]
+    line = by_severity.loc[("blur", 5)]
+    assert line["broken"] == f"{(here['promise'] == 'broken').sum()}/{len(here)}"
+    assert float(line["accuracy %"]) == pytest.approx(100 * here["accuracy"].mean(), abs=0.005)
+    assert float(line["avg exit t"]) == pytest.approx(here["average_exit_timestep"].mean(), abs=0.0005)
+    promises = shift_promises(rows).set_index("strategy")
+    for strategy, own in rows[rows["severity"] > 0].groupby("strategy"):
+        for corruption, theirs in own.groupby("corruption"):
+            broken = theirs.loc[theirs["promise"] == "broken", "severity"]
+            assert promises.loc[strategy, f"{corruption}: broken at"] == (", ".join(map(str, broken)) or "–")
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_chart_under_corruption_marks_what_is_broken_and_says_it(whole, point):
+    total = 0
+    for workload in ("first", "second", "first again"):
+        rows = dict(shift_rows(whole, workload))[point]
+        with themed():
+            charts = list(shift_charts(whole, workload, point, looks(whole.rows["strategy"])))
+        assert [chart.name for chart in charts] == ["shift-noise", "shift-blur"]
+        for chart, corruption in zip(charts, ("noise", "blur"), strict=True):
+            own = rows[rows["corruption"].isin([CLEAN, corruption])]
+            broken = int((own["promise"] == "broken").sum())
+            assert len(chart.spots) == 2 * len(own)
+            assert sum("promise broken" in spot.text for spot in chart.spots) == 2 * broken
+            for axes, same in zip(chart.figure.axes, charts[0].figure.axes, strict=True):
+                markers = [line for line in axes.lines if line.get_linestyle() == "None"]
+                assert sum(len(line.get_xdata()) for line in markers) == broken
+                assert axes.get_ylim() == same.get_ylim()
+            total += broken
+    assert (total > 0) == (point == POINTS[0])  # no budget is broken on this board
+
+
 def test_every_link_leads_to_a_place_of_the_page_and_no_id_is_twice(html):
     tags = Page(html).tags
     ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
@@ -188,7 +289,7 @@ def test_no_path_and_no_time_is_inside(html, folder, written):
     "name", [SCRIPT, HOSTILE, "</script><img src=x onerror=alert(1)>", "$\\frac{", "{{ 7 * 7 }}", "名前"]
 )
 def test_a_name_is_text_whatever_it_is(name, tmp_path):
-    board = make_board(strategy=name, workload=name.replace("/", "|"))
+    board = make_board(strategy=name, workload=name.replace("/", "|"), whole=True)
     write_report(board, {}, tmp_path, ["html", "tex", "svg"], POINTS[0])
     text = (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
     page = Page(text)
@@ -294,6 +395,15 @@ def test_latex_is_booktabs_balanced_and_has_a_table_for_each_section(board):
     assert "\\hline" not in text
 
 
+def test_latex_has_seeds_and_corruption_too(whole):
+    text = latex(whole)
+    assert_balanced(text)
+    assert text.count("\\toprule") == 6 + 2 + 2 * 6
+    assert len(set(re.findall(r"\\label\{(.*?)\}", text))) == 6 + 2 + 2 * 6
+    assert "in brackets the smallest and the largest value" in text
+    assert re.search(r"^ clean +& +0 &", text, flags=re.MULTILINE)
+
+
 def test_latex_escapes_every_special_character():
     shown = escape("a\\b{c}$d&e#f%g_h^i~j<k>l ±")
     assert shown == (
@@ -337,6 +447,93 @@ def test_a_figure_edited_by_hand_is_named(folder, edit):
     table.loc[row, column] += change
     with pytest.raises(UsageError, match=words):
         refuse_contradictions(board, "mine")
+
+
+def put(column, value):
+    """A change of one cell of a table."""
+
+    def change(table):
+        table.loc[6, column] = value
+        return table
+
+    return change
+
+
+SHIFT_EDITS = {
+    "accuracy": (put("accuracy", 1.0), "delta_points"),
+    "static": (put("static_accuracy", 0.51234), "more than one static_accuracy"),
+    "timestep": (put("average_exit_timestep", 2.512345), "no mean of 160 samples"),
+    "interval": (put("average_exit_timestep", 7.0), "not in its interval"),
+    "harmed": (put("harmed_share", 1.0), "harmed_share 1.0 can't be"),
+    "samples": (lambda t: t.assign(samples=80), "the suite and workloads.csv say 160"),
+    "severity": (put("severity", 4), "stands here or in rows.csv, not in both"),
+    "strategy": (put("strategy", "none"), "stands here or in rows.csv, not in both"),
+    "trace": (lambda t: t.assign(trace="0" * 16), "trace 0000000000000000 is not the one in manifest.json"),
+    "twice": (lambda t: pd.concat([t, t[6:7]]), "stands there twice"),
+    "missing": (lambda t: t.drop(6), "stands here or in rows.csv, not in both"),
+    "condition": (lambda t: t[t["corruption"] != "blur"], "blur-1: is missing"),
+    "words": (lambda t: t.assign(accuracy="much"), "a cell does not hold"),
+    "promise": (lambda t: t.assign(promise=t["promise"].map({"kept": "broken", "broken": "kept"})), "promise"),
+}
+
+
+@pytest.mark.parametrize("edit", SHIFT_EDITS)
+def test_a_row_under_corruption_edited_by_hand_is_named(whole_folder, edit):
+    board = read_board(whole_folder)
+    change, words = SHIFT_EDITS[edit]
+    board.shift = change(board.shift)
+    with pytest.raises(UsageError, match=words):
+        refuse_contradictions(board, "mine")
+
+
+def edit_text(path, old, new):
+    path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+
+
+def edit_cell(path, column, value):
+    table = pd.read_csv(path, dtype={"trace": str}).astype({column: object})
+    table.loc[0, column] = value
+    table.to_csv(path, index=False)
+
+
+def edit_manifest(folder, change):
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
+OTHERS = {
+    "shift-lost": (lambda f: (f / "shift.csv").unlink(), "shift.csv is missing: the suite has [shift]"),
+    "seeds-lost": (lambda f: (f / "seeds.csv").unlink(), "seeds.csv is missing: first and first again differ"),
+    "shift-older": (lambda f: edit_text(f / "shift.csv", "promise", "kept_it"), "shift.csv has other columns"),
+    "seeds-older": (lambda f: edit_text(f / "seeds.csv", "missed", "misses"), "seeds.csv has other columns"),
+    "shift-empty": (lambda f: (f / "shift.csv").write_text(""), "not readable"),
+    "seeds-figure": (lambda f: edit_cell(f / "seeds.csv", "accuracy", 0.5), "seeds.csv does not follow"),
+    "seeds-other": (lambda f: edit_cell(f / "seeds.csv", "workload", "other"), "no such workloads"),
+    "seeds-fewer": (lambda f: edit_cell(f / "seeds.csv", "workloads", '["first"]'), "seeds.csv does not follow"),
+    "training-epoch": (lambda f: edit_cell(f / "training.csv", "epoch", 7), "the epochs are not 1 .. 3"),
+    "training-share": (lambda f: edit_cell(f / "training.csv", "accuracy", 91.0), "not between 0 and 1"),
+    "training-other": (lambda f: edit_cell(f / "training.csv", "workload", "other"), "does not have this workload"),
+    "training-words": (lambda f: edit_cell(f / "training.csv", "accuracy", "good"), "a cell does not hold"),
+    "published": (lambda f: (f / "published.csv").write_text("method,network\nA,b\n"), "published.csv: its columns"),
+    "manifest-suite": (lambda f: edit_manifest(f, lambda m: m.pop("suite")), "manifest.json"),
+    "manifest-shift": (lambda f: edit_manifest(f, lambda m: m["suite"].pop("shift")), "the suite has no [shift]"),
+}
+
+
+@pytest.mark.parametrize("command", ["leaderboard", "report", "compare"])
+@pytest.mark.parametrize("case", OTHERS)
+def test_a_table_of_some_boards_that_is_wrong_is_one_line_and_exit_2(
+    whole_folder, tmp_path, monkeypatch, capfd, command, case
+):
+    change, words = OTHERS[case]
+    board = damaged(whole_folder, tmp_path, change)
+    more = {"report": ["--output", tmp_path / "out"], "compare": [whole_folder]}.get(command, [])
+    code, out, err = call(monkeypatch, capfd, command, board, *more)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -441,6 +638,24 @@ def test_workloads_of_other_traces_are_not_compared(folder, board):
     assert found.incomparable == {"first": "weights differ"}
     assert {record["workload"] for record in found.changed} == {"second"}
     assert "made with torch 2 and 3" in found.text
+
+
+def test_tables_that_only_some_boards_have_are_compared_too(whole_folder, whole):
+    assert compare_boards(whole, whole).text == f"{len(whole.rows)} rows equal, 0 changed"
+    other = read_board(whole_folder)
+    other.shift.loc[0, "average_exit_timestep"] += 1
+    other.seeds.loc[0, "missed"] += 1
+    text = compare_boards(whole, other).text
+    assert "shift.csv: 1 rows differ, the first is first, fixed, iso-accuracy:0.5, clean, 0" in text
+    assert "seeds.csv: 1 rows differ, the first is first, fixed, iso-accuracy:0.5" in text
+    other.shift["trace"] = "0" * 16
+    other.manifest["workloads"]["first"]["weights"] = "0" * 64
+    text = compare_boards(whole, other).text
+    assert f"shift.csv: {len(whole.shift)} rows are of other networks or traces, and not compared" in text
+    assert f"seeds.csv: {len(whole.seeds)} rows are of other networks or traces, and not compared" in text
+    other.shift = None
+    assert "shift.csv: only in the first board" in compare_boards(whole, other).text
+    assert "shift.csv: only in the second board" in compare_boards(other, whole).text
 
 
 def test_boards_that_have_nothing_in_common_are_refused(board):

@@ -108,40 +108,69 @@ def test_the_same_network_again_differs_in_nothing(made, again, tmp_path):
     assert (table[differences] == 0).all().all()
 
 
-def call(monkeypatch, capfd, *arguments):
-    from bench_core.cli import main
-
-    monkeypatch.setattr("sys.argv", ["exitbench", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    return stop.value.code or 0, capfd.readouterr()
-
-
-def test_a_network_that_cannot_be_trained_again_is_a_failure_and_exit_1(made, tmp_path, monkeypatch, capfd):
+def test_a_network_that_cannot_be_trained_again_is_a_failure_and_exit_1(made, tmp_path, exitbench):
     _, folder, _ = made
     plugin = tmp_path / "without_training.py"
     source = TINY_PLUGIN.read_text().replace("if name not in SPLITS:", 'if name == "train" or name not in SPLITS:')
     plugin.write_text(source)
-    code, shown = call(monkeypatch, capfd, "reproduce", folder, "--from", "scratch", "--plugin", plugin)
-    assert code == 1
-    assert "direct, seenn-i, iso-accuracy:1: failed: tiny-shapes has no split 'train'" in shown.out
-    assert shown.out.rstrip().splitlines()[-1] == "failed"
+    answer = exitbench("reproduce", folder, "--from", "scratch", "--plugin", plugin)
+    assert answer.code == 1
+    assert "direct, seenn-i, iso-accuracy:1: failed: tiny-shapes has no split 'train'" in answer.out
+    assert answer.out.rstrip().splitlines()[-1] == "failed"
 
 
-def test_an_unknown_source_is_one_line(made, monkeypatch, capfd):
-    code, shown = call(monkeypatch, capfd, "reproduce", made[1], "--from", "memory")
-    assert code == 2
-    assert "--from memory: it is traces, weights or scratch" in shown.err
+def test_an_unknown_source_is_one_line(made, exitbench):
+    answer = exitbench("reproduce", made[1], "--from", "memory")
+    assert answer.code == 2
+    assert "--from memory: it is traces, weights or scratch" in answer.err
 
 
-def test_digits_are_trained_again_on_the_command_line(tmp_path, monkeypatch, capfd):
+def test_digits_are_trained_again_on_the_command_line(tmp_path, exitbench):
     pytest.importorskip("sklearn")
     path = write_suite(tmp_path / "digits.toml", workloads=[DIGITS])
-    code, _ = call(monkeypatch, capfd, "run", path, "--output", tmp_path / "board", "--traces")
-    assert code == 0
+    answer = exitbench("run", path, "--output", tmp_path / "board", "--traces")
+    assert answer.code == 0
     kept = tmp_path / "kept"
-    code, shown = call(monkeypatch, capfd, "reproduce", tmp_path / "board", "--from", "scratch", "--tables", kept)
-    assert code == 0
-    assert "digits-net (95 % intervals: paired bootstrap)" in shown.out
+    answer = exitbench("reproduce", tmp_path / "board", "--from", "scratch", "--tables", kept)
+    assert answer.code == 0
+    assert "digits-net (95 % intervals: paired bootstrap)" in answer.out
     assert load_suite(str(path)).workloads[0].name == "digits-net"
     assert (kept / "differences.csv").is_file()
+
+
+def test_corruptions_are_run_through_the_new_networks_too(made, tmp_path):
+    _, _, registry = made
+    store = Store(tmp_path / "store", zoo=None)
+    shift = {"corruptions": ["noise", "contrast"], "severities": [5], "samples": 60}
+    suite = parsed_suite(workloads=[BRIEF], shift=shift)
+    (spec,) = suite.workloads
+    other = network_of(store, spec.model_copy(update={"seed": 5}), registry)
+    store.put("networks", Workload.resolve(spec, registry).training_key, other.tensors, {})
+    board = run_suite(suite, registry=registry, output=tmp_path / "board", store=store)
+    found = retrain_board(tmp_path / "board", registry, keep=tmp_path / "kept")
+    again = pd.read_csv(tmp_path / "kept" / "shift.csv", dtype={"trace": str})
+    table, keys = found.shift, [*KEYS, "corruption", "severity"]
+    pd.testing.assert_frame_equal(table, pd.read_csv(tmp_path / "kept" / "shift-differences.csv"), check_dtype=False)
+    assert len(table) == len(board.shift) == len(again)
+    assert set(zip(table["corruption"], table["severity"], strict=True)) == {
+        ("clean", 0),
+        ("noise", 5),
+        ("contrast", 5),
+    }
+    for one, end in ((board.shift, "committed"), (again, "found")):
+        both = table.merge(one, on=keys)
+        assert np.allclose(both[f"accuracy_{end}"], both["accuracy"])
+        assert np.allclose(both[f"timesteps_{end}"], both["average_exit_timestep"])
+        assert (both[f"promise_{end}"] == both["promise"]).all()
+    row = table.iloc[-1]
+    p, q = row["accuracy_committed"], row["accuracy_found"]
+    half = 100 * 1.959964 * math.sqrt((p * (1 - p) + q * (1 - q)) / 60)
+    assert row["accuracy_points_high"] - row["accuracy_points"] == pytest.approx(half, rel=1e-5)
+    ends = board.shift.merge(again, on=keys, suffixes=("", "_found")).iloc[-1]
+    halves = [ends[f"average_exit_timestep_high{e}"] - ends[f"average_exit_timestep_low{e}"] for e in ("", "_found")]
+    assert row["timesteps_high"] - row["timesteps_low"] == pytest.approx(math.hypot(*halves))
+    assert "direct under corruption, means over policies (95 % intervals: unpaired normal)" in found.text
+    broken = [
+        (table[(table["corruption"] == "noise")][f"promise_{e}"] == "broken").sum() for e in ("committed", "found")
+    ]
+    assert f"{broken[0]} → {broken[1]} of {(table['corruption'] == 'noise').sum()}" in found.text

@@ -24,7 +24,8 @@ from bench_core.reproduction import reproduce_board
 from bench_core.results import TABLES, read_board, write_board
 from bench_core.stages import Workload, recorded_trace, recording_key, spiking_network, trained_weights
 from bench_core.store import Store
-from bench_core.trace import Trace, load_trace
+from bench_core.trace import Trace
+from bench_core.trace_files import load_trace
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.suites import (
     CONVERTED,
@@ -242,7 +243,7 @@ def test_runs_in_other_folders_and_stores_write_the_same_bytes(finished, registr
 def test_a_second_run_trains_records_and_fits_nothing(finished, registry, every, monkeypatch, tmp_path):
     _, folder, store = finished
     monkeypatch.setattr(stages, "train_network", lambda *a, **o: pytest.fail("trained again"))
-    monkeypatch.setattr(stages, "record", lambda *a, **o: pytest.fail("recorded again"))
+    monkeypatch.setattr(stages, "recorded_tensors", lambda *a, **o: pytest.fail("recorded again"))
     before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*.safetensors")}
     run(tmp_path / "second", registry, store=store, workloads=WORKLOADS, strategies=every)
     assert contents(tmp_path / "second") == contents(folder)
@@ -412,11 +413,11 @@ def test_parts_that_were_recorded_are_not_recorded_again(registry, tmp_path, tra
     real, seen = recording.record_part, []
 
     def stop_at(last):
-        def record_part(network, dataset, split, positions, *arguments, **options):
+        def record_part(recorded, positions):
             seen.append(int(positions[0]))
             if len(seen) == last:
                 raise RuntimeError("stopped")
-            return real(network, dataset, split, positions, *arguments, **options)
+            return real(recorded, positions)
 
         monkeypatch.setattr(recording, "record_part", record_part)
 

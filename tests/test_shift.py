@@ -3,6 +3,7 @@
 import json
 import math
 from itertools import chain, pairwise
+from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
@@ -437,10 +438,43 @@ def test_the_shipped_suite_trains_nothing():
     assert suite.shift.samples == 2000
 
 
-def test_the_documented_strengths_are_those_of_the_code():
-    from pathlib import Path
+ROOT = Path(__file__).parent.parent
 
-    text = (Path(__file__).parent.parent / "docs" / "shift.md").read_text(encoding="utf-8")
+
+def documented(start):
+    """Cells of the rows of a table in docs/shift.md, by what stands in the first two."""
+    lines = (ROOT / "docs" / "shift.md").read_text(encoding="utf-8").split(start)[1].split("\n\n")[0].splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
+    return {(row[0].strip("`"), row[1]): [cell.split(", ") for cell in row[2:]] for row in rows}
+
+
+def test_the_documented_board_is_the_committed_one():
+    table = pd.read_csv(ROOT / "results" / "shift" / "shift.csv")
+    promises = documented("| network | corruption | `iso-accuracy:0.5` |")
+    moves = documented("| network | corruption | accuracy of static T, % |")
+    corrupted = table[table["severity"] > 0]
+    conditions = corrupted.groupby(["workload", "corruption"], sort=False)
+    assert list(promises) == list(moves) == [key for key, _ in conditions]
+    for key, rows in conditions:
+        for point, cells in zip(("iso-accuracy:0.5", "risk:1,0.05", "budget:0.5"), promises[key], strict=True):
+            own = rows[rows["operating_point"] == point]
+            broken = (own["promise"] == "broken").groupby(own["severity"]).sum()
+            assert [int(cell) for cell in cells] == broken.tolist()
+        both = pd.concat([table[(table["workload"] == key[0]) & (table["severity"] == 0)], rows])
+        own = both[(both["operating_point"] == "iso-accuracy:0.5") & (both["strategy"] == "seenn-i")]
+        static, exits = ([float(cell) for cell in cells] for cells in moves[key])
+        assert static == pytest.approx(100 * own["static_accuracy"], abs=0.051)
+        assert exits == pytest.approx(own["average_exit_timestep"], abs=0.0051)
+
+
+def test_the_committed_board_is_free_of_contradictions_and_its_tables_are_its_own():
+    board = read_board(ROOT / "results" / "shift")
+    assert list(contradictions(board)) == []
+    assert markdown(board) == (ROOT / "results" / "shift" / "leaderboard.md").read_text(encoding="utf-8")
+
+
+def test_the_documented_strengths_are_those_of_the_code():
+    text = (ROOT / "docs" / "shift.md").read_text(encoding="utf-8")
     for name, strengths in CORRUPTIONS.items():
         row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
         cells = [cell.strip() for cell in row.split("|")[3:8]]

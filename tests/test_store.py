@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 
 from bench_core import files as files_module
-from bench_core import store as store_module
+from bench_core import tensor_files
 from bench_core.digests import canonical_json, json_digest, tensor_digest, tensors_digest
 from bench_core.errors import StoreError
 from bench_core.store import (
@@ -23,8 +23,8 @@ from bench_core.store import (
     default_root,
     read_artifact,
     remove_damaged,
-    write_safetensors,
 )
+from bench_core.tensor_files import write_safetensors
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 
 KEY = json_digest("an artifact")
@@ -196,11 +196,11 @@ def test_a_write_that_fails_leaves_the_old_artifact_and_no_temporary_file(store,
     store.put("networks", KEY, TENSORS)
     before = files(store.root)
 
-    def full(_tensors, path, _header):
-        path.write_bytes(b"half")
+    def full(_tensor):
+        yield b"half"
         raise error
 
-    monkeypatch.setattr(store_module, "save_file", full)
+    monkeypatch.setattr(tensor_files, "tensor_bytes", full)
     with pytest.raises(StoreError, match=KEY) as refused:
         store.put("networks", KEY, {"weight": torch.zeros(1)})
     assert "free space or choose another" in str(refused.value)
@@ -209,12 +209,26 @@ def test_a_write_that_fails_leaves_the_old_artifact_and_no_temporary_file(store,
     assert store.get("networks", KEY).digest == tensors_digest(TENSORS)
 
 
+def test_what_put_returns_is_what_get_returns(store):
+    put, got = store.put("networks", KEY, TENSORS, {"a": [1]}, {"b": "c"}), store.get("networks", KEY)
+    assert (put.metadata, put.header) == (got.metadata, got.header)
+    assert tensors_digest(put.tensors) == tensors_digest(got.tensors) == tensors_digest(TENSORS)
+
+
+def test_whether_there_is_an_artifact_is_told_without_reading_it(store):
+    assert not store.has("networks", KEY)
+    store.put("networks", KEY, TENSORS)
+    assert store.has("networks", KEY)
+    store.path("networks", KEY).write_bytes(b"damaged")
+    assert store.has("networks", KEY)
+
+
 def test_a_stopped_write_leaves_no_temporary_file(store, monkeypatch):
-    def stop(_tensors, path, _header):
-        path.write_bytes(b"half")
+    def stop(_tensor):
+        yield b"half"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(store_module, "save_file", stop)
+    monkeypatch.setattr(tensor_files, "tensor_bytes", stop)
     with pytest.raises(KeyboardInterrupt):
         store.put("networks", KEY, TENSORS)
     assert files(store.root) == []
@@ -251,7 +265,7 @@ def test_a_file_that_cannot_be_read_is_not_taken_for_damaged(store, monkeypatch)
     def refuse(*_arguments, **_options):
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(store_module, "safe_open", refuse)
+    monkeypatch.setattr(tensor_files, "safe_open", refuse)
     with pytest.raises(StoreError, match="can't be read") as refused:
         store.get("networks", KEY)
     assert not isinstance(refused.value, DamagedArtifactError)

@@ -13,7 +13,6 @@ import torch
 
 from bench_core import bundles
 from bench_core.bundles import export_bundle, import_bundle
-from bench_core.cli import main
 from bench_core.digests import json_digest
 from bench_core.errors import StoreError, UsageError
 from bench_core.execution import run_suite
@@ -49,15 +48,6 @@ def store():
 
 def files(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def command(monkeypatch, capsys, *arguments):
-    """Exit code, output and errors of ``exitbench store …``."""
-    monkeypatch.setattr("sys.argv", ["exitbench", "store", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    said = capsys.readouterr()
-    return stopped.value.code or 0, said.out, said.err
 
 
 # --- looking ---------------------------------------------------------------------------------------------------------
@@ -109,46 +99,46 @@ def test_headers_do_nothing_to_a_terminal(store):
     assert entry.what == "?[2J? test"
 
 
-def test_a_damaged_header_is_listed_as_damaged(store, monkeypatch, capsys):
+def test_a_damaged_header_is_listed_as_damaged(store, exitbench):
     store.path("traces", TRACE).write_bytes(b"nothing")
-    code, out, _ = command(monkeypatch, capsys, "list")
+    code, out, _ = exitbench("store", "list")
     assert code == 0
     assert "damaged" in next(line for line in out.splitlines() if TRACE[:16] in line)
-    code, _, err = command(monkeypatch, capsys, "show", TRACE)
+    code, _, err = exitbench("store", "show", TRACE)
     assert code == 2
     assert err.count("\n") == 1
     assert TRACE in err
 
 
-def test_the_commands_print_what_the_functions_say(store, monkeypatch, capsys, tmp_path):
-    code, out, _ = command(monkeypatch, capsys, "list")
+def test_the_commands_print_what_the_functions_say(store, exitbench, monkeypatch, tmp_path):
+    code, out, _ = exitbench("store", "list")
     assert code == 0
     assert all(key[:16] in out for key in (NETWORK, TRACE, POLICY))
     assert f"5 artifacts, {sum(entry.size for entry in entries(store))} bytes" in out
-    code, out, _ = command(monkeypatch, capsys, "show", f"networks/{NETWORK[:6]}")
+    code, out, _ = exitbench("store", "show", f"networks/{NETWORK[:6]}")
     assert code == 0
     assert json.loads(out)["metadata"]["workload"]["name"] == "small"
-    assert command(monkeypatch, capsys, "verify")[:2] == (0, "5 artifacts whole, 0 files damaged or unknown\n")
-    code, out, _ = command(monkeypatch, capsys, "export", "small", "--output", tmp_path / "small.tar")
+    assert exitbench("store", "verify")[:2] == (0, "5 artifacts whole, 0 files damaged or unknown\n")
+    code, out, _ = exitbench("store", "export", "small", "--output", tmp_path / "small.tar")
     assert code == 0
     assert out.endswith("small.tar: 3 artifacts\n")
     monkeypatch.setenv("EXITBENCH_HOME", str(tmp_path / "colleague"))
-    code, out, _ = command(monkeypatch, capsys, "import", tmp_path / "small.tar")
+    code, out, _ = exitbench("store", "import", tmp_path / "small.tar")
     assert code == 0
     assert "3 artifacts are new" in out
 
 
-def test_an_empty_store_is_no_error(monkeypatch, capsys):
-    assert "0 artifacts" in command(monkeypatch, capsys, "list")[1]
-    assert command(monkeypatch, capsys, "verify")[0] == 0
-    assert command(monkeypatch, capsys, "prune")[0] == 0
+def test_an_empty_store_is_no_error(exitbench):
+    assert "0 artifacts" in exitbench("store", "list")[1]
+    assert exitbench("store", "verify")[0] == 0
+    assert exitbench("store", "prune")[0] == 0
     assert not default_root().exists()
 
 
 # --- checking and tidying --------------------------------------------------------------------------------------------
 
 
-def test_verify_names_what_is_damaged_or_unknown(store, monkeypatch, capsys):
+def test_verify_names_what_is_damaged_or_unknown(store, exitbench):
     path = store.path("traces", TRACE)
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -165,12 +155,12 @@ def test_verify_names_what_is_damaged_or_unknown(store, monkeypatch, capsys):
     assert "expected" in altered
     assert str(moved) in other
     assert str(strange) in unknown
-    code, out, _ = command(monkeypatch, capsys, "verify")
+    code, out, _ = exitbench("store", "verify")
     assert code == 1
     assert "3 files damaged or unknown" in out
 
 
-def test_prune_removes_what_no_longer_belongs_and_nothing_else(store, monkeypatch, capsys):
+def test_prune_removes_what_no_longer_belongs_and_nothing_else(store, exitbench):
     store.put("training", NETWORK, {"a": torch.zeros(1)}, {"history": []})  # its network is there
     part = json_digest("another part")
     store.put("trace-parts", part, {"logits": torch.zeros(1)}, {"trace": TRACE})  # its trace is there
@@ -189,7 +179,7 @@ def test_prune_removes_what_no_longer_belongs_and_nothing_else(store, monkeypatc
     before = files(store.root)
     assert {line.split(": ")[0] for line in prune(store, dry_run=True)} == gone
     assert files(store.root) == before
-    code, out, _ = command(monkeypatch, capsys, "prune")
+    code, out, _ = exitbench("store", "prune")
     assert code == 0
     assert out.endswith("5 removed\n")
     assert prune(store) == []

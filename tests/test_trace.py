@@ -11,8 +11,10 @@ from safetensors.torch import save_file
 
 from bench_core.digests import tensors_digest
 from bench_core.errors import StoreError, TraceError
-from bench_core.trace import COUNTS, LAYER_COUNTS, SCHEMA, Trace, load_trace, save_trace, trace_tensors
+from bench_core.trace import COUNTS, LAYER_COUNTS, SCHEMA, Trace
+from bench_core.trace_files import load_trace, save_trace
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
+from tests.traces import tensors_of
 
 N, T, K = 5, 3, 4
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -75,8 +77,8 @@ def test_a_saved_trace_is_read_back_bit_for_bit(tmp_path):
     trace = Trace(content["logits"], content["labels"], content["sample_ids"], counts, content["macs_once"], header)
     save_trace(trace, tmp_path / "t.safetensors")
     found = load_trace(tmp_path / "t.safetensors")
-    assert trace_tensors(found).keys() == content.keys()
-    for name, values in trace_tensors(found).items():
+    assert tensors_of(found).keys() == content.keys()
+    for name, values in tensors_of(found).items():
         assert values.dtype == content[name].dtype
         assert torch.equal(values, content[name]), name
     assert found.header == header
@@ -107,7 +109,7 @@ def test_logits_and_labels_alone_are_a_trace(tmp_path):
 def test_each_optional_tensor_may_stand_alone(tmp_path, name):
     values = counted()[name]
     trace = load_trace(write(tmp_path / "t.safetensors", tensors(**{name: values})))
-    assert torch.equal(trace_tensors(trace)[name], values)
+    assert torch.equal(tensors_of(trace)[name], values)
     assert set(trace.counts) == {name} & set(COUNTS)
 
 
@@ -183,7 +185,7 @@ def test_selecting_samples_takes_every_tensor_along(tmp_path):
     index = torch.tensor([4, 1])
     part = trace.select(index)
     assert part.header == {"workload": "w"}
-    for name, values in trace_tensors(part).items():
+    for name, values in tensors_of(part).items():
         assert torch.equal(values, content[name][index]), name
 
 

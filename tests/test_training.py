@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bench_core.digests import tensors_digest
-from bench_core.errors import ExitBenchError, UsageError
+from bench_core.errors import ExitBenchError, SuiteError, UsageError
 from bench_core.snn import if_neuron
+from bench_core.stages import Workload, trained_weights
 from bench_core.store import Store
 from bench_core.training import Recipe, Regularizer, RegularizerSpec, loop, train_network
 from bench_core.training.augmentation import augment
 from bench_core.training.losses import LOSSES, mean_cross_entropy, temporal_efficient_training
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
+from tests.helpers.suites import DIRECT, parsed_suite, tiny_registry
 from tests.helpers.tiny_plugin import TinyConv, TinyEvents, TinyShapes
 
 T, B, K = 3, 4, 5
@@ -391,3 +393,41 @@ def test_the_thresholds_of_a_converted_network_are_the_learnt_scales():
     assert [neuron.threshold for neuron in neurons] == [1.0, 2.0]
     assert [neuron.initial for neuron in neurons] == [0.5, 1.0]
     assert not [layer for layer in snn.modules() if isinstance(layer, QCFSActivation)]
+
+
+def test_a_trunk_may_have_fewer_timesteps(tmp_path):
+    """Time inheritance training: the trunk is the network that a workload with those timesteps would train."""
+    recipe = DIRECT["recipe"]
+    inherited = {**DIRECT, "recipe": {**recipe, "trunk": {**recipe, "timesteps": 1}}}
+    same = {**DIRECT, "recipe": {**recipe, "trunk": {**recipe, "timesteps": DIRECT["timesteps"]}}}
+    plain = {**DIRECT, "recipe": {**recipe, "trunk": recipe}}
+    brief = {**DIRECT, "timesteps": 1}
+    inherited, same, plain, brief = (
+        Workload.resolve(parsed_suite(workloads=[one]).workloads[0], tiny_registry())
+        for one in (inherited, same, plain, brief)
+    )
+    assert inherited.trunk.spec.timesteps == 1
+    assert inherited.spec.timesteps == DIRECT["timesteps"] > 1
+    assert inherited.trunk.training_key == brief.training_key
+    assert same.training_key == plain.training_key != inherited.training_key
+    store = Store(tmp_path, zoo=None)
+    start = trained_weights(brief, store)
+    weights = trained_weights(inherited, store)
+    assert weights.metadata["trunk"]["key"] == start.metadata["key"]
+    assert len(inherited.fresh_network().run(torch.zeros(2, *inherited.dataset.input_shape), inherited.spec.timesteps))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"conversion": {"converter": "qcfs"}, "trunk": {"epochs": 1, "timesteps": 1}}, "of networks trained directly"),
+        ({"normalization": "tebn", "trunk": {"epochs": 1, "normalization": "tebn", "timesteps": 1}}, "leave out"),
+        ({"timesteps": 1}, "timesteps"),
+        ({"trunk": {"epochs": 1, "timesteps": 0}}, "timesteps"),
+    ],
+)
+def test_timesteps_of_a_trunk_that_cannot_be_are_refused(change, words):
+    given = dict(change)
+    conversion = {"conversion": given.pop("conversion")} if "conversion" in given else {}
+    with pytest.raises(SuiteError, match=words):
+        parsed_suite(workloads=[{**DIRECT, **conversion, "recipe": {**DIRECT["recipe"], **given}}])

@@ -5,15 +5,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from bench_core.columns import TRAINING_COLUMNS
 from bench_core.leaderboard import training_line
 from bench_core.published import PUBLISHED_COLUMNS
+from bench_core.report.drawing import themed
 from bench_core.report.markdown import markdown
 from bench_core.report.page import page
-from bench_core.report.plots import themed, training_chart
-from bench_core.results import TRAINING, read_board, write_board
+from bench_core.report.plots import training_chart
+from bench_core.results import read_board, write_board
 from bench_core.stages import Workload, trained_weights
 from bench_core.store import Store
-from bench_core.training.log import TRAINING_COLUMNS, training_log
+from bench_core.training.log import training_log
 from tests.helpers.suites import DIRECT, parsed_suite, tiny_registry
 
 QUICK = Path(__file__).parent.parent / "results" / "quick"
@@ -47,7 +49,7 @@ def test_weights_remember_every_epoch_of_trunk_and_branch(tmp_path):
         ("mine", "branch", 1),
         ("mine", "branch", 2),
     ]
-    assert all(tuple(row) == TRAINING_COLUMNS for row in rows)
+    assert all(list(row) == list(TRAINING_COLUMNS) for row in rows)
     assert all(row["seconds"] > 0 and row["loss"] > 0 and 0 <= row["accuracy"] <= 1 for row in rows)
 
 
@@ -95,5 +97,26 @@ def test_the_chart_and_the_page_show_it_and_published_figures_stand_apart():
 def test_the_file_comes_back_as_it_was_written(tmp_path):
     board = board_with(epochs(2))
     write_board(board, tmp_path)
-    pd.testing.assert_frame_equal(read_board(tmp_path).training, pd.read_csv(tmp_path / TRAINING))
+    pd.testing.assert_frame_equal(read_board(tmp_path).training, pd.read_csv(tmp_path / "training.csv"))
     assert list(read_board(tmp_path).training["epoch"]) == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["training", "measurements", "measurements-raw"])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "not readable"),
+        ('workload,"epoch\n1,2\n3,4,5', "not readable"),
+        ("workload,epoch\nfashion-qcfs,1\n", "other columns"),
+    ],
+)
+def test_a_damaged_or_older_file_is_said_to_be_passed_over(tmp_path, capfd, name, text, reason):
+    write_board(board_with(epochs(2)), tmp_path)
+    (tmp_path / f"{name}.csv").write_text(text)
+    board = read_board(tmp_path)
+    assert name not in board.kept
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if f"{name}.csv" in line]
+    assert reason in line
+    assert "passed over" in line
+    assert len(board.kept) == 2  # the others
+    assert len(board.joined()) == len(board.rows)

@@ -6,9 +6,10 @@ import torch
 from hypothesis import strategies as st
 
 from bench_core import Calibration, Trace
+from bench_core.trace import tensors_beside_logits
 from tests.reference import rules
 
-__all__ = ["calibrations", "make_trace", "samples_of", "trace_pairs", "traces"]
+__all__ = ["calibrations", "make_trace", "samples_of", "tensors_of", "trace_pairs", "traces"]
 
 _DRAWS = {
     "normal": lambda rng: rng.gauss(0.0, 1.0),
@@ -28,6 +29,11 @@ def _sample(kind: str, rng: random.Random, timesteps: int, classes: int) -> rule
     if kind == "constant":
         return [[value] * classes for value in (rng.gauss(0.0, 3.0) for _ in range(timesteps))]
     return [[_DRAWS[kind](rng) for _ in range(classes)] for _ in range(timesteps)]
+
+
+def tensors_of(trace: Trace) -> dict[str, torch.Tensor]:
+    """All of a trace's tensors, in memory."""
+    return {"logits": trace.logits, **tensors_beside_logits(trace)}
 
 
 def make_trace(

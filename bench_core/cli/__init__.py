@@ -3,6 +3,7 @@
 Each module holds the commands of one room of the house and registers them on ``common.app``.
 """
 
+import gc
 import os
 import sys
 from typing import Annotated
@@ -53,6 +54,7 @@ def _exit_code() -> int:
     if code == INTERRUPTED:
         exec("")  # Ctrl-C in code that came from a string, as a dataclass's, would end us by signal 2; this clears that
         print("stopped; what is finished is kept, the same command continues", file=sys.stderr)
+        gc.freeze()  # else Python looks at every object once more before it ends: seconds, with PyTorch loaded
     return int(code or 0)
 
 

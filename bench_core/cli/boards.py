@@ -17,10 +17,12 @@ def leaderboard(
     ] = None,
 ) -> None:
     """Print a board that was made before."""
+    from bench_core.report.checks import refuse_contradictions
     from bench_core.report.terminal import terminal
     from bench_core.results import read_board
 
     board = read_board(results)
+    refuse_contradictions(board, str(results))
     offered = list(dict.fromkeys(board.rows["operating_point"]))
     wanted = operating_point or shown_points(offered)
     for name in wanted:

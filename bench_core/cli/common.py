@@ -1,5 +1,6 @@
 """What several commands share: the application, options, and how names and flags are read."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +10,7 @@ import typer
 from bench_core.errors import UsageError
 
 __all__ = [
+    "DeviceOption",
     "Only",
     "PluginFiles",
     "SuiteName",
@@ -20,6 +22,7 @@ __all__ = [
     "settings_of",
     "shown_points",
     "suite_of",
+    "use_device",
     "workload_of",
 ]
 
@@ -37,6 +40,22 @@ SuiteOption = Annotated[str, typer.Option(help="A shipped suite's name, or a .to
 Only = Annotated[
     list[str] | None, typer.Option("--only", help="Only this workload or strategy; may be repeated, or commas.")
 ]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Train and record on cpu (default), cuda or cuda:NUMBER; else $EXITBENCH_DEVICE."
+    ),
+]
+
+
+def use_device(name: str | None, *, here: bool = True) -> None:
+    """Take a ``--device`` for this process and its workers; refuse one that isn't here, where it has to be ``here``."""
+    from bench_core.device import VARIABLE, compute_device
+
+    if name is not None:
+        os.environ[VARIABLE] = name
+    if here:
+        compute_device()
 
 
 def registry_of(files: list[Path] | None) -> Any:

@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from bench_core.cli.common import Only, PluginFiles, SuiteName, app, refuse_file, registry_of, shown_points, suite_of
+from bench_core.cli.common import (
+    DeviceOption,
+    Only,
+    PluginFiles,
+    SuiteName,
+    app,
+    refuse_file,
+    registry_of,
+    shown_points,
+    suite_of,
+    use_device,
+)
 from bench_core.errors import UsageError
 
 
@@ -26,6 +37,7 @@ def run(
     scheduler: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Train, record and fit on the workers of a Dask scheduler.")
     ] = None,
+    device: DeviceOption = None,
     offline_store: Annotated[
         bool, typer.Option("--offline-store", help="Make nothing: what the store lacks or has damaged ends the run.")
     ] = False,
@@ -37,6 +49,7 @@ def run(
 
     if offline_store and refit:
         raise UsageError("--offline-store makes nothing, --refit makes policies again; leave one out")
+    use_device(device, here=scheduler is None)
     registry = registry_of(plugin)
     chosen = suite_of(suite, only)
     place = output or Path("exitbench-results") / chosen.name

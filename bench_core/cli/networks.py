@@ -1,11 +1,22 @@
 """``exitbench train`` and ``record``: what happens to a network before any method sees it."""
 
+import math
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from bench_core.cli.common import PluginFiles, SuiteOption, app, refuse_missing_folder, registry_of, workload_of
+from bench_core.cli.common import (
+    DeviceOption,
+    PluginFiles,
+    SuiteOption,
+    app,
+    refuse_missing_folder,
+    registry_of,
+    use_device,
+    workload_of,
+)
 from bench_core.errors import UsageError
 
 
@@ -16,13 +27,25 @@ def train(
     plugin: PluginFiles = None,
     output: Annotated[Path | None, typer.Option(help="Also copy the checkpoint to this .safetensors file.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Train even where trained weights are at hand.")] = False,
+    device: DeviceOption = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0, help="Begin no epoch that would end later; exit code 3 where one is left to train."),
+    ] = None,
 ) -> None:
     """Train one network of a suite; a stopped training goes on where it was."""
+    from bench_core.errors import TrainingPausedError
     from bench_core.stages import trained_weights
     from bench_core.store import default_store
 
+    until = math.inf if minutes is None else time.monotonic() + 60 * minutes
+    use_device(device)
     found = workload_of(suite, workload, registry_of(plugin))
-    artifact = trained_weights(found, default_store(), retrain=again)
+    try:
+        artifact = trained_weights(found, default_store(), retrain=again, until=until)
+    except TrainingPausedError as paused:
+        print(paused)
+        raise typer.Exit(3) from None
     if output is not None:
         from bench_core.store import copy_artifact
 
@@ -56,6 +79,7 @@ def record(
     timesteps: Annotated[int | None, typer.Option(min=1, help="With --model: T.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="With --model: samples per step; default 100.")] = None,
     name: Annotated[str | None, typer.Option(help="With --model: the workload's name; default the factory's.")] = None,
+    device: DeviceOption = None,
 ) -> None:
     """Record the trace of one workload, or of a network of your own, on one split."""
     if split not in ("train", "calibration", "test"):
@@ -69,13 +93,14 @@ def record(
         raise UsageError(f"record takes a workload of the suite or --model package.module:factory, not {given}")
     own = {"checkpoint": checkpoint, "dataset": dataset, "timesteps": timesteps, "batch": batch, "name": name}
     if workload is not None:
+        use_device(device)
         if extra := [flag for flag, value in own.items() if value is not None]:
             raise UsageError(f"--{extra[0]}: goes with --model; the suite says what workload {workload} is")
         _record_workload(workload, split, dropout, per_layer, suite, plugin, output)
         return
     if missing := [flag for flag in ("checkpoint", "dataset", "timesteps") if own[flag] is None]:
         raise UsageError(f"--model {model}: it needs --{missing[0]} too")
-    suites = {"--dropout": dropout, "--per-layer": per_layer, "--suite": suite != "quick"}
+    suites = {"--device": device, "--dropout": dropout, "--per-layer": per_layer, "--suite": suite != "quick"}
     if extra := [flag for flag, value in suites.items() if value]:
         raise UsageError(f"{extra[0]}: goes with a workload of a suite, not with --model")
     assert model is not None and checkpoint is not None and dataset is not None and timesteps is not None
@@ -93,7 +118,7 @@ def _record_workload(
 ) -> None:
     from bench_core.stages import recorded_trace, trained_weights
     from bench_core.store import default_store
-    from bench_core.trace import save_trace
+    from bench_core.trace_files import save_trace
 
     found = workload_of(suite, workload, registry_of(plugin))
     place = output or Path(f"{workload}-{split}.safetensors")
@@ -119,7 +144,7 @@ def _record_own(
     from bench_core.metrics import static_accuracy
     from bench_core.own_networks import record_factory
     from bench_core.recording import BATCH
-    from bench_core.trace import save_trace
+    from bench_core.trace_files import save_trace
 
     name = name or model.partition(":")[2]
     place = output or Path(f"{name}-{split}.safetensors")

@@ -165,6 +165,7 @@ class _Synapses:
         spikes = spikes.flatten(2).to(torch.float64)
         if self._amplitude != 1.0:
             spikes = (spikes / self._amplitude).round()
+        self._weights = self._weights.to(spikes.device)
         return spikes @ self._weights
 
 

@@ -68,6 +68,7 @@ def contradictions(board: Board) -> Iterator[str]:
     yield from _summary(board)
     yield from _seeds(board)
     yield from _shift(board, workloads)
+    yield from _training(board)
 
 
 def _identity(board: Board) -> Iterator[str]:
@@ -181,12 +182,21 @@ def _summary(board: Board) -> Iterator[str]:
 
 
 def _seeds(board: Board) -> Iterator[str]:
+    known = _seed_groups(board.manifest["suite"])
     if board.seeds is None:
+        if known:
+            yield f"seeds.csv is missing: {' and '.join(known[0])} differ in their seed only"
         return
     groups: dict[str, list[str]] = {}
-    for row in board.seeds.to_dict("records"):
-        known = groups.setdefault(row["workload"], [])
-        known += [name for name in json.loads(row["workloads"]) if name not in known]
+    for name, own in board.seeds.groupby("workload", sort=False):
+        named = {workload for text in own["workloads"] for workload in json.loads(text)}
+        fitting = [g for g in known if named <= set(g) and (g[0] == name or g[0].startswith(f"{name}-seed"))]
+        if not fitting:
+            yield f"seeds.csv: {name}: manifest.json has no such workloads that differ in their seed only"
+            return
+        groups[str(name)] = fitting[0]
+    if missing := [group[0] for group in known if group not in groups.values()]:
+        yield f"seeds.csv: {missing[0]} and its other seeds are missing"
     expected = seed_table(board.rows, groups)
     found, wanted = (table.to_dict("records") if table is not None else [] for table in (board.seeds, expected))
     names = [name for name in SEED_COLUMNS if name != "interval"]
@@ -196,23 +206,108 @@ def _seeds(board: Board) -> Iterator[str]:
         yield "seeds.csv does not follow from rows.csv"
 
 
+def _seed_groups(suite: Record) -> list[list[str]]:
+    """Names of the workloads that differ in their seed only, two or more."""
+    alike: dict[str, dict[Any, str]] = {}
+    for workload in suite["workloads"]:
+        rest = {key: value for key, value in workload.items() if key not in ("name", "seed")}
+        alike.setdefault(json.dumps(rest, sort_keys=True), {}).setdefault(workload["seed"], workload["name"])
+    return [list(names.values()) for names in alike.values() if len(names) > 1]
+
+
+_CLEAN = "clean-0"
+_SHIFT_KEYS = ("workload", "strategy", "operating_point", "corruption", "severity")
+
+
 def _shift(board: Board, workloads: Mapping[Any, Record]) -> Iterator[str]:
-    if board.shift is None:
+    asked = board.manifest["suite"].get("shift")
+    if board.shift is None or asked is None:
+        if board.shift is not None or asked is not None:
+            said = "is missing: the suite has [shift]" if board.shift is None else "is there: the suite has no [shift]"
+            yield f"shift.csv {said}"
         return
-    for row in board.shift[board.shift["promise"].notna()].to_dict("records"):
-        keys = ("workload", "strategy", "operating_point", "corruption", "severity")
-        where = f"shift.csv: {', '.join(str(row[key]) for key in keys)}"
-        if row["workload"] not in workloads:
-            yield f"{where}: workloads.csv does not have this workload"
+    known = board.shift[board.shift["strategy"].notna()]
+    for row in known[known.duplicated(list(_SHIFT_KEYS))].to_dict("records"):
+        yield f"shift.csv: {_shift_name(row)}: stands there twice"
+    for workload, rows in known.groupby("workload", sort=False):
+        if workload not in workloads:
+            yield f"shift.csv: {workload}: workloads.csv does not have this workload"
             continue
-        digests = board.manifest["workloads"].get(row["workload"], {}).get("shift", {})
-        name = f"{row['corruption']}-{row['severity']:.0f}"
-        if row["severity"] > 0 and not str(digests.get(name, "")).startswith(str(row["trace"])):
-            yield f"{where}: trace {row['trace']} is not the one in manifest.json"
-        if not _same(row["delta_points"], 100 * (row["accuracy"] - row["static_accuracy"])):
-            yield f"{where}: delta_points {row['delta_points']} does not follow from its other columns"
-        if row["promise"] not in _promises(row, workloads[row["workload"]]["timesteps"]):
-            yield f"{where}: promise {row['promise']} does not follow from its other columns"
+        yield from _shift_rows_of(board, workloads[workload], rows)
+        for row in rows[rows["promise"].notna()].to_dict("records"):
+            samples = min(int(asked["samples"]), workloads[workload]["samples"])
+            problems = _shift_row(row, samples, workloads[workload]["timesteps"])
+            yield from (f"shift.csv: {_shift_name(row)}: {problem}" for problem in problems)
+
+
+def _shift_name(row: Record) -> str:
+    return ", ".join(str(row[key]) for key in _SHIFT_KEYS[:-1]) + f", {row['severity']:.0f}"
+
+
+def _shift_rows_of(board: Board, workload: Record, rows: pd.DataFrame) -> Iterator[str]:
+    """Which policies have rows under which corruptions, and what all rows of one corruption have in common."""
+    where = f"shift.csv: {workload['workload']}"
+    own = board.rows[board.rows["workload"] == workload["workload"]]
+    pairs, scored = (
+        set(zip(table["strategy"], table["operating_point"], strict=True))
+        for table in (own, own[own["accuracy"].notna()])
+    )
+    digests = board.manifest["workloads"].get(workload["workload"], {}).get("shift", {})
+    found = set()
+    for name, here in rows.groupby(_condition(rows), sort=False):
+        found.add(name)
+        there = set(zip(here["strategy"], here["operating_point"], strict=True))
+        if not scored <= there <= pairs:
+            strategy, point = sorted((scored - there) or (there - pairs))[0]
+            yield f"{where}, {name}: {strategy}, {point} stands here or in rows.csv, not in both"
+        for column in ("samples", "static_accuracy", "trace"):
+            if here[column].nunique() > 1:
+                yield f"{where}, {name}: more than one {column}"
+        for digest in dict.fromkeys(here["trace"]):
+            if name != _CLEAN and not digests.get(name, "").startswith(str(digest)):
+                yield f"{where}, {name}: trace {digest} is not the one in manifest.json"
+    if missing := [name for name in (_CLEAN, *digests) if name not in found]:
+        yield f"{where}, {missing[0]}: is missing"
+
+
+def _condition(rows: pd.DataFrame) -> "pd.Series[str]":
+    """What the manifest calls the corruption and severity of each row."""
+    return rows["corruption"] + "-" + rows["severity"].map("{:.0f}".format)
+
+
+def _shift_row(row: Record, samples: int, timesteps: int) -> Iterator[str]:
+    if row["samples"] != samples:
+        yield f"samples {row['samples']}, the suite and workloads.csv say {samples}"
+        return
+    for name in ("accuracy", "static_accuracy", "average_exit_timestep", "harmed_share"):
+        total = row[name] * samples
+        if abs(total - round(total)) > 1e-6:
+            yield f"{name} {row[name]} is no mean of {samples} samples"
+    if not _same(row["delta_points"], 100 * (row["accuracy"] - row["static_accuracy"])):
+        yield f"delta_points {row['delta_points']} does not follow from its other columns"
+    helped = row["harmed_share"] + row["delta_points"] / 100
+    if not (-_TOLERANCE <= helped <= 1 - row["static_accuracy"] + _TOLERANCE):
+        yield f"harmed_share {row['harmed_share']} can't be with its accuracy and that of static T"
+    for name in ("delta_points", "average_exit_timestep"):
+        if not (row[f"{name}_low"] - _TOLERANCE <= row[name] <= row[f"{name}_high"] + _TOLERANCE):
+            yield f"{name} {row[name]} is not in its interval"
+    if row["promise"] not in _promises(row, timesteps):
+        yield f"promise {row['promise']} does not follow from its other columns"
+
+
+def _training(board: Board) -> Iterator[str]:
+    if board.training is None:
+        return
+    for (workload, stage), own in board.training.groupby(["workload", "stage"], sort=False, dropna=False):
+        where = f"training.csv: {workload}, {stage}"
+        if workload not in board.manifest["workloads"]:
+            yield f"{where}: manifest.json does not have this workload"
+        if own["epoch"].tolist() != list(range(1, len(own) + 1)):
+            yield f"{where}: the epochs are not 1 .. {len(own)}"
+        if not own["accuracy"].between(0, 1).all():
+            yield f"{where}: an accuracy is not between 0 and 1"
+        if (own["seconds"] < 0).any():
+            yield f"{where}: an epoch took less than no time"
 
 
 def _promises(row: Record, timesteps: int) -> tuple[str, ...]:

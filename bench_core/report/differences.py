@@ -4,6 +4,7 @@ Rows are comparable where data, split, weights and traces are the same (design 5
 subtracted. A difference is called clear where either board's 95 % interval leaves the other's figure out.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ from tabulate import tabulate
 
 from bench_core.columns import priced
 from bench_core.errors import UsageError
-from bench_core.results import Board
+from bench_core.results import OPTIONAL_TABLES, Board
 
 __all__ = ["Differences", "compare_boards"]
 
@@ -84,6 +85,8 @@ def compare_boards(first: Board, second: Board) -> Differences:
     for key, row in left.items():
         if key in right and key[0] not in found.incomparable:
             _compare_row(found, key, row, right[key], columns)
+    for name in OPTIONAL_TABLES:
+        found.remarks += _other_table(name, first, second, found.incomparable)
     for energy in sorted(models[0] ^ models[1]):
         found.remarks.append(f"{energy}: only in the {'first' if energy in models[0] else 'second'} board")
     return found
@@ -112,6 +115,39 @@ def _incomparable(first: Mapping[str, Any] | None, second: Mapping[str, Any] | N
     parts = [f"{name} data" for name in data]
     parts += [name.replace("_", " ") for name in _DIGESTS if first.get(name) != second.get(name)]
     return f"{' and '.join([', '.join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)} differ" if parts else ""
+
+
+def _other_table(name: str, first: Board, second: Board, incomparable: Mapping[str, str]) -> Iterator[str]:
+    """What to say of a table that only some boards have: how many of its comparable rows differ, and the first."""
+    one, other = (board.tables.get(name) for board in (first, second))
+    if one is None or other is None:
+        if one is not other:
+            yield f"{name}.csv: only in the {'second' if one is None else 'first'} board"
+        return
+    keys = [key for key in (*_KEYS, "corruption", "severity") if key in one]
+    left, right = (
+        {tuple(str(row[key]) for key in keys): row for row in table.to_dict("records")} for table in (one, other)
+    )
+    apart = {key for key in left.keys() & right.keys() if not _shares_samples(left[key], right[key], incomparable)}
+    if apart:
+        yield f"{name}.csv: {len(apart)} rows are of other networks or traces, and not compared"
+    differing = [
+        key
+        for key in dict.fromkeys([*left, *right])
+        if key not in apart and not (key in left and key in right and _alike(left[key], right[key]))
+    ]
+    if differing:
+        yield f"{name}.csv: {len(differing)} rows differ, the first is {', '.join(differing[0])}"
+
+
+def _shares_samples(ours: Mapping[Any, Any], theirs: Mapping[Any, Any], incomparable: Mapping[str, str]) -> bool:
+    """Whether two rows of seeds.csv or shift.csv are about the same networks and samples."""
+    names = json.loads(ours["workloads"]) if "workloads" in ours else [ours["workload"]]
+    return not (set(names) & incomparable.keys()) and _same(ours.get("trace"), theirs.get("trace"))
+
+
+def _alike(ours: Mapping[Any, Any], theirs: Mapping[Any, Any]) -> bool:
+    return all(_same(ours[name], theirs[name]) for name in ours)
 
 
 def _compare_row(found: Differences, key: tuple[str, ...], ours: Any, theirs: Any, columns: list[str]) -> None:

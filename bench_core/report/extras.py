@@ -19,13 +19,14 @@ import torch
 from bench_core.costs.operations import Array
 from bench_core.curves import FamilyOnTrace
 from bench_core.data import Dataset, ImageSplit
-from bench_core.errors import ExitBenchError, UsageError
+from bench_core.errors import ExitBenchError
 from bench_core.exits import ExitStrategy, Requirement
+from bench_core.kept_traces import kept_trace, trace_path
 from bench_core.metrics import oracle_points
 from bench_core.replay import Outcome
 from bench_core.results import Board
 from bench_core.scoring import Recorded, fit_family, halve
-from bench_core.trace import Trace, load_trace
+from bench_core.trace import Trace
 
 __all__ = ["Extras", "Gallery", "Sample", "read_extras"]
 
@@ -97,13 +98,8 @@ def read_extras(
 
 
 def _trace(folder: Path, workload: str, split: str, facts: Mapping[str, Any]) -> Trace | None:
-    path = folder / "traces" / f"{workload}-{split}.safetensors"
-    if not path.exists():
-        return None
-    trace = load_trace(path)
-    if trace.digest != facts.get(f"{split}_trace"):
-        raise UsageError(f"{path}: not the trace that the manifest names; restore it, or make the board again")
-    return trace
+    path = trace_path(folder, workload, split)
+    return kept_trace(path, facts.get(f"{split}_trace")) if path.exists() else None
 
 
 def _split(dataset: Dataset, digest: str | None) -> ImageSplit | None:

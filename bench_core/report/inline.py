@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from bench_core.report.drawing import Chart, Spot, figure_bytes
 from bench_core.report.palette import BACKGROUND, COLOURS, GRID, INK, Look
-from bench_core.report.plots import Chart, Spot, figure_bytes
 
 __all__ = ["inline_svg", "marker_path"]
 
@@ -91,7 +91,8 @@ def _own_ids(root: ET.Element, name: str) -> None:
 def _theme(element: ET.Element) -> None:
     for attribute, value in element.attrib.items():
         if attribute == "style":
-            shown = re.sub("#[0-9a-f]{6}", lambda match: _THEME.get(match[0], match[0]), value)
+            shown = re.sub("font-family: [^;]*;?", "", value)  # the page's own; matplotlib names a dozen
+            shown = re.sub("#[0-9a-f]{6}", lambda match: _THEME.get(match[0], match[0]), shown)
         else:
             shown = value
         if attribute in ("d", "transform", "x", "y", "width", "height", "style"):
@@ -114,11 +115,11 @@ def _lay_over(
     links: Mapping[tuple[str, str], tuple[str, int]],
 ) -> None:
     """Add the spots, those of the chosen policies last and with their marker, at the edge where they are below it."""
-    axes = chart.figure.axes[0]
-    low, high = sorted(axes.get_ylim())
-    left, right = sorted(axes.get_xlim())
     layer = ET.SubElement(root, f"{{{_SVG}}}g", {"class": "spots"})
     for spot in sorted(chart.spots, key=lambda spot: spot.chosen):
+        axes = chart.figure.axes[spot.panel]
+        low, high = sorted(axes.get_ylim())
+        left, right = sorted(axes.get_xlim())
         below = spot.y < low
         if not ((low <= spot.y <= high or (below and spot.chosen)) and left <= spot.x <= right):
             continue
@@ -142,12 +143,12 @@ def _lay_over(
 
 
 def _thinned(spots: list[Spot], most: int) -> list[Spot]:
-    """At most ``most`` spots of each strategy that are not a chosen policy."""
+    """At most ``most`` spots of each line that are not a chosen policy."""
     kept = [spot for spot in spots if spot.chosen or not spot.strategy]
-    lines: dict[str, list[Spot]] = {}
+    lines: dict[tuple[str, int], list[Spot]] = {}
     for spot in spots:
         if spot.strategy and not spot.chosen:
-            lines.setdefault(spot.strategy, []).append(spot)
+            lines.setdefault((spot.strategy, spot.panel), []).append(spot)
     for line in lines.values():
         line.sort(key=lambda spot: spot.x)
         values = np.array([spot.x for spot in line])

@@ -1,10 +1,20 @@
-"""The board as LaTeX: a booktabs table per workload and operating point, ready for a paper."""
+"""The board as LaTeX: booktabs tables per workload and operating point, over seeds, under corruption."""
+
+from collections.abc import Iterator
 
 import pandas as pd
 from tabulate import tabulate
 
 from bench_core.columns import priced
-from bench_core.leaderboard import leaderboard, sections
+from bench_core.leaderboard import (
+    NOT_AVAILABLE,
+    leaderboard,
+    sections,
+    seed_tables,
+    shift_by_severity,
+    shift_promises,
+    shift_rows,
+)
 from bench_core.results import Board
 
 __all__ = ["escape", "latex"]
@@ -24,6 +34,19 @@ _CAPTION = (
     "{workload}, {point}. Thresholds were chosen on calibration data. A rank is 1 + the number of rows significantly "
     "better. {hull} is the best mixture of fixed timesteps at the same average exit timestep."
 )
+_SEEDS = (
+    "{name}, {point}, over training seeds. Means; in brackets {interval}. Missed: seeds at which the row missed its "
+    "target or went over its budget on test."
+)
+_SHIFT = (
+    "{workload}, {point}, under corruption, {samples} test samples. Policies were chosen on clean calibration data; "
+    "severity 0 is clean. Means over the policies; $\\Delta$ is against static T under the same corruption; broken: "
+    "policies that significantly missed what the operating point promises."
+)
+_PROMISES = (
+    "{workload}, {point}, under corruption. Broken: under how many corruptions the promise of the operating point was "
+    "significantly missed, and at which severities."
+)
 _COLUMNS = {
     "rank": "rank",
     "strategy": "strategy",
@@ -33,6 +56,8 @@ _COLUMNS = {
     "hull %": "hull (%)",
     "speed-up": "speed-up",
 }
+_WORDS = ("strategy", "note", "corruption")
+_INTERVALS = {"range": "the smallest and the largest value", "95 % t": r"the 95\,\% t interval of the mean"}
 _SPECIAL = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -55,6 +80,7 @@ _SPECIAL = {
     "×": r"$\times$",
     "−": r"$-$",
     "…": r"\dots{}",
+    "–": "--",
 }
 
 
@@ -63,17 +89,37 @@ def latex(board: Board) -> str:
     suite = board.manifest["suite"]
     parts = [_HEAD.format(suite=_comment(f"{suite['name']}: {suite['title']}"))]
     for number, (workload, point, rows) in enumerate(sections(board), start=1):
-        shown = _abridged(rows, board.workloads)
         caption = _CAPTION.format(workload=escape(workload), point=escape(point), hull="Hull")
-        body = tabulate(
-            [[escape(cell) for cell in row] for row in shown.itertuples(index=False)],
-            headers=[escape(name) for name in shown],
-            tablefmt="latex_raw",
-            disable_numparse=True,
-            colalign=["left" if name in ("strategy", "note") else "right" for name in shown],
-        )
-        parts.append(_TABLE.format(caption=caption, label=f"exitbench-{number}", body=_booktabs(body)))
+        parts.append(_table(_abridged(rows, board.workloads), caption, str(number)))
+    for number, (name, point, table) in enumerate(seed_tables(board), start=1):
+        kinds = [kind for kind in dict.fromkeys(table["interval"]) if kind != NOT_AVAILABLE]
+        interval = " or ".join(_INTERVALS.get(kind) or escape(kind) for kind in kinds) or "nothing, of a single seed"
+        caption = _SEEDS.format(name=escape(name), point=escape(point), interval=interval)
+        parts.append(_table(table.drop(columns="interval"), caption, f"seeds-{number}"))
+    for number, (workload, point, rows) in enumerate(_under_corruption(board), start=1):
+        names = {"workload": escape(workload), "point": escape(point)}
+        caption = _SHIFT.format(**names, samples=rows["samples"].max())
+        parts.append(_table(shift_by_severity(rows), caption, f"shift-{number}"))
+        promises = shift_promises(rows)
+        shown = [name for name in promises if str(name).endswith(("strategy", "broken", "broken at"))]
+        parts.append(_table(promises[shown], _PROMISES.format(**names), f"promises-{number}"))
     return "".join(parts)
+
+
+def _under_corruption(board: Board) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    for workload in dict.fromkeys(board.rows["workload"]):
+        yield from ((str(workload), point, rows) for point, rows in shift_rows(board, workload))
+
+
+def _table(table: pd.DataFrame, caption: str, label: str) -> str:
+    body = tabulate(
+        [[escape(cell) for cell in row] for row in table.itertuples(index=False)],
+        headers=[escape(name) for name in table],
+        tablefmt="latex_raw",
+        disable_numparse=True,
+        colalign=["left" if name in _WORDS else "right" for name in table],
+    )
+    return _TABLE.format(caption=caption, label=f"exitbench-{label}", body=_booktabs(body))
 
 
 def escape(text: object) -> str:

@@ -19,7 +19,8 @@ from bench_core.leaderboard import (
 )
 from bench_core.published import REMARK, published_table
 from bench_core.results import Board
-from bench_core.seeds import FEWEST_FOR_INTERVAL
+from bench_core.seeds import REMARK as SEEDS_REMARK
+from bench_core.shift import REMARK as SHIFT_REMARK
 
 __all__ = ["markdown"]
 
@@ -43,18 +44,6 @@ timestep of the same workload. A first layer under constant input is charged {fi
 _SUMMARY = """\
 The average rank over the workloads where a strategy has one, its standard deviation, and how many rows of the same
 workload and operating point are significantly worse, significantly better, and neither.
-"""
-_SEEDS = f"""\
-Means over networks that differ in their training seed only; in brackets a 95 % t interval of the mean where there are
-at least {FEWEST_FOR_INTERVAL} seeds, else the smallest and the largest value. `missed` counts the seeds where the row
-missed its target or went over its budget on test.
-"""
-_SHIFT = """\
-The same policies, chosen on clean calibration data, on {samples} test samples under corruption (severity 0: the same
-samples as they are). A promise is broken where it is significantly missed on these samples: accuracy at least that of
-static T under the same corruption less d points (iso-accuracy), at most b T timesteps (budget), at most d points harmed
-(risk). Δ is accuracy minus that of static T in points, `avg t` the average exit timestep, both means over the policies.
-`shift.csv` has every policy.
 """
 _BY_STRATEGY = "By strategy: under how many of the corruptions its promise is broken, and its largest loss.\n"
 _FIRST_LAYER = {"once": "once, at t = 1", "every-step": "at every timestep up to the exit"}
@@ -87,10 +76,12 @@ def markdown(board: Board) -> str:
         lines += ["## All workloads", "", _SUMMARY] if number == 0 else []
         lines += [f"### {point}", "", _table(totals), ""]
     for number, (name, point, totals) in enumerate(seed_tables(board)):
-        lines += ["## Over seeds", "", _SEEDS] if number == 0 else []
+        lines += ["## Over seeds", "", SEEDS_REMARK, ""] if number == 0 else []
         lines += [f"### {escape(name)}, {point}", "", _table(totals), ""]
     for number, (workload, rows) in enumerate(shift_tables(board)):
-        lines += ["## Under corruption", "", _SHIFT.format(samples=rows["samples"].max())] if number == 0 else []
+        lines += (
+            ["## Under corruption", "", SHIFT_REMARK.format(samples=rows["samples"].max()), ""] if number == 0 else []
+        )
         lines += [f"### {escape(workload)}", "", _table(shift_by_condition(rows)), ""]
         lines += [_BY_STRATEGY, _table(shift_by_strategy(rows)), ""]
     if board.published is not None and not board.published.empty:

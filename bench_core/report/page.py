@@ -23,17 +23,24 @@ from bench_core.leaderboard import (
     leaderboard,
     reference_line,
     sections,
+    seed_tables,
+    shift_by_severity,
+    shift_promises,
+    shift_rows,
     static_line,
     summaries,
     training_line,
     workload_facts,
 )
-from bench_core.published import REMARK, published_table
+from bench_core.published import FIGURES, REMARK, published_table
+from bench_core.report.drawing import Chart, themed
 from bench_core.report.extras import Extras
 from bench_core.report.inline import inline_svg, marker_path
 from bench_core.report.palette import COLOURS, Look, looks
-from bench_core.report.plots import Chart, accuracy_charts, reliability_chart, themed, training_chart
+from bench_core.report.plots import accuracy_charts, reliability_chart, shift_charts, training_chart
 from bench_core.results import Board
+from bench_core.seeds import REMARK as SEEDS_REMARK
+from bench_core.shift import REMARK as SHIFT_REMARK
 
 __all__ = ["page"]
 
@@ -41,6 +48,7 @@ _WORDS = ("strategy", "knob", "note")  # columns of text; the others are figures
 _TALL = 20  # height of a small histogram, in units of its viewBox
 _SPOTS = 2_400  # places to point at on the lines of all charts together, each about 200 bytes
 _SMALLEST = 8  # of them on a line
+_SHIFT_SPOTS = 4_800  # the same on the charts of policies under corruption
 
 _HELP = {
     "rank": "1 + the number of rows that are significantly better",
@@ -124,6 +132,11 @@ class _Content:
         self._points = list(dict.fromkeys(board.rows["operating_point"]))
         lines = len(board.curves[["workload", "strategy"]].drop_duplicates())
         self._spots = max(_SMALLEST, _SPOTS // max(lines, 1))
+        lines = 0
+        if board.shift is not None:
+            by = ["workload", "strategy", "operating_point", "corruption"]
+            lines = 2 * len(board.shift.loc[board.shift["severity"] > 0, by].drop_duplicates())
+        self._shift_spots = max(1, _SHIFT_SPOTS // max(lines, 1))
         self._models = [cost.model for cost in priced(board.rows.columns)]
         keys = board.rows[["workload", "strategy", "operating_point"]].itertuples(index=False, name=None)
         self._ids = {key: f"r{number}" for number, key in enumerate(keys)}
@@ -141,8 +154,11 @@ class _Content:
             "strategies": [self._swatch(name, look) for name, look in self._looks.items()],
             "summaries": [(self._points.index(p), p, _plain(t)) for p, t in summaries(self._board)],
             "workloads": list(self._workloads()),
+            "seeds": [(self._points.index(p), name, p, _plain(t)) for name, p, t in seed_tables(self._board)],
+            "seeds_remark": SEEDS_REMARK,
             "published": self._published(),
             "published_remark": REMARK,
+            "published_figures": FIGURES,
             "versions": sorted(manifest["environment"].items()),
             "plugins": manifest["plugins"],
             "options": list(_flat({k: v for k, v in suite.items() if k not in ("workloads", "name", "title")})),
@@ -180,6 +196,7 @@ class _Content:
                 "charts": self._charts(workload, number, extras) if known else [],
                 "strategies": [self._swatch(name, look) for name, look in self._looks.items() if name in strategies],
                 "tables": own,
+                "shift": list(self._shift(workload, number)),
                 "gallery": extras.gallery,
                 "manifest": [
                     *_flat({k: v for spec in specs for k, v in spec.items() if k != "name"}),
@@ -189,29 +206,45 @@ class _Content:
             }
 
     def _charts(self, workload: str, number: int, extras: Extras) -> list[dict[str, Any]]:
-        links = {
-            (strategy, point): (place, self._points.index(point))
-            for (name, strategy, point), place in self._ids.items()
-            if name == workload
-        }
         charts: list[Chart | None] = [
             *accuracy_charts(self._board, workload, self._looks, extras.oracle, key=False),
             reliability_chart(self._board, workload),
             training_chart(self._board, workload),
         ]
-        found = []
-        for order, chart in enumerate(chart for chart in charts if chart is not None):
-            name = f"w{number}c{order}"
-            found.append(
-                {
-                    "name": name,
-                    "title": chart.title,
-                    "summary": chart.summary,
-                    "model": self._models.index(chart.model) if chart.model else None,
-                    "svg": inline_svg(chart, name, self._looks, links, self._spots),
-                }
-            )
-        return found
+        shown = [chart for chart in charts if chart is not None]
+        return [self._drawn(chart, f"w{number}c{order}", workload, self._spots) for order, chart in enumerate(shown)]
+
+    def _drawn(self, chart: Chart, name: str, workload: str, spots: int) -> dict[str, Any]:
+        links = {
+            (strategy, point): (place, self._points.index(point))
+            for (own, strategy, point), place in self._ids.items()
+            if own == workload
+        }
+        return {
+            "name": name,
+            "title": chart.title,
+            "summary": chart.summary,
+            "model": self._models.index(chart.model) if chart.model else None,
+            "svg": inline_svg(chart, name, self._looks, links, spots),
+        }
+
+    def _shift(self, workload: str, number: int) -> Iterator[dict[str, Any]]:
+        """What the policies of each operating point do under corruption."""
+        for point, rows in shift_rows(self._board, workload):
+            order = self._points.index(point)
+            charts = [
+                self._drawn(chart, f"w{number}s{order}c{place}", workload, self._shift_spots)
+                for place, chart in enumerate(shift_charts(self._board, workload, point, self._looks, key=False))
+            ]
+            yield {
+                "point": order,
+                "point_name": point,
+                "remark": SHIFT_REMARK.format(samples=rows["samples"].max()),
+                "charts": charts,
+                "by_severity": _plain(shift_by_severity(rows)),
+                "promises": (promises := _plain(shift_promises(rows))),
+                "indices": [self._looks[cells[0]].index for cells in promises[1]],
+            }
 
     def _table(self, workload: str, point: str, rows: pd.DataFrame) -> dict[str, Any]:
         text = leaderboard(rows, self._board.workloads)

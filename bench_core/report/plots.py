@@ -1,15 +1,10 @@
-"""The figures of a board, drawn by matplotlib: accuracy over timesteps and energy, exit histograms, reliability.
+"""The figures of a board: accuracy over timesteps and energy, exits, reliability, training, policies under corruption.
 
-Each is a pure function of the board's tables. ``figure_bytes`` gives the same bytes for the same board: no time, no
-random ids.
+Each is a pure function of the board's tables.
 """
 
-import contextlib
 import json
-import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,23 +12,23 @@ import pandas as pd
 
 from bench_core.columns import Priced, priced
 from bench_core.costs.operations import Array
+from bench_core.leaderboard import shift_rows
 from bench_core.metrics import hull_points
-from bench_core.report.palette import BACKGROUND, COLOURS, GRID, INK, Look
+from bench_core.report.drawing import Chart, Spot
+from bench_core.report.palette import BACKGROUND, COLOURS, INK, Look
 from bench_core.results import Board
+from bench_core.selection import OperatingPoint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = [
-    "Chart",
     "Oracle",
-    "Spot",
     "accuracy_charts",
-    "figure_bytes",
     "histogram_chart",
     "reliability_chart",
-    "themed",
+    "shift_charts",
     "training_chart",
 ]
 
@@ -41,86 +36,7 @@ Oracle = tuple[Array, Array]  # average exit timesteps and accuracies of ``metri
 
 _FEWEST = 10  # samples in a bin of a reliability diagram
 _BELOW = 6.0  # points below static T that an accuracy axis shows
-_CHART, _PANEL = (5.2, 3.6), (1.9, 1.25)  # inches
-
-
-@dataclass(frozen=True)
-class Spot:
-    """A place on a chart that says what it is.
-
-    Attributes:
-        x, y: in data coordinates.
-        text: what a pointer resting there is told.
-        strategy: whose it is, or empty.
-        row: key of the row that it belongs to (strategy, operating point), or None.
-        chosen: whether it is that row's policy, and not another one of the family.
-    """
-
-    x: float
-    y: float
-    text: str
-    strategy: str = ""
-    row: tuple[str, str] | None = None
-    chosen: bool = False
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A figure and what there is to point at.
-
-    Attributes:
-        name: for files, of letters, digits and dashes.
-        title: what is drawn.
-        summary: the same in a sentence, for those who can't see it.
-        model: the cost model, where there is one.
-    """
-
-    name: str
-    title: str
-    summary: str
-    figure: "Figure"
-    model: str | None = None
-    spots: list[Spot] = field(default_factory=list)
-
-
-@contextlib.contextmanager
-def themed() -> Iterator[None]:
-    """Our own style, whatever the machine's is; names with letters that the font lacks are no reason to complain."""
-    from matplotlib import rc_context, rcdefaults
-
-    with rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        rcdefaults()
-        with rc_context(_STYLE):
-            yield
-
-
-_STYLE: Any = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": INK,
-    "axes.facecolor": "none",
-    "axes.grid": True,
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.8,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": 10,
-    "figure.dpi": 72,
-    "figure.facecolor": BACKGROUND,
-    "font.size": 10,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "lines.linewidth": 1.4,
-    "mathtext.default": "regular",
-    "path.simplify": False,
-    "svg.hashsalt": "exitbench",
-    "text.color": INK,
-    "text.parse_math": False,  # a dollar in a plugin's name is a dollar
-    "xtick.color": INK,
-    "ytick.color": INK,
-}
+_CHART, _PANEL, _STACKED = (5.2, 3.6), (1.9, 1.25), (5.2, 4.2)  # inches
 
 
 def accuracy_charts(
@@ -268,8 +184,12 @@ def training_chart(board: Board, workload: str) -> Chart | None:
     """Loss and accuracy on augmented training batches, epoch by epoch; None where the board doesn't say."""
     if board.training is None or (own := board.training[board.training["workload"] == workload]).empty:
         return None
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = _axes("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     losses = axes.twinx()
+    losses.spines["right"].set_visible(True)
     epochs = range(1, len(own) + 1)
     axes.plot(epochs, 100 * own["accuracy"], color=COLOURS[0], label="accuracy")
     losses.plot(epochs, own["loss"], color=COLOURS[1], dashes=(4, 2), label="loss")
@@ -290,19 +210,85 @@ def training_chart(board: Board, workload: str) -> Chart | None:
     return Chart("training", title, summary, figure, spots=spots)
 
 
-def figure_bytes(figure: "Figure", kind: str, *, text: bool = False) -> bytes:
-    """A figure as a file of ``kind`` svg or png.
+def shift_charts(
+    board: Board, workload: str, point: str, looks: dict[str, Look], *, key: bool = True
+) -> Iterator[Chart]:
+    """One chart for each corruption: what the policies of an operating point lose, and when they stop, over severity.
+
+    Above the accuracy against static T under the same corruption, below the average exit timestep. A marker stands
+    where a policy breaks its promise.
 
     Args:
-        text: letters stay letters, for a page with fonts of its own; else they are outlines, the same everywhere.
+        key: with a legend, for a figure that stands alone.
     """
-    from matplotlib import rc_context
+    for name, rows in shift_rows(board, workload):
+        if name == point:
+            clean = rows[rows["severity"] == 0]
+            timesteps = board.workloads.loc[board.workloads["workload"] == workload, "timesteps"].iloc[0]
+            promised = _promised(OperatingPoint.parse(point), int(timesteps))
+            spans = []  # one scale for all corruptions
+            for column, promise in zip(_OVER_SEVERITY, promised, strict=True):
+                shown = [*rows[column], *([] if promise is None else [promise])]
+                margin = 0.06 * max(max(shown) - min(shown), 0.5)
+                spans.append((min(shown) - margin, max(shown) + margin))
+            for corruption, corrupted in rows[rows["severity"] > 0].groupby("corruption", sort=False):
+                chart = _under(str(corruption), pd.concat([clean, corrupted]), workload, point, looks, key=key)
+                for axes, span, promise in zip(chart.figure.axes, spans, promised, strict=True):
+                    axes.set_ylim(*span)
+                    if promise is not None:
+                        axes.axhline(promise, color=INK, linewidth=0.9, dashes=(5, 2))
+                yield chart
 
-    stream = BytesIO()
-    metadata: dict[str, Any] = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[kind]
-    with rc_context({"svg.fonttype": "none" if text else "path"}):
-        figure.savefig(stream, format=kind, metadata=metadata, dpi=200 if kind == "png" else 72)
-    return stream.getvalue()
+
+def _promised(point: OperatingPoint, timesteps: int) -> tuple[float | None, float | None]:
+    """What an operating point promises of accuracy against static T, and of the average exit timestep."""
+    return (
+        -point.value if point.kind == "iso-accuracy" else None,
+        point.value * timesteps if point.kind == "budget" else None,
+    )
+
+
+def _under(
+    corruption: str, rows: pd.DataFrame, workload: str, point: str, looks: dict[str, Look], *, key: bool
+) -> Chart:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 6.2) if key else _STACKED, layout="constrained")
+    panels = figure.subplots(2, 1, sharex=True)
+    spots = []
+    for strategy, own in rows.groupby("strategy", sort=False):
+        look, broken = looks[str(strategy)], own[own["promise"] == "broken"]
+        for axes, column in zip(panels, _OVER_SEVERITY, strict=True):
+            style = {"color": look.colour, "gid": f"series-{look.index}"}
+            axes.plot(own["severity"], own[column], linestyle=look.dash, **style)
+            axes.plot(broken["severity"], broken[column], look.marker, markersize=5, **style)
+        if key:
+            panels[0].plot([], [], color=look.colour, marker=look.marker, linestyle=look.dash, label=strategy)
+        for row in own.to_dict("records"):
+            text, key_of_row = _shift_text(row), (row["strategy"], point)
+            for panel, column in enumerate(_OVER_SEVERITY):
+                spots.append(Spot(row["severity"], row[column], text, row["strategy"], key_of_row, panel=panel))
+    for axes, label in zip(panels, _OVER_SEVERITY.values(), strict=True):
+        axes.set_ylabel(label)
+    panels[1].set_xlabel(f"severity of {corruption}")
+    panels[1].set_xticks(sorted(set(rows["severity"])))
+    _legend(figure, panels[0], key=key)
+    title = f"{workload}, {point}: {corruption}"
+    summary = (
+        f"Change against static T in points and average exit timestep of {rows['strategy'].nunique()} strategies on "
+        f"{workload} under {corruption}, by severity; markers where the promise of {point} is broken. The tables below "
+        "hold the figures."
+    )
+    return Chart(f"shift-{corruption}", title, summary, figure, spots=spots)
+
+
+_OVER_SEVERITY = {"delta_points": "Δ to static T, points", "average_exit_timestep": "avg exit timestep"}
+
+
+def _shift_text(row: Any) -> str:
+    accuracy = f"{100 * row['accuracy']:.2f} % ({row['delta_points']:+.2f} to static T)"
+    where = f"{row['strategy']}, {row['corruption']} {row['severity']}"
+    return f"{where}: {accuracy}, avg exit t {row['average_exit_timestep']:.3f}, promise {row['promise']}"
 
 
 def _axes(label: str, *, legend_below: bool = False) -> "tuple[Figure, Axes]":

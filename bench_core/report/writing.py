@@ -75,13 +75,13 @@ def _plots(
     board: Board, extras: "Mapping[str, Extras]", point: str, kinds: Iterable[str]
 ) -> Iterator[tuple[str, bytes]]:
     """(file name, content) of every plot."""
+    from bench_core.report.drawing import figure_bytes, themed
     from bench_core.report.palette import looks
     from bench_core.report.plots import (
         accuracy_charts,
-        figure_bytes,
         histogram_chart,
         reliability_chart,
-        themed,
+        shift_charts,
         training_chart,
     )
 
@@ -94,6 +94,7 @@ def _plots(
                 histogram_chart(board, workload, point, styles),
                 reliability_chart(board, workload),
                 training_chart(board, workload),
+                *shift_charts(board, workload, point, styles),
             ]
             for chart in charts:
                 for kind in kinds:
@@ -114,4 +115,4 @@ def _write_bytes(path: Path, content: bytes) -> None:
         with whole_file(path) as temporary:
             temporary.write_bytes(content)
     except OSError as error:
-        raise StoreError(f"{path}: can't be written ({error.strerror}); choose another place or free space") from error
+        raise StoreError.unwritable(path, error) from error

@@ -79,14 +79,14 @@ class SteppedNetwork:
         """Forget all state. Raises UsageError where the module's own reset does."""
         try:
             self._way.reset()
-        except Exception as error:
+        except Exception as error:  # it is the user's module
             raise UsageError(f"{self._name}: its reset raised {what_happened(error)}") from error
 
     def step(self, frame: torch.Tensor) -> torch.Tensor:
         """o_t [B, K] of one timestep's input [B, C, H, W]. Raises UsageError for whatever else the module does."""
         try:
             output = self._way.step(frame.to(self._dtype, copy=True))
-        except Exception as error:
+        except Exception as error:  # it is the user's module
             if out_of_memory(error):  # for recording to take a smaller batch
                 raise
             raise UsageError(

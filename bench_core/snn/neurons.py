@@ -158,8 +158,11 @@ class _SpikingSequence(torch.autograd.Function):
         after = initial
         for t, step in enumerate(current):
             before = torch.add(step, after, alpha=decay, out=potentials[t])
-            spikes[t] = before >= threshold
-            after = before * (1.0 - spikes[t]) if reset == "hard" else before - threshold * spikes[t]
+            fired = torch.ge(before, threshold, out=spikes[t])
+            if reset == "hard":
+                after = torch.addcmul(before, before, fired, value=-1.0)  # u - u s
+            else:
+                after = torch.sub(before, fired, alpha=threshold)
             if kept is not None:
                 kept[t] = after
         ctx.save_for_backward(potentials)
@@ -178,7 +181,7 @@ class _SpikingSequence(torch.autograd.Function):
             before = potentials[t]
             slope = surrogate(before - threshold)
             if reset == "hard":
-                through_reset = (before < threshold).to(before.dtype).sub_(before * slope)
+                through_reset = torch.lt(before, threshold, out=torch.empty_like(before)).sub_(before * slope)
             else:
                 through_reset = 1.0 - threshold * slope
             gradient = torch.addcmul(slope.mul_(spikes_gradient[t]), carried, through_reset, out=current_gradient[t])

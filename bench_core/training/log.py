@@ -1,25 +1,13 @@
 """What training a network took, epoch by epoch, from what the artifact of its weights remembers."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any
 
-__all__ = ["TRAINING_COLUMNS", "training_log"]
-
-TRAINING_COLUMNS: Final = (
-    "workload",
-    "stage",
-    "epoch",
-    "loss",
-    "accuracy",
-    "seconds",
-    "device",
-    "threads",
-    "torch",
-)
+__all__ = ["training_log"]
 
 
 def training_log(workload: str, metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row of ``TRAINING_COLUMNS`` per epoch. Stages are ``trunk`` and ``branch``, or ``all`` without a trunk.
+    """A row of ``training.csv`` per epoch. Stages are ``trunk`` and ``branch``, or ``all`` without a trunk.
 
     Weights that were not trained here have none.
 

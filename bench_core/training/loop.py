@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bench_core.data.base import Dataset, ImageSplit
-from bench_core.errors import UsageError
+from bench_core.errors import TrainingPausedError, UsageError
 from bench_core.progress import Advance, progress
 from bench_core.snn.network import AnalogNetwork, SpikingNetwork
 from bench_core.store import Store
@@ -20,6 +20,8 @@ from bench_core.training.recipe import Recipe
 from bench_core.training.regularizers import LayerRecord, Regularizer, TrainingBatch, layer_records
 
 __all__ = ["EpochRecord", "train_network"]
+
+_BATCHES_BETWEEN_REMARKS = 10
 
 
 @dataclass(frozen=True)
@@ -44,21 +46,32 @@ def train_network(
     key: str,
     title: str,
     regularizer: Regularizer | None = None,
+    until: float = math.inf,
 ) -> list[EpochRecord]:
-    """Train ``network`` in place, on the training split only.
+    """Train ``network`` in place and on the device that it is on, with the training split only.
 
     After every epoch weights and optimiser state go to the store under ``key``; a run that was stopped goes on behind
     the last one and ends with the same weights. The order and augmentation of epoch e depend on (seed, e) alone.
     ``regularizer`` is the one that the recipe names; its term is part of the reported loss.
 
+    Args:
+        until: ``time.monotonic()`` at which it has to have stopped: no epoch is begun that would take longer, if it
+            takes as long as the one before. At least one is trained.
+
     Returns:
         One record per epoch.
+
+    Raises:
+        TrainingPausedError: ``until`` came before the last epoch.
     """
     training = _Training(network, dataset, split, regularizer, timesteps=timesteps, recipe=recipe, seed=seed)
     history = _resume(training.trained, training.optimizer, store, key)
     with progress(title, recipe.epochs * training.batches, "batches") as advance:
         advance(len(history) * training.batches)
-        for epoch in range(len(history), recipe.epochs):
+        for epoch in range(done := len(history), recipe.epochs):
+            if epoch > done and time.monotonic() + (history[-1].seconds or 0.0) > until:
+                stopped = f"{title}: stopped after epoch {epoch} of {recipe.epochs}"
+                raise TrainingPausedError(f"{stopped}; the same command goes on")
             with layer_records(network, wanted=regularizer is not None) as records:
                 history.append(training.run_epoch(epoch, records, advance))
             _save(training.trained, training.optimizer, history, store, key)
@@ -79,13 +92,17 @@ class _Training:
         recipe: Recipe,
         seed: int,
     ) -> None:
-        self.network, self.dataset, self.split, self.regularizer = network, dataset, split, regularizer
+        self.network, self.dataset, self.regularizer = network, dataset, regularizer
+        self.device = next(network.parameters()).device
+        images = split.images
+        self.images = images.to(self.device) if isinstance(images, torch.Tensor) else images  # all there, if they fit
+        self.labels = split.labels.to(self.device)
         self.timesteps, self.recipe, self.seed = timesteps, recipe, seed
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         self.companion = _companion(regularizer, dataset, timesteps, seed)
         self.trained: dict[str, nn.Module] = {"network": network}
         if self.companion is not None:
-            self.trained["companion"] = self.companion.train()
+            self.trained["companion"] = self.companion.to(self.device).train()
         self.optimizer = torch.optim.SGD(
             [parameter for module in self.trained.values() for parameter in module.parameters()],
             lr=self.recipe.learning_rate,
@@ -94,42 +111,51 @@ class _Training:
         )
         if recipe.autoaugment and dataset.recorded:
             raise UsageError(f"autoaugment: it changes images, but {dataset.name} holds recordings of events")
-        self.batches = len(split) // self.recipe.batch_size
+        self.samples = len(split)
+        self.batches = self.samples // recipe.batch_size
         if not self.batches:
             raise UsageError(
-                f"batch_size = {recipe.batch_size} is larger than the training split ({len(split)} samples)"
+                f"batch_size = {recipe.batch_size} is larger than the training split ({self.samples} samples)"
             )
 
     def run_epoch(self, epoch: int, records: list[LayerRecord], advance: Advance) -> EpochRecord:
-        recipe, split = self.recipe, self.split
+        recipe = self.recipe
         self.network.train()
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(split), generator=generator)
-        losses = correct = 0.0
-        start = time.perf_counter()
+        order = torch.randperm(self.samples, generator=generator)
+        seen = torch.zeros(2, dtype=torch.float64, device=self.device)  # stays there, so that the device needn't wait
+        start, shown = time.perf_counter(), 0
         for batch in range(self.batches):
             self.optimizer.param_groups[0]["lr"] = self._rate(epoch * self.batches + batch)
             index = order[batch * recipe.batch_size : (batch + 1) * recipe.batch_size]
             records.clear()
-            inputs = self._inputs(split.images[index], generator)
-            with torch.autocast(inputs.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-                logits = _logits(self.network, inputs, self.timesteps)
-            logits = logits.float()
-            labels = split.labels[index]
-            loss = LOSSES[recipe.loss](logits, labels)
-            if self.regularizer is not None and recipe.regularizer is not None:
-                first = inputs if self.dataset.constant_input else inputs[0]
-                seen = TrainingBatch(first, records, logits, labels, self.companion)
-                loss = loss + recipe.regularizer.weight * self.regularizer.loss(seen)
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            losses += loss.item()
-            correct += (logits.detach().sum(0).argmax(1) == labels).float().mean().item()
+            seen += self._step(index, generator, records)
             done = batch + 1
-            advance(1, f"epoch {epoch + 1}: loss {losses / done:.3f}, accuracy {100 * correct / done:.1f} %")
+            if done % _BATCHES_BETWEEN_REMARKS == 0 or done == self.batches:
+                loss, accuracy = (seen / done).tolist()
+                remark = f"epoch {epoch + 1}: loss {loss:.3f}, accuracy {100 * accuracy:.1f} %"
+                advance(done - shown, remark)
+                shown = done
         seconds = time.perf_counter() - start
-        return EpochRecord(epoch + 1, losses / self.batches, correct / self.batches, seconds)
+        return EpochRecord(epoch + 1, loss, accuracy, seconds)
+
+    def _step(self, index: torch.Tensor, generator: torch.Generator, records: list[LayerRecord]) -> torch.Tensor:
+        """One step on the samples at ``index`` [B]: mean loss and share of right answers, float64 [2]."""
+        recipe = self.recipe
+        inputs, labels = self._inputs(self.images[index].to(self.device), generator), self.labels[index]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            logits = _logits(self.network, inputs, self.timesteps)
+        logits = logits.float()
+        loss = LOSSES[recipe.loss](logits, labels)
+        if self.regularizer is not None and recipe.regularizer is not None:
+            first = inputs if self.dataset.constant_input else inputs[0]
+            batch = TrainingBatch(first, records, logits, labels, self.companion)
+            loss = loss + recipe.regularizer.weight * self.regularizer.loss(batch)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        right = (logits.detach().sum(0).argmax(1) == labels).float().mean()
+        return torch.stack((loss.detach(), right)).double()
 
     def _inputs(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Augmented network input: images are changed before they are encoded, recordings afterwards."""
@@ -178,6 +204,7 @@ def _save(
         for name, parameter in module.named_parameters():
             if (buffer := optimizer.state[parameter].get("momentum_buffer")) is not None:
                 tensors[f"momentum.{part}.{name}"] = buffer
+    tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
     store.put("training", key, tensors, {"history": [dataclasses.asdict(record) for record in history]})
 
 
@@ -190,5 +217,5 @@ def _resume(trained: Mapping[str, nn.Module], optimizer: torch.optim.SGD, store:
         module.load_state_dict({n.removeprefix(prefix): t for n, t in saved.tensors.items() if n.startswith(prefix)})
         for name, parameter in module.named_parameters():
             if (buffer := saved.tensors.get(f"momentum.{part}.{name}")) is not None:
-                optimizer.state[parameter]["momentum_buffer"] = buffer.clone()
+                optimizer.state[parameter]["momentum_buffer"] = buffer.to(parameter.device, copy=True)
     return [EpochRecord(**record) for record in saved.metadata["history"]]

@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["Recipe", "RegularizerSpec"]
+__all__ = ["Recipe", "RegularizerSpec", "Trunk"]
 
 # Fields that came after the first recipes: at their default they are no part of the identity.
 _LATER = frozenset(
@@ -43,7 +43,7 @@ class Recipe(BaseModel):
         regularizer: added to the loss, or None.
         precision: of the network's forward and backward pass: ``float32``, or ``bfloat16`` where torch's autocast
             allows it. Weights, normalisation statistics, losses and regularisers stay float32 either way.
-        trunk: recipe that is trained first; this one goes on from its weights. Branches of one trunk share it.
+        trunk: what is trained first; this one goes on from its weights. Branches of one trunk share it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -63,7 +63,7 @@ class Recipe(BaseModel):
     surrogate: Literal["triangle", "rectangle", "arctan", "dspike"] = "triangle"
     regularizer: RegularizerSpec | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
-    trunk: "Recipe | None" = None
+    trunk: "Trunk | None" = None
 
     @model_validator(mode="after")
     def _fits_its_trunk(self) -> Self:
@@ -71,6 +71,8 @@ class Recipe(BaseModel):
             ours, theirs = getattr(self, name), getattr(self.trunk, name)
             if ours != theirs:
                 raise ValueError(f"{name} = {ours}, but its trunk has {theirs}; they must agree")
+        if self.normalization == "tebn" and self.trunk is not None and self.trunk.timesteps is not None:
+            raise ValueError("tebn learns a scale for every timestep, so its trunk has as many; leave out timesteps")
         return self
 
     @property
@@ -79,6 +81,20 @@ class Recipe(BaseModel):
         fields = type(self).model_fields
         return {
             name: value
-            for name, value in self.model_dump().items()
+            for name, value in self.model_dump(exclude={"timesteps"}).items()
             if name not in _LATER or value != fields[name].default
         }
+
+
+class Trunk(Recipe):
+    """A recipe that another one goes on from.
+
+    Attributes:
+        timesteps: T that it is trained with; default that of what goes on from it. Fewer make an epoch as much cheaper:
+            time inheritance training, Deng et al., ICLR 2022 (TET).
+    """
+
+    timesteps: int | None = Field(None, ge=1)
+
+
+Recipe.model_rebuild()

@@ -24,7 +24,7 @@ from bench_core import (
     hookimpl,
 )
 from bench_core.errors import PluginError
-from bench_plugins._readout import ACCUMULATE, largest_probability, readout, runner_up, softmax_overhead
+from bench_plugins._readout import ACCUMULATE, readout, softmax_overhead
 
 
 class PlannedExit(ExitPolicy):
@@ -127,8 +127,8 @@ class Margin(ScoreStrategy):
     knobs: ClassVar[tuple[Knob, ...]] = (ACCUMULATE,)
 
     def score(self, evidence: Evidence) -> torch.Tensor:
-        below = readout(evidence, self.parameters["accumulate"])
-        return (1.0 - torch.exp(runner_up(below))) * largest_probability(below)
+        softmax = readout(evidence, self.parameters["accumulate"])
+        return (1.0 - torch.exp(softmax.runner_up)) * softmax.largest_probability
 
     def overhead(self, classes: int) -> Overhead:
         second = Operations(additions=1, comparisons=classes - 1, multiplications=1)

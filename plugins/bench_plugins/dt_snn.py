@@ -24,10 +24,7 @@ class DtSnn(ScoreStrategy):
     knobs: ClassVar[tuple[Knob, ...]] = (ACCUMULATE,)
 
     def score(self, evidence: Evidence) -> torch.Tensor:
-        below = readout(evidence, self.parameters["accumulate"])
-        powers = below.exp()
-        whole = powers.sum(1)  # entropy = log sum e^x - sum x e^x / sum e^x
-        return (powers.mul_(below).sum(1) / whole - whole.log()) / math.log(below.shape[1])
+        return readout(evidence, self.parameters["accumulate"]).mean_log_probability / math.log(evidence.classes)
 
     def threshold_of(self, knob: Array) -> Array:
         return -knob

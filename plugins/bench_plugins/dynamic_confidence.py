@@ -8,7 +8,7 @@ log-likelihood at T on calibration data. Negative log-likelihood is convex in 1 
 
 import math
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import ClassVar, Self
 
@@ -17,13 +17,18 @@ from scipy.optimize import brentq
 
 from bench_core import Calibration, Evidence, ExitStrategy, Knob, Overhead, ScoreStrategy, Trace, hookimpl
 from bench_core.logits import samples_in_cache
-from bench_plugins._readout import below_top, largest_probability, readout, softmax_overhead
+from bench_plugins._readout import readout, softmax_overhead
 
 SMALLEST, LARGEST = 1e-3, 1e6  # range that alpha is fitted in
-LARGE = 2**22  # values at T from which on a part of the samples says where to look first
-SPARSE = 16  # every so many samples are that part
-NEAR = 0.05  # how far from theirs, in log alpha, that of all samples is first looked for
-HELD = 2**26  # values at T that are held in memory at most, 512 MiB
+EXACT = 1e-13  # how exactly log alpha is found
+LARGE = 2**22  # values at T from which on parts of the samples say where to look, and nothing is held in memory
+PARTS = (256, 16)  # every so many samples are one
+ROUGH = 1e-3  # how exactly log alpha of the first part is found
+TRUSTED = 2e-5  # a step in log alpha after which the next would be smaller than ``EXACT``
+MOST_STEPS = 8
+
+Chunks = Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor]]]
+"""A few samples at a time: S_T less its largest, float64 [n, K], and labels [n]."""
 
 
 class DynamicConfidence(ScoreStrategy):
@@ -44,7 +49,7 @@ class DynamicConfidence(ScoreStrategy):
         return self.with_parameters({"alpha": _fitted_alpha(calibration)})
 
     def score(self, evidence: Evidence) -> torch.Tensor:
-        return largest_probability(readout(evidence, "sum", self.parameters["alpha"]))
+        return readout(evidence, "sum", self.parameters["alpha"]).largest_probability
 
     def overhead(self, classes: int) -> Overhead:
         return softmax_overhead(classes, scaled=True)
@@ -53,24 +58,63 @@ class DynamicConfidence(ScoreStrategy):
 def _fitted_alpha(calibration: Calibration) -> float:
     """Where negative log-likelihood at T has no slope in 1 / alpha, or the end of the range that lies beyond."""
     trace = calibration.trace
+    log_alpha = _of_large(trace) if len(trace) * trace.classes > LARGE else None
+    return math.exp(_root(trace, EXACT) if log_alpha is None else log_alpha)
+
+
+def _of_large(trace: Trace) -> float | None:
+    """log alpha from a part of the samples, then from more of them, then from all; None where all don't lead there."""
+    log_alpha: float | None = None
+    for every in PARTS:
+        part = trace.select(torch.arange(0, len(trace), every))
+        near = None if log_alpha is None else _polished(part, log_alpha)
+        log_alpha = _root(part, ROUGH) if near is None else near
+    return _polished(trace, log_alpha) if log_alpha is not None else None
+
+
+def _polished(trace: Trace, near: float) -> float | None:
+    """log alpha from a value near it by Halley's method, which takes two passes as a rule; None where it strays."""
+    log_alpha = near
+    for _ in range(MOST_STEPS):
+        slope, first, second = _derivatives(trace, log_alpha)
+        if not first < 0.0:
+            return None
+        newton = slope / first
+        bend = 1.0 - newton * second / (2.0 * first)
+        if not bend > 0.1:
+            return None
+        step = newton / bend
+        log_alpha -= step
+        if not (abs(step) < 1.0 and math.log(SMALLEST) < log_alpha < math.log(LARGEST)):
+            return None
+        if abs(step) < TRUSTED:
+            return log_alpha
+    return None
+
+
+def _derivatives(trace: Trace, log_alpha: float) -> tuple[float, float, float]:
+    """The slope of negative log-likelihood in 1 / alpha and its two derivatives, as functions of log alpha."""
+    scale, sums = math.exp(-log_alpha), torch.zeros(3, dtype=torch.float64)
+    for below, labels in _ends(trace):
+        of_labels = below.gather(1, labels[:, None]).squeeze(1)
+        weights = (below * scale).exp_()
+        whole = weights.sum(1)
+        first, second, third = (weights.mul_(below).sum(1) / whole for _ in range(3))  # moments under softmax
+        variance = second - first * first
+        skew = third - 3.0 * first * second + 2.0 * first**3
+        sums += torch.stack([(first - of_labels).sum(), variance.sum(), skew.sum()])
+    slope, spread, lean = (sums / len(trace)).tolist()
+    return slope, -scale * spread, scale * spread + scale * scale * lean
+
+
+def _root(trace: Trace, tolerance: float) -> float:
+    """log alpha where the slope is 0, or the end of the range that lies beyond."""
     low, high = math.log(SMALLEST), math.log(LARGEST)
     slope = _slope(trace)
-    if len(trace) * trace.classes > LARGE:  # a part of the samples says where to look: few passes over all are needed
-        part = _slope(trace.select(torch.arange(0, len(trace), SPARSE)))
-        around = low if part(low) <= 0 else high if part(high) >= 0 else _root(part, low, high, NEAR / 100)
-        ends, low, high = (low, high), max(low, around - NEAR), min(high, around + NEAR)
-        while low > ends[0] and slope(low) <= 0:
-            low, high = max(ends[0], around - 4 * (around - low)), low
-        while high < ends[1] and slope(high) >= 0:
-            low, high = high, min(ends[1], around + 4 * (high - around))
     if slope(low) <= 0:
-        return SMALLEST
+        return low
     if slope(high) >= 0:
-        return LARGEST
-    return math.exp(_root(slope, low, high, 1e-13))
-
-
-def _root(slope: Callable[[float], float], low: float, high: float, tolerance: float) -> float:
+        return high
     known = weakref.ref(slope)  # scipy's wrapper is a cycle of references, which would keep all that slope holds
 
     def called(log_alpha: float) -> float:
@@ -82,35 +126,39 @@ def _root(slope: Callable[[float], float], low: float, high: float, tolerance: f
 
 
 def _slope(trace: Trace) -> Callable[[float], float]:
-    """The slope of negative log-likelihood at T as a function of log alpha; it falls as alpha grows."""
-    chunks = _below_top_at_end(trace)
-    of_labels, start = torch.empty(len(trace), 1, dtype=torch.float64), 0
-    for chunk in chunks():
-        stop = start + len(chunk)
-        of_labels[start:stop] = chunk.gather(1, trace.labels[start:stop, None])
-        start = stop
-    right = float(of_labels.mean())
+    """The slope of negative log-likelihood at T in 1 / alpha, as a function of log alpha; it falls as alpha grows."""
+    chunks = _chunks(trace)
+    right = float(torch.cat([below.gather(1, labels[:, None]) for below, labels in chunks()]).mean())
 
     @cache  # a root finder asks for the ends of its range again
     def slope(log_alpha: float) -> float:
         expected = 0.0
-        for chunk in chunks():
-            weights = (chunk / math.exp(log_alpha)).exp_()
+        for below, _ in chunks():
+            weights = (below / math.exp(log_alpha)).exp_()
             whole = weights.sum(1)
-            expected += float((weights.mul_(chunk).sum(1) / whole).sum())
+            expected += float((weights.mul_(below).sum(1) / whole).sum())
         return expected / len(trace) - right
 
     return slope
 
 
-def _below_top_at_end(trace: Trace) -> Callable[[], Iterable[torch.Tensor]]:
-    """S_T less its largest, a few samples at a time, float64 [n, K]; computed each time anew where it is too large."""
-    if len(trace) * trace.classes > HELD:
-        return lambda: (below_top(totals[:, -1]) for _, totals in trace.totals())
-    held = torch.empty(len(trace), trace.classes, dtype=torch.float64)
-    for start, totals in trace.totals():
-        held[start : start + len(totals)] = below_top(totals[:, -1])
-    return lambda: held.split(samples_in_cache(trace.classes))
+def _chunks(trace: Trace) -> Chunks:
+    """``_ends``, held in memory where they aren't too large."""
+    if len(trace) * trace.classes > LARGE:
+        return lambda: _ends(trace)
+    held = list(_ends(trace))
+    return lambda: held
+
+
+def _ends(trace: Trace) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """A few samples at a time: S_T less its largest, float64 [n, K], and labels [n]."""
+    size = samples_in_cache(trace.classes)
+    for start in range(0, len(trace), size):
+        steps = trace.rows.read(start, start + size).to("cpu")
+        total = steps[:, 0].to(torch.float64, copy=True)
+        for t in range(1, trace.timesteps):
+            total += steps[:, t]
+        yield total.sub_(total.amax(1, keepdim=True)), trace.labels[start : start + size]
 
 
 @hookimpl

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from bench_core import Evidence, ExitStrategy, Knob, Overhead, ScoreStrategy, hookimpl
-from bench_plugins._readout import ACCUMULATE, ALPHA, largest_probability, readout, softmax_overhead
+from bench_plugins._readout import ACCUMULATE, ALPHA, readout, softmax_overhead
 
 
 class SeennI(ScoreStrategy):
@@ -22,7 +22,7 @@ class SeennI(ScoreStrategy):
     knobs: ClassVar[tuple[Knob, ...]] = (ACCUMULATE, ALPHA)
 
     def score(self, evidence: Evidence) -> torch.Tensor:
-        return largest_probability(readout(evidence, self.parameters["accumulate"], self.parameters["alpha"]))
+        return readout(evidence, self.parameters["accumulate"], self.parameters["alpha"]).largest_probability
 
     def overhead(self, classes: int) -> Overhead:
         scaled = self.parameters["accumulate"] == "mean" or self.parameters["alpha"] != 1.0

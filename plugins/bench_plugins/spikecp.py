@@ -34,9 +34,16 @@ from bench_core import (
     hookimpl,
 )
 from bench_core.costs.operations import Array
-from bench_plugins._readout import runner_up, softmax_overhead
+from bench_core.exits import Observation
+from bench_plugins._readout import softmax_overhead
 
 GRID = tuple(float(x) for x in np.geomspace(1e-3, 0.9, 30))  # levels compared where no exact sweep is to be had
+
+
+def label_log_probability(evidence: Evidence, labels: torch.Tensor) -> torch.Tensor:
+    """log softmax(S_t)[y], float64 [B]."""
+    softmax = evidence.readout()
+    return softmax.of(labels) + softmax.log_largest_probability
 
 
 class ConformalPValues:
@@ -47,23 +54,20 @@ class ConformalPValues:
     """
 
     def __init__(self, calibration: Calibration) -> None:
-        trace = calibration.trace
-        scores = torch.empty(trace.timesteps, len(trace), dtype=torch.float64)
-        for start, totals in trace.totals():
-            labels = trace.labels[start : start + len(totals), None, None].expand(-1, trace.timesteps, 1)
-            scores[:, start : start + len(totals)] = -torch.log_softmax(totals, 2).gather(2, labels).squeeze(2).T
-        self._scores = scores.sort(1).values  # [T, n], ascending
+        scores = -calibration.observed(label_log_probability)
+        self._scores = scores.T.contiguous().sort(1).values  # [T, n], ascending
 
     def __call__(self, t: int, total: torch.Tensor) -> torch.Tensor:
         """p_t(c), float64 [B, K]."""
         return self._of(t, torch.log_softmax(total, 1))
 
-    def ranked(self, t: int, total: torch.Tensor, rank: int) -> torch.Tensor:
+    def ranked(self, evidence: Evidence, rank: int) -> torch.Tensor:
         """The largest p_t(c) but ``rank`` < K, float64 [B]: that of the likeliest label but ``rank``."""
-        log_probabilities = torch.log_softmax(total, 1)  # p-values never fall as these grow
-        if rank == 1:
-            return self._of(t, runner_up(log_probabilities))
-        return self._of(t, log_probabilities.topk(rank + 1, 1).values[:, rank])
+        if rank == 1:  # p-values never fall as probabilities grow
+            softmax = evidence.readout()
+            return self._of(evidence.t, softmax.runner_up + softmax.log_largest_probability)
+        log_probabilities = torch.log_softmax(evidence.total, 1)
+        return self._of(evidence.t, log_probabilities.topk(rank + 1, 1).values[:, rank])
 
     def _of(self, t: int, log_probabilities: torch.Tensor) -> torch.Tensor:
         known = self._scores[t - 1]
@@ -87,11 +91,11 @@ class _BonferroniScore(ScoreStrategy):
     p_values: ConformalPValues
 
     def score(self, evidence: Evidence) -> torch.Tensor:
-        max_set, (batch, classes) = self.parameters["max_set"], evidence.total.shape
+        max_set = self.parameters["max_set"]
         assert isinstance(max_set, int)
-        if max_set >= classes:
-            return torch.zeros(batch, dtype=torch.float64)
-        return -(evidence.T * self.p_values.ranked(evidence.t, evidence.total, max_set))
+        if max_set >= evidence.classes:
+            return torch.zeros(evidence.batch, dtype=torch.float64)
+        return -(evidence.T * self.p_values.ranked(evidence, max_set))
 
     def threshold_of(self, knob: Array) -> Array:
         return np.nextafter(-knob, -np.inf)  # alpha* <= alpha stops, and the comparison is strict
@@ -110,6 +114,7 @@ class SpikeCP(ExitStrategy):
     reference: ClassVar[str] = _BonferroniScore.reference
     family_knob: ClassVar[Knob] = _BonferroniScore.family_knob
     knobs: ClassVar[tuple[Knob, ...]] = _BonferroniScore.knobs
+    observes: ClassVar[tuple[Observation, ...]] = (label_log_probability,)
     nested: ClassVar[bool] = True
 
     def fit(self, calibration: Calibration) -> PolicyFamily:
@@ -132,8 +137,7 @@ class SimesPolicy(ExitPolicy):
         return conformal_overhead(classes)
 
     def start(self, evidence: Evidence) -> State:
-        batch, classes = evidence.total.shape
-        return {"seen": torch.ones(batch, classes, 0, dtype=torch.float64)}
+        return {"seen": torch.ones(evidence.batch, evidence.classes, 0, dtype=torch.float64)}
 
     def should_exit(self, evidence: Evidence, state: State) -> tuple[torch.Tensor, State]:
         newest = self._p_values(evidence.t, evidence.total)

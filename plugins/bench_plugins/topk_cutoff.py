@@ -34,7 +34,13 @@ from bench_core import (
     hookimpl,
 )
 from bench_core.costs.operations import Array
-from bench_plugins._readout import below_top, runner_up
+from bench_core.exits import Observation
+
+
+def gap_at(evidence: Evidence, labels: torch.Tensor | None = None) -> torch.Tensor:
+    """top1(S_t) - top2(S_t), float64 [B]."""
+    del labels
+    return 0.0 - evidence.readout().runner_up
 
 
 class TopKCutoff(ScoreStrategy):
@@ -56,6 +62,7 @@ class TopKCutoff(ScoreStrategy):
             help="what the calibration trace holds",
         ),
     )
+    observes: ClassVar[tuple[Observation, ...]] = (gap_at,)
     # per t < T: gaps [G], ascending, and the score of a gap that is strictly above so many of them [G + 1]
     _tables: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()
 
@@ -66,9 +73,7 @@ class TopKCutoff(ScoreStrategy):
                 f"{self.name}: calibrate_on=train-dropout needs a trace of the training split with dropout; "
                 "`exitbench record WORKLOAD --split train --dropout 0.3` makes one"
             )
-        gaps = np.empty((len(trace), trace.timesteps))
-        for start, totals in trace.totals():
-            gaps[start : start + len(totals)] = _gap(totals).numpy()
+        gaps = calibration.observed(gap_at).numpy()
         settled = _settled(trace)
         find = self._exact if self.parameters["search"] == "exact" else self._binned
         learnt = self._copy()
@@ -77,7 +82,7 @@ class TopKCutoff(ScoreStrategy):
 
     def score(self, evidence: Evidence) -> torch.Tensor:
         levels, scores = self._tables[evidence.t - 1]
-        gap = _gap(evidence.total)
+        gap = gap_at(evidence)
         above = torch.searchsorted(levels, gap)  # how many levels the gap is strictly above
         return torch.where(gap.isnan(), torch.nan, scores[above])  # a search would take NaN for a number
 
@@ -116,11 +121,6 @@ class TopKCutoff(ScoreStrategy):
 def _table(levels: Array, epsilons: Array) -> tuple[torch.Tensor, torch.Tensor]:
     """Levels, and the scores between them: -epsilon*; below the lowest level no epsilon will do."""
     return torch.from_numpy(levels.copy()), torch.from_numpy(-np.append(np.inf, epsilons))
-
-
-def _gap(totals: torch.Tensor) -> torch.Tensor:
-    """top1 - top2 over the last dimension."""
-    return 0.0 - runner_up(below_top(totals))
 
 
 def _is_training_with_dropout(trace: Trace) -> bool:

@@ -11,9 +11,11 @@ from bench_core.costs.cmos45 import Cmos45
 from bench_core.costs.memory import Memory
 from bench_core.results import Board, write_board
 from bench_core.scoring import Contest, Entry, Recorded, WorkloadScores, halve, score_strategy
+from bench_core.seeds import seed_table
 from bench_core.selection import OperatingPoint
+from bench_core.shift import CLEAN, Condition, shift_table
 from bench_core.tables import board_tables
-from bench_core.trace import save_trace
+from bench_core.trace_files import save_trace
 
 POINTS = ("iso-accuracy:0.5", "budget:0.5")
 SCRIPT = "<script>alert(1)</script>"
@@ -54,19 +56,30 @@ def recorded(split, timesteps, seed):
     return Trace(logits, split.labels, split.sample_ids, counts)
 
 
-def make_board(*, suite="tiny", strategy="seenn-i", workload="first", seed=0, folder=None):
+def corrupted(test, timesteps, seed):
+    """The same samples as they are, and under two corruptions that leave more or less of the logits."""
+    yield Condition(CLEAN, 0, Recorded(test))
+    for number, (corruption, severity) in enumerate((c, s) for c in ("noise", "blur") for s in (1, 5)):
+        other = recorded(Squares().split("test"), timesteps, 1000 * (seed + 1) + number)
+        logits = test.logits + severity * other.logits * (0.5 if corruption == "blur" else 0.1)
+        yield Condition(corruption, severity, Recorded(Trace(logits, test.labels, test.sample_ids)))
+
+
+def make_board(*, suite="tiny", strategy="seenn-i", workload="first", seed=0, folder=None, whole=False):
     """A board of two workloads and four strategies; one of them failed on the second workload.
 
     Args:
         strategy, workload: names, to be any text.
+        whole: with everything that only some boards have: the first workload from another seed, and corruption.
         folder: where to write it, traces included.
     """
     renamed = copy.copy(SeennI())
     renamed.name = strategy
     strategies = [Fixed(), Stability(), renamed, SeennI().with_parameters({"accumulate": "mean"})]
     points = [OperatingPoint.parse(point) for point in POINTS]
-    scores, facts, specs = [], {}, []
-    for number, (name, timesteps) in enumerate([(workload, 6), ("second", 3)]):
+    scores, facts, specs, conditions = [], {}, [], {}
+    networks = [(workload, 6, 0), ("second", 3, 0), *([(f"{workload} again", 6, 1)] if whole else [])]
+    for number, (name, timesteps, trained_from) in enumerate(networks):
         calibration, test = (
             recorded(Squares().split(split), timesteps, 10 * seed + 2 * number + side)
             for side, split in enumerate(("calibration", "test"))
@@ -79,7 +92,12 @@ def make_board(*, suite="tiny", strategy="seenn-i", workload="first", seed=0, fo
         scores.append(WorkloadScores(name, entries, test, digests))
         data = {split: Squares().split(split).digest for split in ("calibration", "test")}
         facts[name] = {**digests, "data": data, "licence": "MIT", "simulated": False}
-        specs.append({"name": name, "dataset": "squares", "model": "tiny", "timesteps": timesteps, "seed": 0})
+        specs.append(
+            {"name": name, "dataset": "squares", "model": "tiny", "timesteps": timesteps, "seed": trained_from}
+        )
+        if whole:
+            conditions[name] = list(corrupted(test, timesteps, number))
+            facts[name]["shift"] = {c.name: c.recorded.trace.digest for c in conditions[name] if c.severity}
         if folder is not None:
             (folder / "traces").mkdir(parents=True, exist_ok=True)
             for split, trace in (("calibration", calibration), ("test", test)):
@@ -103,6 +121,10 @@ def make_board(*, suite="tiny", strategy="seenn-i", workload="first", seed=0, fo
         "workloads": facts,
     }
     board = Board(**tables, measurements=None, manifest=manifest)
+    if whole:
+        manifest["suite"]["shift"] = {"corruptions": ["noise", "blur"], "severities": [1, 5], "samples": 160}
+        board.shift = shift_table(scores, conditions, resamples=200, seed=0)
+        board.seeds = seed_table(tables["rows"], {workload: [workload, f"{workload} again"]})
     if folder is not None:
         write_board(board, folder)
     return board

@@ -7,11 +7,14 @@ import os
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
+from bench_core.columns import TRAINING_COLUMNS
 from bench_core.plugin_manager import load_registry
+from bench_core.published import PUBLISHED_COLUMNS
 from bench_core.report.extras import read_extras
 from bench_core.report.writing import write_report
 from bench_core.results import read_board
@@ -38,6 +41,23 @@ def address(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def whole_address(tmp_path_factory):
+    """The same with what only some boards have: seeds, corruption, a training log, published figures."""
+    place = tmp_path_factory.mktemp("whole")
+    board = make_board(strategy=SCRIPT, whole=True)
+    log = [
+        {"workload": "first", "stage": stage, "epoch": epoch, "loss": 1 / epoch, "accuracy": 1 - 1 / epoch}
+        for stage in ("trunk", "branch")
+        for epoch in (1, 2, 3)
+    ]
+    board.training = pd.DataFrame(log, columns=list(TRAINING_COLUMNS))
+    published = [SCRIPT, "a network with a long name", "squares", "4", "96.1", "1.08", "somebody", "a table", "on test"]
+    board.published = pd.DataFrame([published], columns=list(PUBLISHED_COLUMNS))
+    write_report(board, {}, place, ["html"], POINTS[0])
+    return (place / "leaderboard.html").as_uri()
+
+
+@pytest.fixture(scope="module")
 def browser():
     if CHROMIUM is None:
         pytest.fail("no chromium on this machine; install the Debian package `chromium`")
@@ -52,7 +72,7 @@ def visit(browser, address):
     """Opens the page in a view; what the page asks for or complains of is in ``page.heard``."""
     contexts = []
 
-    def open_page(view="desktop-light", fragment="", **options):
+    def open_page(view="desktop-light", fragment="", address=address, **options):
         context = browser.new_context(**VIEWS[view], **options)
         contexts.append(context)
         page = context.new_page()
@@ -246,8 +266,76 @@ def test_without_javascript_everything_is_there(visit):
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_accessibility_rules_hold(visit, view):
-    page = visit(view, bypass_csp=True)
+def test_seeds_and_corruption_open_with_no_complaint_and_fit(visit, whole_address, view):
+    page = visit(view, address=whole_address)
+    page.wait_for_timeout(200)
+    assert page.heard == []
+    assert page.locator("h2", has_text="Over seeds").is_visible()
+    assert page.locator("h3:visible", has_text="over seeds").count() == 1
+    assert page.locator("h3:visible", has_text="under corruption").count() == 3
+    assert page.locator("figure:visible", has_text="first, iso-accuracy:0.5: noise").count() == 1
+    page.select_option("#point", "")
+    page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert page.evaluate(
+        "[...document.querySelectorAll('.scroll')].every(box => box.getBoundingClientRect().right <= innerWidth)"
+    )
+    assert page.heard == []
+    if folder := os.environ.get("EXITBENCH_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"whole-{view}.png", full_page=True)
+
+
+def test_filters_and_boxes_hold_under_corruption_too(visit, whole_address):
+    page = visit(address=whole_address)
+    charts, rows = page.locator("figure:visible", has_text=": blur"), page.locator("tbody[data-s]:visible")
+    assert charts.count() == 3
+    before = rows.count()
+    page.select_option("#workload", "0")
+    assert charts.count() == 1
+    page.locator(".workload:visible .key input").first.uncheck()
+    assert rows.count() < before / 3
+    assert page.locator(".plot .s0:visible").count() == 0
+    page.select_option("#point", "1")
+    assert page.locator("figure:visible", has_text="first, budget:0.5: blur").count() == 1
+    assert page.heard == []
+
+
+def test_pointing_under_corruption_says_what_became_of_the_promise(visit, whole_address):
+    page = visit(address=whole_address)
+    chart = page.locator("figure:visible", has_text="first, iso-accuracy:0.5: blur").locator(".plot")
+    spots = chart.locator(".spot")
+    assert spots.count() == 4 * 3 * 2
+    panels = chart.evaluate("plot => plot.viewBox.baseVal.height / 2")
+    heights = [float(spots.nth(number).locator("circle").get_attribute("cy")) for number in range(spots.count())]
+    assert min(heights) < panels < max(heights)  # both panels can be pointed at
+    spots.last.scroll_into_view_if_needed()
+    box = spots.last.locator("circle").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    said = page.locator("#tip").inner_text()
+    assert ", blur 5: " in said and "promise " in said
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    assert said.startswith(page.locator("tbody.lit th .name").inner_text())
+
+
+def test_tables_of_seeds_and_corruption_sort_and_need_no_javascript(visit, whole_address):
+    page = visit(address=whole_address)
+    table = page.locator("table:visible", has=page.locator("th", has_text="corruption")).first
+    head = table.locator("th", has_text="avg exit t")
+    head.locator("button").click()
+    assert head.get_attribute("aria-sort") == "ascending"
+    place = head.evaluate("cell => cell.cellIndex")
+    cells = figures(table.locator("tbody tr").evaluate_all(f"rows => rows.map(row => row.cells[{place}].textContent)"))
+    assert cells == sorted(cells) and len(cells) == 5
+    plain = visit(address=whole_address, java_script_enabled=False)
+    assert plain.locator("h3:visible", has_text="over seeds").count() == 2
+    assert plain.locator("figure:visible", has_text=": noise").count() == 6
+    assert plain.locator("table:visible", has=plain.locator("th", has_text="corruption")).count() == 6
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["plain", "whole"])
+@pytest.mark.parametrize("view", VIEWS)
+def test_accessibility_rules_hold(visit, address, whole_address, view, whole):
+    page = visit(view, address=whole_address if whole else address, bypass_csp=True)
     page.locator(".row-toggle:visible").first.click()
     page.locator(".about summary").click()
     found = Axe().run(page).response["violations"]

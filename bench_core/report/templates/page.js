@@ -207,7 +207,7 @@
     });
   }
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") tell(null); });
-  for (const label of all(".key, .board tbody")) {
+  for (const label of all(".key, tbody[data-s]")) {
     const strategy = label.dataset.s || strategyOf(label);
     label.addEventListener("mouseenter", () => highlight(strategy));
     label.addEventListener("mouseleave", () => highlight(undefined));

@@ -1,0 +1,378 @@
+"""What a decision may see at one timestep, and the one read of a trace that shows it to many.
+
+Whoever looks gets an ``Evidence`` of their own. Behind those of one timestep stands the same S_t, and what was asked
+of its readouts is computed once for all. Nothing that is shared is handed out: the tensors that evidence gives are
+new, so that writing into them harms nobody else.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from bench_core.errors import PluginError
+from bench_core.hashing import uniform
+from bench_core.logits import samples_in_cache
+from bench_core.trace import Trace
+
+__all__ = ["Evidence", "InputFrames", "Look", "Readout", "read_together", "samples_together"]
+
+InputFrames = Callable[[torch.Tensor, int], torch.Tensor]
+"""(positions [B], frames presented F) -> network input [B, F, C, H, W]."""
+
+
+class Evidence:
+    """What a decision may see at timestep t, for a batch of B unfinished samples. No labels, no ids, nothing after t.
+
+    It is good for as long as the decision takes. Asking for what wasn't asked for by then raises PluginError where
+    a trace is read for many at once.
+
+    Args:
+        t: the timestep just computed, 1-based; 0 before the first (``ExitPolicy.start``).
+        T: timesteps at which the network stops in any case.
+        step_logits: o_t, float64 [B, K]; zeros at t = 0. It and ``total`` must not be written to while this is used.
+        total: S_t = o_1 + … + o_t, float64 [B, K]; zeros at t = 0.
+        keys: what ``uniform`` depends on, int64 [B].
+        inputs: gives the network input presented so far, for strategies that declare that they look at it.
+    """
+
+    __slots__ = ("T", "_inputs", "_keys", "_moment", "_step", "_total", "t")
+
+    t: int
+    T: int
+
+    def __init__(  # noqa: PLR0917  # what a decision may see, in the order it comes about
+        self,
+        t: int,
+        T: int,  # the field's own name
+        step_logits: torch.Tensor,
+        total: torch.Tensor,
+        keys: torch.Tensor,
+        inputs: Callable[[], torch.Tensor] | None = None,
+    ) -> None:
+        self._look_at(_Moment(t, step_logits, total), T, keys, inputs)
+
+    @classmethod
+    def _of(
+        cls, moment: "_Moment", timesteps: int, keys: torch.Tensor, inputs: Callable[[], torch.Tensor] | None
+    ) -> "Evidence":
+        """Evidence that shares what is behind it with others."""
+        evidence = cls.__new__(cls)
+        evidence._look_at(moment, timesteps, keys, inputs)
+        return evidence
+
+    def _look_at(
+        self, moment: "_Moment", timesteps: int, keys: torch.Tensor, inputs: Callable[[], torch.Tensor] | None
+    ) -> None:
+        self.t, self.T = moment.t, timesteps
+        self._moment, self._keys, self._inputs = moment, keys, inputs
+        self._step: torch.Tensor | None = None
+        self._total: torch.Tensor | None = None
+
+    @property
+    def batch(self) -> int:
+        """B, the number of samples."""
+        return self._moment.shape[0]
+
+    @property
+    def classes(self) -> int:
+        """K, the number of classes."""
+        return self._moment.shape[1]
+
+    @property
+    def step_logits(self) -> torch.Tensor:
+        """o_t, float64 [B, K]; zeros at t = 0."""
+        if self._step is None:
+            self._step = self._moment.step.clone()
+        return self._step
+
+    @property
+    def total(self) -> torch.Tensor:
+        """S_t = o_1 + … + o_t, float64 [B, K]; zeros at t = 0."""
+        if self._total is None:
+            self._total = self._moment.total.clone()
+        return self._total
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """m_t = S_t / t, float64 [B, K]."""
+        return self._moment.total / max(self.t, 1)
+
+    def readout(self, accumulate: str = "sum", alpha: float = 1.0) -> "Readout":
+        """Softmax of S_t / alpha, or with ``accumulate="mean"`` of S_t / (t alpha): computed once for all who ask.
+
+        Raises ValueError for another ``accumulate``, or where alpha isn't above 0.
+        """
+        return self._moment.readout(accumulate, alpha)
+
+    @property
+    def inputs(self) -> torch.Tensor:
+        """The network input presented so far, float32 [B, F, C, H, W], for strategies that require ``inputs``.
+
+        F is 1 under constant input; for event frames it is t, and at t = 0 the first frame stands alone. Raises
+        PluginError where the strategy doesn't declare that it looks at inputs.
+        """
+        if self._inputs is None:
+            raise PluginError("exit strategy", "looks at inputs without declaring Requirement.INPUTS in `requires`")
+        return self._inputs()
+
+    def uniform(self, salt: int) -> torch.Tensor:
+        """A number in [0, 1) per sample, float64 [B], the same in any order, batch and engine."""
+        return uniform(self._keys, salt)
+
+
+class Readout:
+    """R_t = S_t / alpha or S_t / (t alpha) of B samples, and what its softmax comes to.
+
+    Whatever it gives is a new tensor, float64 [B], and NaN where R_t has NaN or its largest is infinite. Values are
+    shifted by the largest before they are divided by alpha, so that a small alpha can't overflow.
+    """
+
+    __slots__ = ("_alpha", "_log_largest", "_mean", "_moment", "_weighted", "_whole")
+
+    def __init__(self, moment: "_Moment", accumulate: str, alpha: float) -> None:
+        if accumulate not in ("sum", "mean") or not alpha > 0:
+            raise ValueError(f"no readout: accumulate = {accumulate!r}, alpha = {alpha!r}")
+        self._moment, self._mean, self._alpha = moment, accumulate == "mean", alpha
+        self._whole: torch.Tensor | None = None
+        self._weighted: torch.Tensor | None = None
+        self._log_largest: torch.Tensor | None = None
+
+    @property
+    def runner_up(self) -> torch.Tensor:
+        """The second largest of R_t less the largest: 0 where two tie, else below 0."""
+        second = self._moment.second  # first, because the largest comes with it
+        return self._less_largest(second)
+
+    def of(self, classes: torch.Tensor) -> torch.Tensor:
+        """R_t of one class a sample, ``classes`` int64 [B], less the largest of R_t."""
+        return self._less_largest(self._moment.total.gather(1, classes[:, None]))
+
+    @property
+    def largest_probability(self) -> torch.Tensor:
+        """max p, for p = softmax(R_t)."""
+        return self._sums()[0].reciprocal()
+
+    @property
+    def mean_log_probability(self) -> torch.Tensor:
+        """sum p log p for p = softmax(R_t), which is minus its entropy."""
+        self._moment.workspace.weighted.add((self._mean, self._alpha))
+        whole, weighted = self._sums()  # log p = x - log sum e^x
+        assert weighted is not None
+        return weighted / whole - whole.log()
+
+    @property
+    def log_largest_probability(self) -> torch.Tensor:
+        """max log p, for p = softmax(R_t), to the bit as ``torch.log_softmax`` has it."""
+        if self._log_largest is None:
+            self._log_largest = self._moment.log_softmax_at_largest(self._mean, self._alpha)
+        return self._log_largest.clone()
+
+    def _less_largest(self, values: torch.Tensor) -> torch.Tensor:
+        """R_t from S_t [B, 1], less the largest, [B]."""
+        moment = self._moment
+        largest = moment.read_out(moment.largest, self._mean)
+        below = moment.read_out(values, self._mean) - largest
+        below += largest - largest  # NaN where it is infinite, else nothing
+        return (below if self._alpha == 1.0 else below / self._alpha).squeeze(1)
+
+    def _sums(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Over classes, of x = R_t less its largest: sum e^x, and where anybody ever wanted it sum x e^x, [B] each."""
+        wanted = (self._mean, self._alpha) in self._moment.workspace.weighted
+        if self._whole is None or (wanted and self._weighted is None):
+            self._whole, self._weighted = self._moment.sums(self._mean, self._alpha, weighted=wanted)
+        return self._whole, self._weighted
+
+
+class _Workspace:
+    """What outlives a timestep: tensors to compute in (new ones cost page faults every time), and what is wanted.
+
+    Attributes:
+        weighted: the readouts of which sum x e^x is wanted; it is made along with sum e^x from then on.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[torch.Tensor] = []
+        self.weighted: set[tuple[bool, float]] = set()
+
+    def take(self, shape: torch.Size) -> torch.Tensor | None:
+        """A float64 tensor of that shape with anything in it, or None: ``out`` of torch's functions takes both."""
+        free = self._free.pop() if self._free else None
+        return free if free is not None and free.shape == shape else None
+
+    def give_back(self, *tensors: torch.Tensor) -> None:
+        """Tensors that nobody needs any more."""
+        self._free += tensors
+
+
+class _Moment:
+    """One timestep of a batch: what stands behind the evidence of all who look at it.
+
+    Args:
+        step, total: o_t and S_t, float64 [B, K]; neither is written to but for a moment, in ``second``.
+    """
+
+    def __init__(self, t: int, step: torch.Tensor, total: torch.Tensor, workspace: _Workspace | None = None) -> None:
+        self.t, self.shape = t, total.shape
+        self._tensors: tuple[torch.Tensor, torch.Tensor] | None = (step, total)
+        self._workspace = workspace
+        self._below: dict[bool, torch.Tensor] = {}
+        self._readouts: dict[tuple[str, float], Readout] = {}
+
+    def close(self) -> None:
+        """The timestep is over: from now on its tensors hold something else."""
+        self._tensors = None
+        self.workspace.give_back(*self._below.values())
+        self._below = {}
+
+    @property
+    def step(self) -> torch.Tensor:
+        return self._open()[0]
+
+    @property
+    def total(self) -> torch.Tensor:
+        return self._open()[1]
+
+    @property
+    def workspace(self) -> _Workspace:
+        if self._workspace is None:
+            self._workspace = _Workspace()
+        return self._workspace
+
+    def readout(self, accumulate: str, alpha: float) -> Readout:
+        key = accumulate, alpha
+        if key not in self._readouts:
+            self._readouts[key] = Readout(self, accumulate, alpha)
+        return self._readouts[key]
+
+    @cached_property
+    def places(self) -> torch.Tensor:
+        """Where S_t is largest, the first of several, [B, 1]; NaN counts as largest."""
+        return torch.from_numpy(self.total.numpy().argmax(1))[:, None]  # many times faster than torch's
+
+    @cached_property
+    def largest(self) -> torch.Tensor:
+        """The largest of S_t, [B, 1]."""
+        return self.total.gather(1, self.places) if "places" in vars(self) else self.total.amax(1, keepdim=True)
+
+    @cached_property
+    def second(self) -> torch.Tensor:
+        """The second largest of S_t (the largest where two tie), [B, 1]."""
+        places, total = self.places, self.total
+        largest = self.largest
+        second = total.scatter_(1, places, -torch.inf).amax(1, keepdim=True)
+        total.scatter_(1, places, largest)
+        return second
+
+    def read_out(self, values: torch.Tensor, mean: bool, out: torch.Tensor | None = None) -> torch.Tensor:
+        """S_t, or S_t / t."""
+        return torch.div(values, max(self.t, 1), out=out) if mean else values
+
+    def below(self, mean: bool) -> torch.Tensor:
+        """S_t or S_t / t less its largest, [B, K]; not to be written to."""
+        if mean not in self._below:
+            place = self.workspace.take(self.shape)
+            values = self.read_out(self.total, mean, place)
+            largest = self.read_out(self.largest, mean)
+            self._below[mean] = torch.sub(values, largest, out=values if mean else place)
+        return self._below[mean]
+
+    def sums(self, mean: bool, alpha: float, *, weighted: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Over classes, of x = ``below`` / alpha: sum e^x, and where wanted sum x e^x, [B] each."""
+        values, places = self._scaled(mean, alpha)
+        powers = torch.exp(values, out=self.workspace.take(self.shape))
+        whole, product = powers.sum(1), powers.mul_(values).sum(1) if weighted else None
+        self.workspace.give_back(powers, *places)
+        return whole, product
+
+    def log_softmax_at_largest(self, mean: bool, alpha: float) -> torch.Tensor:
+        """log softmax of S_t / alpha or S_t / (t alpha) where it is largest, [B]."""
+        plain = not mean and alpha == 1.0
+        values, places = (self.total, []) if plain else self._scaled(mean, alpha)
+        logs = torch.log_softmax(values, 1, out=self.workspace.take(self.shape))
+        found = logs.gather(1, self.places).squeeze(1)
+        self.workspace.give_back(logs, *places)
+        return found
+
+    def _scaled(self, mean: bool, alpha: float) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """``below`` / alpha, and the tensors to give back when it has been used."""
+        below = self.below(mean)
+        if alpha == 1.0:
+            return below, []
+        scaled = torch.div(below, alpha, out=self.workspace.take(self.shape))
+        return scaled, [scaled]
+
+    def _open(self) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._tensors is None:
+            raise PluginError("exit strategy", f"asks for evidence of timestep {self.t} when that is over")
+        return self._tensors
+
+
+def samples_together(classes: int) -> int:
+    """How many samples of K classes are looked at together."""
+    return min(4096, samples_in_cache(classes, least=16))
+
+
+@dataclass(frozen=True)
+class Look:
+    """What somebody makes of the evidence when a trace is read for many.
+
+    Attributes:
+        see: (evidence, labels int64 [B]) -> float64 [B].
+        inputs: network input by position in the trace, for whoever looks at it.
+    """
+
+    see: Callable[[Evidence, torch.Tensor], torch.Tensor]
+    inputs: InputFrames | None = None
+
+
+def read_together(
+    trace: Trace, looks: Sequence[Look], timesteps: int, *, batch: int | None = None
+) -> list[torch.Tensor | Exception]:
+    """Show every sample of a trace at t = 1 .. ``timesteps`` to all who look, in one read.
+
+    Args:
+        batch: samples that are looked at together; no result may depend on it.
+
+    Returns:
+        For each look what it made of the evidence, float64 [N, timesteps], or what it raised. One that raised is
+        not asked again, and the others don't notice.
+    """
+    found: list[torch.Tensor | Exception] = [
+        torch.empty(len(trace), timesteps, dtype=torch.float64) for _ in range(len(looks))
+    ]
+    if not looks:
+        return found
+    batch = batch or samples_together(trace.classes)
+    workspace = _Workspace()
+    for start in range(0, len(trace), batch):
+        rows = slice(start, min(start + batch, len(trace)))
+        keys, labels = trace.sample_ids[rows], trace.labels[rows]
+        for moment in _moments(trace.rows.read(rows.start, rows.stop), timesteps, workspace):
+            for place, look in enumerate(looks):
+                column = found[place]
+                if isinstance(column, Exception):
+                    continue
+                evidence = Evidence._of(moment, trace.timesteps, keys, _frames(look.inputs, rows, moment.t))
+                try:
+                    column[rows, moment.t - 1] = look.see(evidence, labels.clone())
+                except Exception as error:  # a plugin may raise anything
+                    found[place] = error
+    return found
+
+
+def _moments(logits: torch.Tensor, timesteps: int, workspace: _Workspace) -> Iterator[_Moment]:
+    """The timesteps of a batch, of o_t [B, T, K], one after the other in the same memory."""
+    step = torch.empty(logits.shape[0], logits.shape[2], dtype=torch.float64)
+    total = torch.zeros_like(step)
+    for t in range(1, timesteps + 1):
+        total += step.copy_(logits[:, t - 1])
+        moment = _Moment(t, step, total, workspace)
+        yield moment
+        moment.close()
+
+
+def _frames(inputs: InputFrames | None, rows: slice, t: int) -> Callable[[], torch.Tensor] | None:
+    """What reads the network input of some samples up to t."""
+    return None if inputs is None else lambda: inputs(torch.arange(rows.start, rows.stop), t)

@@ -1,0 +1,30 @@
+"""Traces beside a board: where they lie, and whether they are the ones that its manifest names."""
+
+from pathlib import Path
+
+from bench_core.errors import UsageError
+from bench_core.trace import Trace
+from bench_core.trace_files import load_trace
+
+__all__ = ["kept_trace", "trace_path"]
+
+
+def trace_path(results: Path, workload: str, split: str) -> Path:
+    """Where the board in ``results`` keeps a trace."""
+    return results / "traces" / f"{workload}-{split}.safetensors"
+
+
+def kept_trace(path: Path, digest: str | None) -> Trace:
+    """The trace at ``path``.
+
+    Args:
+        digest: of its tensors, as the manifest has it; None where the manifest has none.
+
+    Raises:
+        TraceError: for a file that is missing or no trace.
+        UsageError: for another trace than the manifest's.
+    """
+    trace = load_trace(path)
+    if trace.digest != digest:
+        raise UsageError(f"{path}: not the trace that the manifest names; restore it, or make the board again")
+    return trace
