@@ -230,7 +230,7 @@ RAW_COLUMNS = {
 
 TRAINING_COLUMNS = {
     "workload": "name in the suite",
-    "stage": "trunk and branch, or all where the recipe goes on from no trunk",
+    "stage": "branch, before it trunk, trunk 2, …; all where the recipe goes on from no trunk",
     "epoch": "from 1",
     "loss": "mean over the epoch's augmented training batches, a regulariser's term included",
     "accuracy": "on the same batches, at T",

@@ -151,7 +151,7 @@ def read_kept(folder: Path, name: str) -> pd.DataFrame | None:
     if not path.exists():
         return None
     try:
-        table = pd.read_csv(path, dtype={"policy": str})
+        table = _read(path, {"policy": str})
     except (OSError, ValueError) as error:
         note(f"{path}: not readable ({error}); passed over")
         return None
@@ -187,9 +187,9 @@ def read_board(folder: Path) -> Board:
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         digests = dict.fromkeys(("weights", "calibration_trace", "test_trace"), str)
-        rows = pd.read_csv(folder / "rows.csv", dtype=digests)
+        rows = _read(folder / "rows.csv", digests)
         columns = _FIXED_COLUMNS | {n: c for n, c in OPTIONAL_TABLES.items() if (folder / f"{n}.csv").exists()}
-        tables = {name: pd.read_csv(folder / f"{name}.csv", dtype={"trace": str}) for name in columns}
+        tables = {name: _read(folder / f"{name}.csv", {"trace": str}) for name in columns}
     except FileNotFoundError as error:
         raise UsageError(
             f"results {folder}: {Path(error.filename).name} is missing; `exitbench run` writes it"
@@ -214,6 +214,11 @@ def read_board(folder: Path) -> Board:
         training=read_kept(folder, "training"),
         published=read_published(folder, _datasets(manifest, folder)),
     )
+
+
+def _read(path: Path, types: Mapping[str, type]) -> pd.DataFrame:
+    """A table as it was written; before 3.1 pandas takes a faster way by default, which can miss the last digit."""
+    return pd.read_csv(path, dtype=dict(types), float_precision="round_trip")
 
 
 def _datasets(manifest: Mapping[str, Any], folder: Path) -> set[str]:

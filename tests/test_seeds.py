@@ -181,7 +181,7 @@ def made(tmp_path_factory):
 
 def test_a_board_has_a_row_over_seeds_for_every_row_of_one(made):
     board, folder, _ = made
-    found = pd.read_csv(folder / "seeds.csv")
+    found = pd.read_csv(folder / "seeds.csv", float_precision="round_trip")
     assert list(found.columns) == list(SEED_COLUMNS)
     assert len(found) * 3 == len(board.rows)
     for row in found.to_dict("records"):
@@ -215,7 +215,7 @@ def test_the_seeds_are_reproduced_and_drift_is_named(made):
     assert reproduce_board(folder, registry, from_weights=False).drift == []
     kept = (folder / "seeds.csv").read_bytes()
     try:
-        table = pd.read_csv(folder / "seeds.csv")
+        table = pd.read_csv(folder / "seeds.csv", float_precision="round_trip")
         table.loc[0, "accuracy_low"] -= 0.25
         table.to_csv(folder / "seeds.csv", index=False)
         (line,) = reproduce_board(folder, registry, from_weights=False).drift

@@ -382,7 +382,7 @@ def test_a_board_under_corruption_is_reproduced_from_traces_and_drift_is_named(m
     found = reproduce_board(folder, registry, from_weights=False)
     assert found.drift == []
     assert "shift.csv are equal byte by byte" in found.text
-    table = pd.read_csv(folder / "shift.csv", dtype={"trace": str})
+    table = pd.read_csv(folder / "shift.csv", dtype={"trace": str}, float_precision="round_trip")
     kept = (folder / "shift.csv").read_bytes()
     try:
         table.loc[3, "accuracy"] += 0.25

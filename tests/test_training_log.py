@@ -53,6 +53,19 @@ def test_weights_remember_every_epoch_of_trunk_and_branch(tmp_path):
     assert all(row["seconds"] > 0 and row["loss"] > 0 and 0 <= row["accuracy"] <= 1 for row in rows)
 
 
+def test_every_trunk_before_a_trunk_has_its_rows():
+    def made(epochs, **more):
+        return {"history": [{"epoch": n + 1, "loss": 1.0, "accuracy": 0.5} for n in range(epochs)], **more}
+
+    rows = training_log("mine", made(1, trunk=made(2, trunk=made(1))))
+    assert [(row["stage"], row["epoch"]) for row in rows] == [
+        ("trunk 2", 1),
+        ("trunk", 1),
+        ("trunk", 2),
+        ("branch", 1),
+    ]
+
+
 def test_weights_from_elsewhere_have_no_log():
     assert training_log("theirs", {}) == []
 
@@ -97,7 +110,9 @@ def test_the_chart_and_the_page_show_it_and_published_figures_stand_apart():
 def test_the_file_comes_back_as_it_was_written(tmp_path):
     board = board_with(epochs(2))
     write_board(board, tmp_path)
-    pd.testing.assert_frame_equal(read_board(tmp_path).training, pd.read_csv(tmp_path / "training.csv"))
+    pd.testing.assert_frame_equal(
+        read_board(tmp_path).training, pd.read_csv(tmp_path / "training.csv", float_precision="round_trip")
+    )
     assert list(read_board(tmp_path).training["epoch"]) == [1, 2]
 
 

@@ -7,17 +7,21 @@ __all__ = ["training_log"]
 
 
 def training_log(workload: str, metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row of ``training.csv`` per epoch. Stages are ``trunk`` and ``branch``, or ``all`` without a trunk.
+    """A row of ``training.csv`` per epoch, in the order of training; weights that were not trained here have none.
 
-    Weights that were not trained here have none.
+    Stages are ``branch``, before it ``trunk``, ``trunk 2``, …; without a trunk it is ``all``.
 
     Args:
         workload: its name.
         metadata: of the artifact ``networks``; loss and accuracy are means over augmented training batches.
     """
-    if (trunk := metadata.get("trunk")) is None:
+    if "trunk" not in metadata:
         return list(_epochs(workload, "all", metadata))
-    return [*_epochs(workload, "trunk", trunk), *_epochs(workload, "branch", metadata)]
+    rows, number, trunk = list(_epochs(workload, "branch", metadata)), 1, metadata.get("trunk")
+    while trunk is not None:
+        rows = [*_epochs(workload, "trunk" if number == 1 else f"trunk {number}", trunk), *rows]
+        number, trunk = number + 1, trunk.get("trunk")
+    return rows
 
 
 def _epochs(workload: str, stage: str, metadata: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
