@@ -43,6 +43,7 @@ __all__ = [
     "make_folder",
     "read_board",
     "read_kept",
+    "read_table",
     "write_board",
     "write_tables",
     "write_text",
@@ -59,6 +60,10 @@ _FIXED_COLUMNS = {  # rows.csv has more, of the cost models
 TABLES = ("rows", *_FIXED_COLUMNS)
 OPTIONAL_TABLES = {"seeds": SEED_COLUMNS, "shift": SHIFT_COLUMNS}
 KEPT_TABLES = {"measurements": MEASUREMENT_COLUMNS, "measurements-raw": RAW_COLUMNS, "training": TRAINING_COLUMNS}
+# Before 3.1 pandas took a faster way by default, which can miss the last digit.
+_EXACT: dict[str, Any] = (
+    {"float_precision": "round_trip"} if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1) else {}
+)
 
 
 @dataclass
@@ -151,7 +156,7 @@ def read_kept(folder: Path, name: str) -> pd.DataFrame | None:
     if not path.exists():
         return None
     try:
-        table = _read(path, {"policy": str})
+        table = read_table(path, {"policy": str})
     except (OSError, ValueError) as error:
         note(f"{path}: not readable ({error}); passed over")
         return None
@@ -187,9 +192,9 @@ def read_board(folder: Path) -> Board:
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         digests = dict.fromkeys(("weights", "calibration_trace", "test_trace"), str)
-        rows = _read(folder / "rows.csv", digests)
+        rows = read_table(folder / "rows.csv", digests)
         columns = _FIXED_COLUMNS | {n: c for n, c in OPTIONAL_TABLES.items() if (folder / f"{n}.csv").exists()}
-        tables = {name: _read(folder / f"{name}.csv", {"trace": str}) for name in columns}
+        tables = {name: read_table(folder / f"{name}.csv", {"trace": str}) for name in columns}
     except FileNotFoundError as error:
         raise UsageError(
             f"results {folder}: {Path(error.filename).name} is missing; `exitbench run` writes it"
@@ -216,9 +221,10 @@ def read_board(folder: Path) -> Board:
     )
 
 
-def _read(path: Path, types: Mapping[str, type]) -> pd.DataFrame:
-    """A table as it was written; before 3.1 pandas takes a faster way by default, which can miss the last digit."""
-    return pd.read_csv(path, dtype=dict(types), float_precision="round_trip")
+def read_table(path: Path, types: Mapping[str, type] | None = None) -> pd.DataFrame:
+    """A table as it was written, to the last digit."""
+    table: pd.DataFrame = pd.read_csv(path, dtype=dict(types or {}), **_EXACT)
+    return table
 
 
 def _datasets(manifest: Mapping[str, Any], folder: Path) -> set[str]:

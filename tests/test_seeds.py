@@ -16,7 +16,7 @@ from bench_core.report.checks import contradictions
 from bench_core.report.markdown import markdown
 from bench_core.report.terminal import terminal
 from bench_core.reproduction import reproduce_board
-from bench_core.results import OPTIONAL_TABLES, TABLES, read_board
+from bench_core.results import OPTIONAL_TABLES, TABLES, read_board, read_table
 from bench_core.seeds import over_seeds, seed_table
 from bench_core.store import Store
 from bench_core.suite import load_suite, parse_suite, seed_groups
@@ -181,7 +181,7 @@ def made(tmp_path_factory):
 
 def test_a_board_has_a_row_over_seeds_for_every_row_of_one(made):
     board, folder, _ = made
-    found = pd.read_csv(folder / "seeds.csv", float_precision="round_trip")
+    found = read_table(folder / "seeds.csv")
     assert list(found.columns) == list(SEED_COLUMNS)
     assert len(found) * 3 == len(board.rows)
     for row in found.to_dict("records"):
@@ -215,7 +215,7 @@ def test_the_seeds_are_reproduced_and_drift_is_named(made):
     assert reproduce_board(folder, registry, from_weights=False).drift == []
     kept = (folder / "seeds.csv").read_bytes()
     try:
-        table = pd.read_csv(folder / "seeds.csv", float_precision="round_trip")
+        table = read_table(folder / "seeds.csv")
         table.loc[0, "accuracy_low"] -= 0.25
         table.to_csv(folder / "seeds.csv", index=False)
         (line,) = reproduce_board(folder, registry, from_weights=False).drift

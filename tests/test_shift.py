@@ -23,7 +23,7 @@ from bench_core.report.checks import contradictions
 from bench_core.report.markdown import markdown
 from bench_core.report.terminal import terminal
 from bench_core.reproduction import reproduce_board
-from bench_core.results import read_board
+from bench_core.results import read_board, read_table
 from bench_core.scoring import Entry, Recorded, ScoredPolicy, StrategyScores, WorkloadScores
 from bench_core.selection import OperatingPoint
 from bench_core.shift import CLEAN, Condition, shift_table
@@ -382,7 +382,7 @@ def test_a_board_under_corruption_is_reproduced_from_traces_and_drift_is_named(m
     found = reproduce_board(folder, registry, from_weights=False)
     assert found.drift == []
     assert "shift.csv are equal byte by byte" in found.text
-    table = pd.read_csv(folder / "shift.csv", dtype={"trace": str}, float_precision="round_trip")
+    table = read_table(folder / "shift.csv", {"trace": str})
     kept = (folder / "shift.csv").read_bytes()
     try:
         table.loc[3, "accuracy"] += 0.25

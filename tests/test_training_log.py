@@ -12,7 +12,7 @@ from bench_core.report.drawing import themed
 from bench_core.report.markdown import markdown
 from bench_core.report.page import page
 from bench_core.report.plots import training_chart
-from bench_core.results import read_board, write_board
+from bench_core.results import read_board, read_table, write_board
 from bench_core.stages import Workload, trained_weights
 from bench_core.store import Store
 from bench_core.training.log import training_log
@@ -110,9 +110,7 @@ def test_the_chart_and_the_page_show_it_and_published_figures_stand_apart():
 def test_the_file_comes_back_as_it_was_written(tmp_path):
     board = board_with(epochs(2))
     write_board(board, tmp_path)
-    pd.testing.assert_frame_equal(
-        read_board(tmp_path).training, pd.read_csv(tmp_path / "training.csv", float_precision="round_trip")
-    )
+    pd.testing.assert_frame_equal(read_board(tmp_path).training, read_table(tmp_path / "training.csv"))
     assert list(read_board(tmp_path).training["epoch"]) == [1, 2]
 
 
