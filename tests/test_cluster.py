@@ -382,7 +382,7 @@ def test_stages_in_any_order_that_fits_make_the_same_artifacts(place, registry, 
 def test_what_is_recorded_under_corruption_are_stages_too(place, registry, tmp_path, capfd):
     """Carried out by requests, in parts, or in one process: the same board and the same artifacts."""
     shift = {"corruptions": ["noise", "drop"], "severities": [2], "samples": 250}
-    wanted = parsed_suite(workloads=[CONVERTED, FAILING, {**FAILING, "name": "failing too"}], shift=shift)
+    wanted = parsed_suite(workloads=[CONVERTED, FAILING, {**FAILING, "name": "failing-too"}], shift=shift)
     stores = [Store(tmp_path / name, zoo=None) for name in ("requests", "alone")]
     order = Order.of(wanted, registry, stores[0], refit=False)
     found = [stage for stage in missing_stages(plan(wanted, registry), stores[0])[0] if stage.workload == "converted"]
