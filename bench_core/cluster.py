@@ -60,7 +60,7 @@ def local_workers(jobs: int) -> Iterator["Client"]:
         n_workers=0,  # so that Ctrl-C finds a cluster to end, even while its workers start
         threads_per_worker=1,
         host="127.0.0.1",
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",  # a free port; none would be 8787, which a second run finds taken
         memory_limit=0,  # torch's memory is none that Dask could spill
         silence_logs=logging.CRITICAL,
         preload=["bench_core.worker_process"],

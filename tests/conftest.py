@@ -4,6 +4,7 @@ import signal
 import sys
 
 import pytest
+import torch
 
 from bench_core.cli import main
 from tests.helpers.command import Answer
@@ -11,6 +12,14 @@ from tests.helpers.command import Answer
 # A job in the background may have been started deaf to Ctrl-C; the processes that tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    """A stage that is carried out in this process sets how many there are; what is trained next depends on it."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from bench_core import recording, stages
-from bench_core.cluster import StagesUnderWay, duration, share_cores
+from bench_core.cluster import StagesUnderWay, duration, local_workers, share_cores
 from bench_core.errors import ClusterError, RecordingError, UsageError
 from bench_core.execution import plan, run_suite
 from bench_core.graph import Answer, Order, Stage, missing_stages, perform, read_answer, stage_request
@@ -569,3 +569,11 @@ def test_the_row_of_a_workload_without_memory_has_the_reason(registry, tmp_path,
     rows = pd.read_csv(tmp_path / "board" / "rows.csv")
     assert set(rows["status"]) == {"failed: out of memory even at batch 12"}
     assert capfd.readouterr().err.count("workload converted: failed") == 1  # the other split isn't tried
+
+
+@pytest.mark.filterwarnings("error")
+def test_two_runs_on_one_machine_do_not_ask_for_the_same_port():
+    with local_workers(1) as first, local_workers(1) as second:
+        addresses = {client.scheduler_info()["services"]["dashboard"] for client in (first, second)}
+        assert len(addresses) == 2
+        assert 8787 not in addresses
