@@ -124,11 +124,11 @@ def main() -> None:
         one, two = (Store(Path(folder) / name, zoo=None) for name in ("one", "two"))
 
         def record(store: Store) -> Any:
-            return recorded_trace(workload, weights, "test", store, network=network)  # type: ignore[arg-type]
+            return recorded_trace(workload, weights, "test", store, network=network)  # type: ignore[arg-type]  # a stand-in
 
         def parts() -> None:
             for number in range(shards_of(samples)):
-                record_shard(workload, weights, "test", number, two, network=network)  # type: ignore[arg-type]
+                record_shard(workload, weights, "test", number, two, network=network)  # type: ignore[arg-type]  # a stand-in
 
         def recording() -> None:
             with added_memory("record"):

@@ -1,7 +1,6 @@
 """One read of a trace for many: what is shared is to the bit what each computes alone, and nobody harms another."""
 
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pytest
@@ -23,6 +22,7 @@ from bench_core.planning import Competitor
 from bench_core.replay import ExitController, score_table, score_tables
 from bench_core.scoring import Contest, Recorded, score_strategy, score_together
 from bench_core.selection import OperatingPoint
+from tests.helpers.odd_score import Odd
 from tests.reference import rules
 from tests.traces import calibrations, make_trace, samples_of, trace_pairs, traces
 
@@ -43,20 +43,6 @@ SHIPPED: dict[str, ExitStrategy] = {
 }
 POINTS = [OperatingPoint.parse(text) for text in ("iso-accuracy:0.5", "budget:0.5")]
 quick = settings(max_examples=25, deadline=None)
-
-
-class Odd(ScoreStrategy):
-    """A score of any making."""
-
-    name: ClassVar[str] = "odd"
-    reference: ClassVar[str] = "a test"
-
-    def __init__(self, make: Callable[[Evidence], Any]) -> None:
-        super().__init__()
-        self.make = make
-
-    def score(self, evidence: Evidence) -> torch.Tensor:
-        return self.make(evidence)
 
 
 def evidence_of(total: torch.Tensor, t: int = 1) -> Evidence:

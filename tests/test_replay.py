@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 import bench_core
 from bench_core.data import Dataset, ImageSplit
 from bench_core.errors import PluginError
-from bench_core.exits import Evidence, ExitPolicy, NeverExit, ScorePolicy, ScoreStrategy, State
+from bench_core.exits import Evidence, ExitPolicy, NeverExit, ScorePolicy, State
 from bench_core.live import LiveSamples, run_live
 from bench_core.replay import ExitController, Outcome, replay_policy, score_table
 from bench_core.trace import Trace
 from bench_core.trace_files import load_trace, save_trace
+from tests.helpers.odd_score import Odd
 from tests.reference import rules
 from tests.traces import calibrations, make_trace, samples_of, traces
 
@@ -260,20 +261,6 @@ def test_a_live_run_stops_where_replay_of_what_it_saw_stops(name, constant):
 
 
 # What is refused
-
-
-class Odd(ScoreStrategy):
-    """A score of any making."""
-
-    name: ClassVar[str] = "odd"
-    reference: ClassVar[str] = "a test"
-
-    def __init__(self, make: Callable[[Evidence], Any]) -> None:
-        super().__init__()
-        self.make = make
-
-    def score(self, evidence: Evidence) -> torch.Tensor:
-        return self.make(evidence)
 
 
 def nan_at_two(evidence: Evidence) -> torch.Tensor:

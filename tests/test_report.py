@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench_core.cli import main
 from bench_core.columns import TRAINING_COLUMNS
 from bench_core.errors import UsageError
 from bench_core.leaderboard import (
@@ -523,13 +522,11 @@ OTHERS = {
 
 @pytest.mark.parametrize("command", ["leaderboard", "report", "compare"])
 @pytest.mark.parametrize("case", OTHERS)
-def test_a_table_of_some_boards_that_is_wrong_is_one_line_and_exit_2(
-    whole_folder, tmp_path, monkeypatch, capfd, command, case
-):
+def test_a_table_of_some_boards_that_is_wrong_is_one_line_and_exit_2(whole_folder, tmp_path, exitbench, command, case):
     change, words = OTHERS[case]
     board = damaged(whole_folder, tmp_path, change)
     more = {"report": ["--output", tmp_path / "out"], "compare": [whole_folder]}.get(command, [])
-    code, out, err = call(monkeypatch, capfd, command, board, *more)
+    code, out, err = exitbench(command, board, *more)
     assert (code, out) == (2, "")
     assert words in err
     assert len(err.splitlines()) == 1
@@ -555,13 +552,6 @@ def test_files_that_do_not_belong_together_are_refused(folder, change, words):
         refuse_contradictions(board, "mine")
 
 
-def call(monkeypatch, capfd, *arguments):
-    monkeypatch.setattr(sys, "argv", ["exitbench", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    return stopped.value.code, *capfd.readouterr()
-
-
 def damaged(folder, place, change):
     board = place / "damaged"
     board.mkdir()
@@ -582,9 +572,9 @@ def damaged(folder, place, change):
         (lambda f: (f / "curves.csv").unlink(), "curves.csv is missing"),
     ],
 )
-def test_a_damaged_board_is_one_line_and_exit_2(folder, tmp_path, monkeypatch, capfd, change, words):
+def test_a_damaged_board_is_one_line_and_exit_2(folder, tmp_path, exitbench, change, words):
     board = damaged(folder, tmp_path, change)
-    code, out, err = call(monkeypatch, capfd, "report", board, "--output", tmp_path / "out")
+    code, out, err = exitbench("report", board, "--output", tmp_path / "out")
     assert (code, out) == (2, "")
     assert words in err
     assert len(err.splitlines()) == 1
@@ -600,9 +590,9 @@ def test_an_unknown_format_and_a_missing_library_are_one_line(monkeypatch):
     assert check_formats(["md", "tex"]) == ["tex", "md"]
 
 
-def test_report_writes_into_the_boards_own_folder_by_default(folder, tmp_path, monkeypatch, capfd):
+def test_report_writes_into_the_boards_own_folder_by_default(folder, tmp_path, exitbench):
     board = damaged(folder, tmp_path, lambda place: None)
-    code, out, _ = call(monkeypatch, capfd, "report", board, "--format", "tex,md")
+    code, out, _ = exitbench("report", board, "--format", "tex,md")
     assert code == 0
     assert out.splitlines() == [str(board / "leaderboard.tex"), str(board / "leaderboard.md")]
 
@@ -665,6 +655,6 @@ def test_boards_that_have_nothing_in_common_are_refused(board):
         compare_boards(board, make_board(seed=1))
 
 
-def test_compare_on_the_command_line(folder, monkeypatch, capfd):
-    code, out, _ = call(monkeypatch, capfd, "compare", folder, folder)
+def test_compare_on_the_command_line(folder, exitbench):
+    code, out, _ = exitbench("compare", folder, folder)
     assert (code, out) == (0, "16 rows equal, 0 changed\n")
