@@ -5,13 +5,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from bench_core.costs.operations import FirstLayer
 from bench_core.digests import json_digest
-from bench_core.exits import Requirement, State
+from bench_core.exits import ExitStrategy, Requirement, State
 from bench_core.failures import guarded
+from bench_core.kept_scores import KeptScores
 from bench_core.planning import Competitor
 from bench_core.progress import progress
-from bench_core.scoring import Artifacts, Contest, Entry, Recorded, WorkloadScores, halve, score_together
+from bench_core.scoring import (
+    Artifacts,
+    Contest,
+    Entry,
+    Recorded,
+    StrategyScores,
+    WorkloadScores,
+    halve,
+    score_together,
+)
 from bench_core.selection import OperatingPoint
 from bench_core.snn import SpikingNetwork
 from bench_core.stages import Workload, recorded_trace, recording_key, spiking_network, trained_weights
@@ -23,6 +32,8 @@ __all__ = [
     "RecordedWorkload",
     "contest_of",
     "fitted_artifacts",
+    "kept_scores",
+    "needs_missing_inputs",
     "policy_artifacts",
     "recorded_workload",
     "score_workload",
@@ -63,7 +74,7 @@ def recorded_workload(workload: Workload, store: Store) -> RecordedWorkload:
     return RecordedWorkload(workload, weights, calibration, test)
 
 
-def contest_of(ready: RecordedWorkload, store: Store, first_layer: FirstLayer) -> Contest:
+def contest_of(ready: RecordedWorkload, store: Store) -> Contest:
     """What the competitors on a recorded workload are given."""
     workload = ready.workload
     dataset, timesteps = workload.dataset, workload.spec.timesteps
@@ -73,7 +84,14 @@ def contest_of(ready: RecordedWorkload, store: Store, first_layer: FirstLayer) -
     )
     fit, select = halve(calibration)
     artifacts = fitted_artifacts(workload, ready.weights, store)
-    return Contest(fit, select, test, artifacts, first_layer)
+    return Contest(fit, select, test, artifacts)
+
+
+def kept_scores(
+    ready: RecordedWorkload, contest: Contest, points: Sequence[OperatingPoint], store: Store, *, again: bool = False
+) -> KeptScores:
+    """Where the scores of a recorded workload are kept; ``again``: those that are there don't count."""
+    return KeptScores(ready.workload, ready.weights, ready.digests, contest, points, store, again)
 
 
 def fitted_artifacts(workload: Workload, weights: Artifact, store: Store, *, refit: bool = False) -> Artifacts:
@@ -105,30 +123,47 @@ def score_workload(
     digests: Mapping[str, str],
     *,
     problems: Mapping[str, str] | None = None,
+    kept: KeptScores | None = None,
 ) -> WorkloadScores:
     """Every competitor on one contest; one that fails gets a row that says so.
 
     Args:
         problems: by label, why a competitor needn't be tried: it failed elsewhere.
+        kept: scores that needn't be made, and where those go that are.
     """
     same = digests.get("calibration_trace") == digests.get("test_trace")
     reasons = [_excluded(entrant, contest, problems or {}) for entrant in entrants]
-    tried = [entrant.strategy for entrant, reason in zip(entrants, reasons, strict=True) if not reason]
+    known = [
+        None if reason or kept is None else kept.get(entrant.strategy)
+        for entrant, reason in zip(entrants, reasons, strict=True)
+    ]
+    tried = [
+        entrant.strategy
+        for entrant, reason, found in zip(entrants, reasons, known, strict=True)
+        if not reason and found is None
+    ]
     entries = []
     with progress(f"replay {name}", len(entrants), "strategies") as advance:
         scores = iter(score_together(tried, contest, points))
-        for entrant, reason in zip(entrants, reasons, strict=True):
+        for entrant, reason, found in zip(entrants, reasons, known, strict=True):
             label, knob = entrant.label, entrant.strategy.family_knob.name
-            result: Any = reason or guarded(f"{name}, {label}", next(scores))
+            result: Any = reason or found or guarded(f"{name}, {label}", next(scores))
+            if kept is not None and isinstance(result, StrategyScores) and found is None:
+                kept.put(entrant.strategy, result)
             failed = isinstance(result, str)
             entries.append(Entry(label, knob, None if failed else result, result if failed else ""))
             advance(1, label)
     remark = _SAME if same else ""
-    return WorkloadScores(name, entries, contest.test.trace, digests, remark, contest.first_layer)
+    return WorkloadScores(name, entries, contest.test.trace, digests, remark)
+
+
+def needs_missing_inputs(strategy: ExitStrategy, contest: Contest) -> bool:
+    """Whether a strategy looks at inputs that can't be had."""
+    return Requirement.INPUTS in strategy.requires and contest.test.inputs is None
 
 
 def _excluded(entrant: Competitor, contest: Contest, problems: Mapping[str, str]) -> str:
     """Why a competitor isn't tried, or nothing."""
-    if Requirement.INPUTS in entrant.strategy.requires and contest.test.inputs is None:
+    if needs_missing_inputs(entrant.strategy, contest):
         return "unavailable: needs inputs"
     return problems.get(entrant.label, "")

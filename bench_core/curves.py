@@ -10,7 +10,7 @@ import torch
 from bench_core.costs.operations import Array
 from bench_core.exits import ListedPolicies, PolicyFamily, ScoreFamily
 from bench_core.knobs import KnobValue
-from bench_core.replay import InputFrames, Outcome, replay_policy, score_table
+from bench_core.replay import InputFrames, Outcome, outcome_at, replay_policy, score_table
 from bench_core.sweep import SortedScores, distinct_thresholds, exit_timesteps_at, sort_scores
 from bench_core.trace import Trace
 
@@ -63,7 +63,7 @@ class FamilyOnTrace:
         if value not in self._outcomes:
             if isinstance(self.family, ScoreFamily):
                 threshold = self.family.policy(value).threshold
-                self._outcomes[value] = _outcome(self.trace, exit_timesteps_at(self._table, threshold))
+                self._outcomes[value] = outcome_at(self.trace, exit_timesteps_at(self._table, threshold))
             else:
                 self._outcomes[value] = replay_policy(self.family.policy(value), self.trace, self.inputs)
         return self._outcomes[value]
@@ -82,11 +82,6 @@ class FamilyOnTrace:
     @cached_property
     def _sorted(self) -> SortedScores:
         return sort_scores(self._table, self.trace)
-
-
-def _outcome(trace: Trace, exits: torch.Tensor) -> Outcome:
-    predictions = trace.predictions.gather(1, exits[:, None] - 1).flatten()
-    return Outcome(exits, predictions, exits == trace.timesteps)
 
 
 def candidates(family: FamilyOnTrace, limit: int = 1000) -> list[KnobValue]:

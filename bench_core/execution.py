@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from bench_core.columns import TRAINING_COLUMNS
-from bench_core.competition import RecordedWorkload, contest_of, policy_artifacts, recorded_workload, score_workload
+from bench_core.competition import (
+    RecordedWorkload,
+    contest_of,
+    kept_scores,
+    policy_artifacts,
+    recorded_workload,
+    score_workload,
+)
 from bench_core.errors import UsageError
 from bench_core.failures import guarded
 from bench_core.graph import Order, missing_stages, perform_here
@@ -88,10 +95,10 @@ def run_suite(
 
     scores: list[WorkloadScores] = []
     facts = {}
+    again = refit and jobs is None and scheduler is None  # workers have scored again then
     for name, ready in recorded.items():
-        outcome = (
-            ready if isinstance(ready, str) else guarded(f"workload {name}", _compete, ready, planned, store, failed)
-        )
+        what = f"workload {name}"
+        outcome = ready if isinstance(ready, str) else guarded(what, _compete, ready, planned, store, failed, again)
         if isinstance(outcome, str):
             recorded[name] = outcome
             entries = [Entry(e.label, e.strategy.family_knob.name, None, outcome) for e in planned.competitors]
@@ -104,7 +111,13 @@ def run_suite(
 
     note("intervals and ranks …")
     tables = board_tables(
-        suite.name, scores, planned.points, planned.cost_models, resamples=suite.resamples, seed=suite.seed
+        suite.name,
+        scores,
+        planned.points,
+        planned.cost_models,
+        first_layer=planned.first_layer,
+        resamples=suite.resamples,
+        seed=suite.seed,
     )
     board = Board(
         **tables,
@@ -137,13 +150,16 @@ def _export(ready: RecordedWorkload, conditions: list[Condition] | str, folder: 
 
 
 def _compete(
-    ready: RecordedWorkload, planned: Plan, store: Store, failed: Mapping[str, str]
+    ready: RecordedWorkload, planned: Plan, store: Store, failed: Mapping[str, str], again: bool
 ) -> tuple[WorkloadScores, dict[str, Any]]:
     """All competitors on one recorded workload, and the facts about it that the manifest holds."""
-    contest = contest_of(ready, store, planned.first_layer)
+    contest = contest_of(ready, store)
+    kept = kept_scores(ready, contest, planned.points, store, again=again)
     name = ready.workload.spec.name
     problems = {e.label: failed[what] for e in planned.competitors if (what := f"{name}, {e.label}") in failed}
-    scores = score_workload(name, planned.competitors, planned.points, contest, ready.digests, problems=problems)
+    scores = score_workload(
+        name, planned.competitors, planned.points, contest, ready.digests, problems=problems, kept=kept
+    )
     return scores, _facts(ready)
 
 

@@ -1,4 +1,4 @@
-"""The graph of a run's stages up to scoring, and how one is carried out: in the run's own process, or in a worker.
+"""The graph of a run's stages, and how one is carried out: in the run's own process, or in a worker.
 
 A stage is a function of the suite and of artifacts in the store, to one artifact more. Between processes travel JSON
 texts: a request (suite, plugin files with their digests, store, stage) one way, an answer (where the artifact is, or
@@ -9,7 +9,7 @@ lost worker spoils it; the order only keeps two workers from making the same.
 import json
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,16 +17,26 @@ from pathlib import Path
 import torch
 
 from bench_core import __version__
-from bench_core.competition import SCORED_SPLITS, fitted_artifacts
+from bench_core.competition import (
+    SCORED_SPLITS,
+    RecordedWorkload,
+    contest_of,
+    fitted_artifacts,
+    kept_scores,
+    needs_missing_inputs,
+    recorded_workload,
+)
 from bench_core.device import VARIABLE, wanted_device
 from bench_core.digests import file_digest
 from bench_core.errors import StoreError, UsageError
 from bench_core.exits import ListedPolicies, Requirement
 from bench_core.failures import guarded
-from bench_core.planning import Plan, plan
+from bench_core.kept_scores import scores_key
+from bench_core.planning import Competitor, Plan, plan
 from bench_core.plugin_manager import Registry, load_registry
 from bench_core.progress import collected
-from bench_core.scoring import Recorded, fit_family, halve
+from bench_core.provenance import code_digest
+from bench_core.scoring import Contest, Recorded, fit_family, halve, score_strategy
 from bench_core.shift_recording import corrupted_tests
 from bench_core.snn import SpikingNetwork
 from bench_core.stages import (
@@ -46,6 +56,7 @@ __all__ = ["Answer", "Order", "Stage", "missing_stages", "perform", "perform_her
 _Place = tuple[str, str]  # kind and key of an artifact
 _GPU = {"GPU": 1.0}  # a worker that offers one of them has one
 _last_network: dict[tuple[str, str, int], SpikingNetwork] = {}
+_last_contest: dict[tuple[str, ...], tuple[RecordedWorkload, Contest]] = {}
 _one_at_a_time = threading.Lock()  # stages seed torch's generator, of which a process has one
 
 
@@ -59,11 +70,11 @@ class Stage:
 
     Attributes:
         name: as the progress shows it; no other stage has it.
-        kind: ``train``, ``record`` or ``fit``.
+        kind: ``train``, ``record``, ``fit`` or ``score``.
         workload: its name.
         trunk: trains the recipe that the workload's goes on from (1), the one before that (2) …
         split, part: what is recorded; without a part the whole trace is put together, and the parts that lack recorded.
-        strategy: label of the competitor that is fitted.
+        strategy: label of the competitor that is fitted or scored.
         after: names of the stages whose artifacts it needs.
         resources: Dask resources it asks for where workers offer them, such as ``{"GPU": 1}``.
     """
@@ -90,7 +101,7 @@ class Stage:
     @property
     def depends_on_threads(self) -> bool:
         """Whether the artifact's last bits depend on how many threads make it; those of recordings don't."""
-        return self.kind in ("train", "fit")
+        return self.kind in ("train", "fit", "score")
 
 
 @dataclass(frozen=True)
@@ -127,8 +138,8 @@ class Answer:
     """What became of a stage.
 
     Attributes:
-        artifact: kind and key of the network or trace that it made; empty for a part of a trace, which the whole one
-            replaces, and for a fit, which may make several artifacts or none.
+        artifact: kind and key of the network, trace or scores that it made; empty for a part of a trace, which the
+            whole one replaces, and for a fit, which may make several artifacts or none.
         problem: empty, or why it failed, as a row's status says it.
         stop: empty, or why the whole run must end: the store can't be written to.
         said: notes, and the last line of each progress.
@@ -143,16 +154,17 @@ class Answer:
 def missing_stages(planned: Plan, store: Store, *, refit: bool = False) -> tuple[list[Stage], dict[str, str]]:
     """The stages whose artifacts the store lacks, in an order that fits; by subject, why some can't be told.
 
-    Everything is trained and recorded before anything is fitted. Whether an artifact is whole is seen when it is read.
-    Fits that look at inputs train networks and are among the stages; whether the store has these is known to the
-    strategy only. Other fits are quick and leave nothing, so they are done where they are scored, unless ``refit`` is
-    set.
+    Everything is trained and recorded before anything is fitted, and fitted before anything is scored. Whether an
+    artifact is whole is seen when it is read. Fits that look at inputs train networks and are among the stages;
+    whether the store has these is known to the strategy only, so they are left out where its scores are there. Other
+    fits are quick and leave nothing, so they are done where they are scored, unless ``refit`` is set. Strategies whose
+    scores can't be kept are scored by the process that reads them.
     """
     recorded: list[Stage] = []
     fits: list[Stage] = []
+    scores: list[Stage] = []
     problems: dict[str, str] = {}
     trained: dict[str, str] = {}  # by training key, the stage that trains it
-    fitted = [c.label for c in planned.competitors if refit or Requirement.INPUTS in c.strategy.requires]
     for workload in planned.workloads:
         name = workload.spec.name
         subject = f"workload {name}"
@@ -161,9 +173,35 @@ def missing_stages(planned: Plan, store: Store, *, refit: bool = False) -> tuple
             problems[subject] = found
             continue
         recorded += found if wanted_device() == "cpu" else [replace(stage, resources=_GPU) for stage in found]
-        needed = [stage.name for stage in found if stage.split == "calibration" and stage.part is None]
-        fits += [Stage(f"fit {name} {label}", "fit", name, strategy=label, after=needed) for label in fitted]
-    return recorded + fits, problems
+        whole = {stage.split: stage.name for stage in found if stage.kind == "record" and stage.part is None}
+        made = not any(stage.kind == "train" or stage.split in SCORED_SPLITS for stage in found)
+        for competitor, kept in _unscored(workload, planned, store, refit=refit, made=made):
+            label, after = competitor.label, [whole[split] for split in SCORED_SPLITS if split in whole]
+            if refit or Requirement.INPUTS in competitor.strategy.requires:
+                needed = [name for split, name in whole.items() if split == "calibration"]
+                fits.append(Stage(f"fit {name} {label}", "fit", name, strategy=label, after=needed))
+                after.append(fits[-1].name)
+            if kept:
+                scores.append(Stage(f"score {name} {label}", "score", name, strategy=label, after=after))
+    return recorded + fits + scores, problems
+
+
+def _unscored(
+    workload: Workload, planned: Plan, store: Store, *, refit: bool, made: bool
+) -> Iterator[tuple[Competitor, bool]]:
+    """The competitors whose scores the store lacks, and whether it can keep them.
+
+    Args:
+        made: the network and its traces are there.
+    """
+    weights = store.get("networks", workload.training_key) if made else None
+    for competitor in planned.competitors:
+        if weights is None:
+            yield competitor, code_digest(type(competitor.strategy)) is not None
+            continue
+        key = scores_key(workload, weights, competitor.strategy, planned.points)
+        if refit or key is None or not store.has("scores", key):
+            yield competitor, key is not None
 
 
 def _stages_of(workload: Workload, shift: ShiftSpec | None, store: Store, trained: dict[str, str]) -> list[Stage]:
@@ -215,13 +253,14 @@ def read_answer(text: str) -> Answer:
 def perform_here(stages: Sequence[Stage], planned: Plan, store: Store, *, refit: bool) -> dict[str, str]:
     """Carry out stages one after another; by subject, why some failed.
 
-    Parts are left to the stage of the whole trace, which records them under one progress.
+    Parts are left to the stage of the whole trace, which records them under one progress, and scores to whoever reads
+    them, who makes all of a workload that lack from one read of its traces.
     """
     failed: dict[str, str] = {}
     problems: dict[str, str] = {}  # by stage
     for stage in stages:
         made = failed.get(stage.subject) or next((problems[name] for name in stage.after if name in problems), ())
-        if not made and stage.part is None:
+        if not made and stage.part is None and stage.kind != "score":
             made = guarded(stage.subject, _make, stage, planned, store, refit)
         if isinstance(made, str):
             failed[stage.subject] = problems[stage.name] = made
@@ -318,8 +357,30 @@ def _fit(workload: Workload, stage: Stage, store: Store, planned: Plan, refit: b
     return ()
 
 
+def _score(workload: Workload, stage: Stage, store: Store, planned: Plan, refit: bool) -> _Place | tuple[()]:
+    ready, contest = _contest(workload, store)
+    strategy = next(one.strategy for one in planned.competitors if one.label == stage.strategy)
+    kept = kept_scores(ready, contest, planned.points, store, again=refit)
+    if needs_missing_inputs(strategy, contest) or kept.get(strategy) is not None:
+        return ()
+    key = kept.put(strategy, score_strategy(strategy, contest, planned.points))
+    return () if key is None else ("scores", key)
+
+
+def _contest(workload: Workload, store: Store) -> tuple[RecordedWorkload, Contest]:
+    """What competitors are given; that of the last workload is kept, since the next one is likely to be on it too."""
+    weights = trained_weights(workload, store)
+    made_of = (workload.training_key, *(recording_key(workload, weights, split) for split in SCORED_SPLITS))
+    if made_of not in _last_contest:
+        _last_contest.clear()
+        ready = recorded_workload(workload, store)
+        _last_contest[made_of] = ready, contest_of(ready, store)
+    return _last_contest[made_of]
+
+
 _KINDS: dict[str, Callable[[Workload, Stage, Store, Plan, bool], _Place | tuple[()]]] = {
     "train": _train,
     "record": _record,
     "fit": _fit,
+    "score": _score,
 }

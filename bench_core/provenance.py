@@ -1,6 +1,12 @@
-"""What produced a board: versions, digests, seeds, device. No time, path or host name."""
+"""What produced a board: versions, digests, code, device. No time, path or host name."""
 
+import hashlib
 import platform
+import sys
+from collections.abc import Iterable
+from functools import cache
+from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -10,10 +16,13 @@ import torch
 from bench_core import __version__
 from bench_core.columns import SCHEMA
 from bench_core.device import CPU, device_name
+from bench_core.digests import file_digest
 from bench_core.plugin_manager import Registry
 from bench_core.suite import Suite
 
-__all__ = ["environment", "manifest"]
+__all__ = ["code_digest", "environment", "manifest"]
+
+_VERSIONED = frozenset({"torch", "numpy", "scipy"}) | sys.stdlib_module_names  # stand in the environment
 
 
 def environment(device: torch.device = CPU) -> dict[str, Any]:
@@ -29,6 +38,48 @@ def environment(device: torch.device = CPU) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": device_name(device),
     }
+
+
+@cache
+def code_digest(made: type) -> str | None:
+    """sha256 of the Python files that a class and its bases come from; None for a class that isn't found by its name.
+
+    Of a module in a package that is the whole package, of a single file all files of its folder, since it may import
+    them; and always this package. Code that they import from elsewhere is not covered. It is taken once for a class,
+    and says what was loaded unless files changed since.
+    """
+    packages, folders = {Path(__file__).parent}, set()
+    for base in made.__mro__:
+        module = sys.modules.get(base.__module__)
+        top = base.__module__.partition(".")[0]
+        if top in _VERSIONED:
+            continue
+        try:
+            if attrgetter(base.__qualname__)(module) is not base:
+                return None
+        except AttributeError:
+            return None
+        owner = sys.modules[top]
+        if hasattr(owner, "__path__"):
+            packages.update(map(Path, owner.__path__))
+        elif file := getattr(owner, "__file__", None):
+            folders.add(Path(file).parent)
+        else:
+            return None
+    digests = [_package_digest(package) for package in sorted(packages)]
+    digests += [_files_digest(folder, folder.glob("*.py")) for folder in sorted(folders)]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+@cache
+def _package_digest(package: Path) -> str:
+    return _files_digest(package, package.rglob("*.py"))
+
+
+def _files_digest(root: Path, files: Iterable[Path]) -> str:
+    """sha256 over names and contents of files below ``root``."""
+    lines = [f"{file.relative_to(root).as_posix()} {file_digest(file)}\n" for file in sorted(files)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def manifest(suite: Suite, registry: Registry, workloads: dict[str, dict[str, Any]], command: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ __all__ = [
     "ExitController",
     "InputFrames",
     "Outcome",
+    "outcome_at",
     "replay_policy",
     "score_table",
     "score_tables",
@@ -169,8 +170,13 @@ def replay_policy(
 
 def static_outcome(trace: Trace) -> Outcome:
     """What ``NeverExit`` comes to: every sample is forced at T."""
-    exits = torch.full((len(trace),), trace.timesteps, dtype=torch.int64)
-    return Outcome(exits, trace.predictions[:, -1], torch.ones(len(trace), dtype=torch.bool))
+    return outcome_at(trace, torch.full((len(trace),), trace.timesteps, dtype=torch.int64))
+
+
+def outcome_at(trace: Trace, exits: torch.Tensor) -> Outcome:
+    """The outcome that has these exit timesteps, int64 [N]: at T samples are forced, since no policy is asked there."""
+    predictions = trace.predictions.gather(1, exits[:, None] - 1).flatten()
+    return Outcome(exits, predictions, exits == trace.timesteps)
 
 
 def score_tables(

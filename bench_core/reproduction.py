@@ -179,7 +179,7 @@ def tested(committed: Board, suite: Suite, folder: Path, registry: Registry, sto
         fit, select = halve(sides[0])
         artifacts = policy_artifacts(store, {"trace": facts["recording"]["calibration"], "half": "fit"})
         digests = {name: str(facts[name]) for name in ("weights", "calibration_trace", "test_trace")}
-        contest = Contest(fit, select, sides[1], artifacts, planned.first_layer)
+        contest = Contest(fit, select, sides[1], artifacts)
         found[spec.name] = Tested(score_workload(spec.name, entrants, planned.points, contest, digests), sides[1])
     return found
 
@@ -189,7 +189,13 @@ def _from_traces(committed: Board, suite: Suite, folder: Path, registry: Registr
     found = tested(committed, suite, folder, registry, default_store())
     scores = [one.scores for one in found.values()]
     tables = board_tables(
-        suite.name, scores, planned.points, planned.cost_models, resamples=suite.resamples, seed=suite.seed
+        suite.name,
+        scores,
+        planned.points,
+        planned.cost_models,
+        first_layer=planned.first_layer,
+        resamples=suite.resamples,
+        seed=suite.seed,
     )
     board = Board(
         **tables,

@@ -10,7 +10,7 @@ import pandas as pd
 from bench_core.columns import CURVE_COLUMNS, ROW_COLUMNS, WORKLOAD_COLUMNS, cost_columns
 from bench_core.comparisons import Comparison, Standing
 from bench_core.costs.models import CostModel
-from bench_core.exits import NeverExit
+from bench_core.costs.operations import FirstLayer, Overhead
 from bench_core.metrics import (
     Reliability,
     area_share,
@@ -37,11 +37,13 @@ def row_table(
     points: Sequence[OperatingPoint],
     cost_models: Sequence[CostModel],
     comparisons: Mapping[tuple[str, str], Comparison],
+    *,
+    first_layer: FirstLayer,
 ) -> pd.DataFrame:
     """Every strategy at every operating point, a row each, ranked within workload and operating point."""
     rows: list[dict[str, Any]] = []
     for workload in workloads:
-        for row in _workload_rows(workload, points, cost_models, comparisons):
+        for row in _workload_rows(workload, points, cost_models, comparisons, first_layer):
             rows.append({"suite": suite, "workload": workload.name, **row})
     names = list(ROW_COLUMNS)
     for model in cost_models:
@@ -55,10 +57,11 @@ def _workload_rows(
     points: Sequence[OperatingPoint],
     cost_models: Sequence[CostModel],
     comparisons: Mapping[tuple[str, str], Comparison],
+    first_layer: FirstLayer,
 ) -> list[dict[str, Any]]:
     if workload.test is None:
         return [_failed(entry, point) for entry in workload.entries for point in points]
-    board = _Board(workload, workload.test, cost_models)
+    board = _Board(workload, workload.test, cost_models, first_layer)
     rows = []
     for index, point in enumerate(points):
         standings = comparisons[workload.name, str(point)].standings
@@ -84,10 +87,13 @@ def _failed(entry: Entry, point: OperatingPoint) -> dict[str, Any]:
 class _Board:
     """The rows of one workload, with what they have in common."""
 
-    def __init__(self, workload: WorkloadScores, test: Trace, cost_models: Sequence[CostModel]) -> None:
-        self._workload, self._test, self._cost_models = workload, test, cost_models
+    def __init__(
+        self, workload: WorkloadScores, test: Trace, cost_models: Sequence[CostModel], first_layer: FirstLayer
+    ) -> None:
+        self._workload, self._test = workload, test
+        self._cost_models, self._first_layer = cost_models, first_layer
         self._static = static_accuracy(test)
-        counts = operation_counts(test, static_outcome(test), NeverExit(), workload.first_layer)
+        counts = operation_counts(test, static_outcome(test), Overhead(), first_layer)
         self._static_costs = {model.label: mean_costs(model, counts) for model in cost_models}
         self._lower_bound = reference_points(test.correct).lower_bound
         self._area_shares = {
@@ -144,10 +150,10 @@ class _Board:
             _annotate(row, "nothing certified")
         if standing.missed:
             _annotate(row, "over budget on test" if policy.point.kind == "budget" else "missed target")
-        assert policy.counts is not None
-        row["first_layer"] = self._workload.first_layer
+        counts = operation_counts(self._test, policy.outcome, policy.overhead, self._first_layer)
+        row["first_layer"] = self._first_layer
         for model in self._cost_models:
-            if (costs := mean_costs(model, policy.counts)) is not None:
+            if (costs := mean_costs(model, counts)) is not None:
                 static = self._static_costs[model.label] or (0.0, 0.0)
                 shares = [
                     cost / of_static if of_static else None for cost, of_static in zip(costs, static, strict=True)

@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from bench_core.costs.models import CostModel
-from bench_core.costs.operations import Array, FirstLayer, OperationCounts
+from bench_core.costs.operations import Array, FirstLayer, OperationCounts, Overhead
 from bench_core.curves import FamilyOnTrace, candidates, thin
 from bench_core.data import calibration_halves
+from bench_core.errors import PluginError
 from bench_core.exits import (
     Calibration,
     ExitPolicy,
@@ -61,16 +62,12 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Contest:
-    """What all strategies are compared on: the two halves of calibration, the test split, a place for artifacts.
-
-    ``first_layer`` says when a first layer under constant input is charged.
-    """
+    """What all strategies are compared on: the two halves of calibration, the test split, a place for artifacts."""
 
     fit: Recorded
     select: Recorded
     test: Recorded
     artifacts: Artifacts | None = None
-    first_layer: FirstLayer = "once"
 
 
 @dataclass(frozen=True)
@@ -81,19 +78,25 @@ class ScoredPolicy:
         status: ``ok``, ``fallback`` (static T stands in, because nothing kept the accuracy or nothing
             could be certified) or ``infeasible``.
         value: of the family knob; None where no policy of the family was chosen.
-        policy, outcome: what was replayed on test and where it stopped the samples; None where infeasible.
+        make: gives the policy; None where infeasible.
+        outcome: where it stopped the test samples; None where infeasible.
         select_accuracy, select_timestep: of the chosen policy on the select half.
-        counts: what each test sample spent until its exit; None where infeasible.
+        overhead: what the policy costs beside the network; None where it isn't declared.
     """
 
     point: OperatingPoint
     status: str
     value: KnobValue | None = None
-    policy: ExitPolicy | None = None
+    make: Callable[[], ExitPolicy] | None = field(default=None, repr=False)
     outcome: Outcome | None = field(default=None, repr=False)
     select_accuracy: float | None = None
     select_timestep: float | None = None
-    counts: OperationCounts | None = field(default=None, repr=False)
+    overhead: Overhead | None = None
+
+    @cached_property
+    def policy(self) -> ExitPolicy | None:
+        """What was replayed on test, made when it is first asked for; None where infeasible."""
+        return None if self.make is None else self.make()
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,6 @@ class WorkloadScores:
     test: Trace | None = None
     digests: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
-    first_layer: FirstLayer = "once"
 
 
 @dataclass(frozen=True)
@@ -290,11 +292,21 @@ def _scores(
             status, value, policy = "fallback", None, NeverExit()
             outcome = static_outcome(contest.test.trace)
             right, spent = static_correct, len(select) * select.timesteps
-        counts = operation_counts(contest.test.trace, outcome, policy, contest.first_layer)
-        figures = right / len(select), spent / len(select), counts
-        policies.append(ScoredPolicy(point, status, value, policy, outcome, *figures))
+        figures = right / len(select), spent / len(select), _overhead(strategy, policy, select.classes)
+        policies.append(ScoredPolicy(point, status, value, _always(policy), outcome, *figures))
     parameters = family.strategy.parameters if isinstance(family, ScoreFamily) else strategy.parameters
     return StrategyScores(dict(parameters), policies, _test_curve(on_test, values))
+
+
+def _always(policy: ExitPolicy) -> Callable[[], ExitPolicy]:
+    return lambda: policy
+
+
+def _overhead(strategy: ExitStrategy, policy: ExitPolicy, classes: int) -> Overhead | None:
+    declared: object = policy.overhead(classes)
+    if declared is not None and not isinstance(declared, Overhead):
+        raise PluginError(strategy.name, f"overhead must be an Overhead or None, not {declared!r:.60}")
+    return declared
 
 
 def _on_trace(
@@ -314,9 +326,9 @@ def _test_curve(on_test: FamilyOnTrace, values: Sequence[KnobValue]) -> list[tup
 
 
 def operation_counts(
-    trace: Trace, outcome: Outcome, policy: ExitPolicy, first_layer: FirstLayer = "once"
+    trace: Trace, outcome: Outcome, overhead: Overhead | None, first_layer: FirstLayer = "once"
 ) -> OperationCounts:
-    """What each sample spent until its exit, controller included."""
+    """What each sample spent until its exit, and ``overhead``, the controller's."""
     exits = outcome.exit_timesteps.numpy()
 
     def spent(name: str) -> Array | None:
@@ -337,7 +349,7 @@ def operation_counts(
         neuron_updates=spent("neuron_updates"),
         spikes=spent("spikes"),
         decisions=np.minimum(exits, trace.timesteps - 1),
-        overhead=policy.overhead(trace.classes),
+        overhead=overhead,
     )
 
 

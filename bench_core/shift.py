@@ -13,7 +13,6 @@ import pandas as pd
 
 from bench_core.columns import SHIFT_COLUMNS
 from bench_core.comparisons import Drawn, missed, right_at_end
-from bench_core.exits import ExitPolicy
 from bench_core.failures import guarded
 from bench_core.progress import progress
 from bench_core.replay import Outcome, replay_policy
@@ -131,11 +130,11 @@ def _replay(workload: WorkloadScores, condition: Condition) -> Iterator[_Replaye
     for entry in workload.entries:
         done: dict[Any, Outcome | str] = {}  # operating points often pick the same policy
         for policy in entry.scores.policies if entry.scores else ():
-            if policy.policy is None:
+            if policy.make is None:
                 continue
             key = (policy.status, policy.value)
             if key not in done:
-                done[key] = _outcome(f"{workload.name}, {entry.label}, {condition.name}", policy.policy, condition)
+                done[key] = _outcome(f"{workload.name}, {entry.label}, {condition.name}", policy, condition)
             outcome = done[key]
             if isinstance(outcome, str):
                 yield _Replayed(entry, policy, None, outcome)
@@ -143,7 +142,12 @@ def _replay(workload: WorkloadScores, condition: Condition) -> Iterator[_Replaye
                 yield _Replayed(entry, policy, policy_samples(trace, outcome))
 
 
-def _outcome(what: str, policy: ExitPolicy, condition: Condition) -> Outcome | str:
+def _outcome(what: str, scored: ScoredPolicy, condition: Condition) -> Outcome | str:
     """Where the policy stopped each sample, or in words why that is not known."""
-    found: Outcome | str = guarded(what, replay_policy, policy, condition.recorded.trace, condition.recorded.inputs)
+
+    def replay() -> Outcome:
+        assert scored.policy is not None
+        return replay_policy(scored.policy, condition.recorded.trace, condition.recorded.inputs)
+
+    found: Outcome | str = guarded(what, replay)
     return found

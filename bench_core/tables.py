@@ -10,6 +10,7 @@ import pandas as pd
 from bench_core.columns import CLASS_COLUMNS, PAIRWISE_COLUMNS, RELIABILITY_COLUMNS, SUMMARY_COLUMNS
 from bench_core.comparisons import Comparison, compare_workloads
 from bench_core.costs.models import CostModel
+from bench_core.costs.operations import FirstLayer
 from bench_core.metrics import BINS, Reliability, reliability
 from bench_core.rows import curve_table, row_table, workload_table
 from bench_core.scoring import WorkloadScores, policy_samples
@@ -26,12 +27,18 @@ def board_tables(
     points: Sequence[OperatingPoint],
     cost_models: Sequence[CostModel],
     *,
+    first_layer: FirstLayer = "once",
     resamples: int,
     seed: int,
 ) -> dict[str, pd.DataFrame]:
-    """Every table that is a function of traces and policies, by name."""
+    """Every table that is a function of traces and policies, by name.
+
+    Args:
+        first_layer: when a first layer under constant input is charged.
+        resamples, seed: of the bootstrap.
+    """
     comparisons = compare_workloads(workloads, points, resamples=resamples, seed=seed)
-    rows = row_table(suite, workloads, points, cost_models, comparisons)
+    rows = row_table(suite, workloads, points, cost_models, comparisons, first_layer=first_layer)
     diagrams = {workload.name: reliability(workload.test) for workload in workloads if workload.test is not None}
     return {
         "rows": rows,

@@ -1,5 +1,6 @@
 """The wall clock of a board: each policy that has none yet is run live on the same few test samples."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,25 +25,26 @@ LATENCY_SALT = 0x4C415445  # which test samples are timed
 
 def measure_policies(board: Board, timing: LatencySpec, ready: RecordedWorkload, result: WorkloadScores) -> None:
     """Add wall clock to the board for every policy that has none yet."""
-    wanted: dict[str, ExitPolicy] = {}
+    unmeasured: dict[str, Callable[[], ExitPolicy]] = {}
     rows: list[dict[str, Any]] = []
     for entry in result.entries:
         if entry.scores is None:
             continue
         for scored in entry.scores.policies:
-            if scored.policy is None:
+            if scored.make is None:
                 continue
             made_of = [ready.weights.digest, entry.label, scored.value, entry.scores.parameters]
             digest = json_digest(made_of)[:16]
             place = {"workload": result.name, "strategy": entry.label, "operating_point": str(scored.point)}
             rows.append({**place, "policy": digest})
             if not board.is_measured(digest):
-                wanted[digest] = scored.policy
+                unmeasured[digest] = scored.make
     timed = _timed_samples(ready, max(timing.samples, timing.batch_samples))
-    for digest, policy in list(wanted.items()):
-        if isinstance(guarded(f"{result.name}, live", _try_live, ready.network, timed, policy), str):
-            del wanted[digest]  # its wall clock is n/a
-    if wanted:
+    tried = {
+        digest: guarded(f"{result.name}, live", _tried_live, ready.network, timed, make)
+        for digest, make in unmeasured.items()
+    }
+    if wanted := {digest: policy for digest, policy in tried.items() if not isinstance(policy, str)}:  # others: n/a
         place = environment()
         facts = {
             "samples": min(timing.samples, len(timed)),
@@ -78,8 +80,10 @@ def _timed_samples(ready: RecordedWorkload, count: int) -> LiveSamples:
     return LiveSamples.of_split(dataset, split, order, timesteps)
 
 
-def _try_live(network: SpikingNetwork, samples: LiveSamples, policy: ExitPolicy) -> None:
-    """Raises whatever a policy raises in a live run, alone and in a batch that is refilled."""
+def _tried_live(network: SpikingNetwork, samples: LiveSamples, make: Callable[[], ExitPolicy]) -> ExitPolicy:
+    """The policy. Raises whatever it raises in a live run, alone and in a batch that is refilled."""
+    policy = make()
     few = samples.at(torch.arange(min(4, len(samples))))
     run_live(network, few, policy, batch=1)
     run_live(network, few, policy, batch=2, refill=True)
+    return policy

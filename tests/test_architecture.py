@@ -65,6 +65,7 @@ WHATEVER_RUNS_IT = (
     "competition",
     "execution",
     "graph",
+    "kept_scores",
     "planning",
     "stages",
     "offline",

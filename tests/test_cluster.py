@@ -210,7 +210,7 @@ def test_local_processes_give_the_same_bytes(place, registry, suite, alone, capf
     for stage in ("train waiting", "record waiting test part 3/3", "record converted calibration"):
         assert said.count(f"\n{stage}: ") == 1
     assert said.count("workload failing: failed\n") == said.count("OSError: on the moon\n") == 1
-    assert "stages: 27/27 stages" in said
+    assert "stages: 36/36 stages" in said
     rows = pd.read_csv(place / "jobs" / "rows.csv")
     assert set(rows[rows["workload"] == "failing"]["status"]) == {"failed: OSError: on the moon"}
     assert not rows[rows["workload"] != "failing"]["status"].str.startswith("failed").any()
@@ -323,19 +323,34 @@ def test_every_stage_comes_after_what_it_needs(place, registry, suite, tmp_path)
     found, problems = missing_stages(plan(suite, registry), Store(tmp_path, zoo=None))
     assert problems == {}
     names = [stage.name for stage in found]
-    assert len(set(names)) == len(names) == 27
+    assert len(set(names)) == len(names) == 36
     for number, stage in enumerate(found):
         assert set(stage.after) <= set(names[:number])
     by_name = {stage.name: stage for stage in found}
     assert by_name["record waiting test"].after == [f"record waiting test part {n}/3" for n in (1, 2, 3)]
     assert by_name["record waiting test part 2/3"].after == ["train waiting"]
     assert by_name["fit waiting seenn-ii[epochs=1]"].after == ["record waiting calibration"]
-    assert [stage.kind for stage in found[-3:]] == ["fit"] * 3  # all is recorded before anything is fitted
+    assert by_name["score waiting fixed"].after == ["record waiting calibration", "record waiting test"]
+    assert by_name["score waiting seenn-ii[epochs=1]"].after[2:] == ["fit waiting seenn-ii[epochs=1]"]
+    assert [stage.kind for stage in found[-12:]] == ["fit"] * 3 + ["score"] * 9  # all is recorded before that
 
 
-def test_nothing_but_fits_is_left_of_a_finished_run(place, registry, suite, alone):
-    found, _ = missing_stages(plan(suite, registry), Store(place / "alone-store", zoo=None))
-    assert {stage.workload for stage in found if stage.kind != "fit"} == {"failing"}
+def test_nothing_is_left_of_a_finished_run_but_what_failed(place, registry, suite, alone):
+    store = Store(place / "alone-store", zoo=None)
+    assert {stage.workload for stage in missing_stages(plan(suite, registry), store)[0]} == {"failing"}
+    again = missing_stages(plan(suite, registry), store, refit=True)[0]
+    kinds = [stage.kind for stage in again if stage.workload == "converted"]
+    assert kinds == ["fit"] * 3 + ["score"] * 3
+
+
+def test_another_knob_or_operating_point_is_scored_and_the_rest_is_there(registry, suite, alone, place):
+    store = Store(place / "alone-store", zoo=None)
+    more = [*STRATEGIES, {"name": "seenn-i", "parameters": {"accumulate": "mean"}}]
+    one = {"workloads": [CONVERTED], "strategies": more}
+    found = missing_stages(plan(parsed_suite(**one), registry), store)[0]
+    assert [stage.name for stage in found] == ["score converted seenn-i[accumulate=mean]"]
+    found = missing_stages(plan(parsed_suite(**one, operating_points=["budget:0.5"]), registry), store)[0]
+    assert [stage.kind for stage in found] == ["fit"] + ["score"] * 4
 
 
 def test_a_shared_training_is_one_stage_and_a_trunk_comes_first(registry, tmp_path):

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from bench_core import columns, recording, stages
+from bench_core import columns, competition, recording, stages
 from bench_core.data import calibration_halves
 from bench_core.errors import DataError, UsageError
 from bench_core.execution import competitors, run_suite
@@ -244,6 +244,7 @@ def test_a_second_run_trains_records_and_fits_nothing(finished, registry, every,
     _, folder, store = finished
     monkeypatch.setattr(stages, "train_network", lambda *a, **o: pytest.fail("trained again"))
     monkeypatch.setattr(stages, "recorded_tensors", lambda *a, **o: pytest.fail("recorded again"))
+    monkeypatch.setattr(competition, "score_together", lambda tried, *_: (tried and pytest.fail("scored again")) or [])
     before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*.safetensors")}
     run(tmp_path / "second", registry, store=store, workloads=WORKLOADS, strategies=every)
     assert contents(tmp_path / "second") == contents(folder)
@@ -273,13 +274,16 @@ def test_only_what_is_asked_for_is_run(finished, registry, tmp_path):
     assert len(board.rows) == 2
 
 
-@pytest.mark.parametrize("kind", ["networks", "traces", "policies"])
+@pytest.mark.parametrize("kind", ["networks", "traces", "policies", "scores"])
 def test_a_damaged_artifact_is_named_and_made_again(finished, registry, every, tmp_path, capfd, kind):
     _, folder, store = finished
     copy = Store(shutil.copytree(store.root, tmp_path / "store"), zoo=None)
     for path in artifacts(copy, kind):
         path.write_bytes(path.read_bytes()[:-3])
     damaged = artifacts(copy, kind)
+    assert damaged
+    if kind == "policies":
+        shutil.rmtree(copy.root / "scores")  # else nobody asks for policies
     run(tmp_path / "board", registry, store=copy, workloads=WORKLOADS, strategies=every)
     said = capfd.readouterr().err
     assert all(str(path) in said for path in damaged)

@@ -216,7 +216,7 @@ def right_at(pattern):
 
 
 def scored(point, policy, status="ok"):
-    chosen = ScoredPolicy(OperatingPoint.parse(point), status, 1, policy)
+    chosen = ScoredPolicy(OperatingPoint.parse(point), status, 1, lambda: policy)
     return Entry("at", "t", StrategyScores({}, [chosen], []))
 
 

@@ -1,0 +1,175 @@
+"""Scores as artifacts of the store: what a strategy chose on a workload, and where that stops every test sample.
+
+They are found again by everything that they depend on: traces, strategy, knobs, operating points, the code of the
+strategy and of this package, versions, machine type and threads. A strategy whose code or state can't be told is
+scored every time.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench_core.costs.operations import Operations, Overhead
+from bench_core.digests import json_digest
+from bench_core.exits import ExitPolicy, ExitStrategy, NeverExit, PolicyFamily
+from bench_core.progress import note
+from bench_core.provenance import code_digest, environment
+from bench_core.replay import outcome_at
+from bench_core.scoring import Contest, ScoredPolicy, StrategyScores, fit_family
+from bench_core.selection import OperatingPoint
+from bench_core.stages import Workload, recording_key
+from bench_core.store import Artifact, Store
+
+__all__ = ["KeptScores", "scores_key"]
+
+SPLITS = ("calibration", "test")
+VERSION = 1
+KIND = "scores"
+_HEADER = "scores"
+
+
+def scores_key(
+    workload: Workload, weights: Artifact, strategy: ExitStrategy, points: Sequence[OperatingPoint]
+) -> str | None:
+    """Digest of everything that the scores of a strategy on a workload depend on; None where that can't be told.
+
+    It can't where the strategy's class isn't found by its name, or where the strategy holds more than JSON can.
+    """
+    code = code_digest(type(strategy))
+    if code is None:
+        return None
+    try:
+        return json_digest(
+            {
+                "stage": "score",
+                "version": VERSION,
+                "code": code,
+                "environment": environment(),
+                "strategy": strategy.name,
+                "state": vars(strategy),
+                "operating_points": [str(point) for point in points],
+                "recordings": [recording_key(workload, weights, split) for split in SPLITS],
+            }
+        )
+    except TypeError:
+        return None
+
+
+@dataclass(frozen=True)
+class KeptScores:
+    """The scores of strategies on one workload, as the store has them and is to have them.
+
+    Attributes:
+        digests: of the weights and the traces.
+        contest: the recorded workload.
+        points: operating points, in order.
+        again: make them anew, whatever the store has.
+    """
+
+    workload: Workload
+    weights: Artifact
+    digests: Mapping[str, str]
+    contest: Contest
+    points: Sequence[OperatingPoint]
+    store: Store
+    again: bool = False
+
+    def get(self, strategy: ExitStrategy) -> StrategyScores | None:
+        """The scores, or None where the store has none of these very traces. Policies are fitted when asked for."""
+        key = None if self.again else self._key(strategy)
+        found = None if key is None else self.store.get(KIND, key)
+        if found is None:
+            return None
+        try:
+            return self._read(found, strategy)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            note(f"store: {self.store.path(KIND, str(key))}: no scores ({error!s:.200}); they are made again")
+            return None
+
+    def put(self, strategy: ExitStrategy, scores: StrategyScores) -> str | None:
+        """Keep scores; their key, or None where they can't be found again, or the store makes nothing.
+
+        Raises StoreError where the store can't be written to.
+        """
+        key = None if self.store.offline else self._key(strategy)
+        if key is None:
+            return None
+        exits = [policy.outcome.exit_timesteps for policy in scores.policies if policy.outcome is not None]
+        narrow = torch.uint8 if self.contest.test.trace.timesteps < 256 else torch.int32
+        tensors = {"exit_timesteps": torch.stack(exits).to(narrow)} if exits else {}
+        record = {
+            "digests": dict(self.digests),
+            "parameters": scores.parameters,
+            "policies": [_record(policy) for policy in scores.policies],
+            "curve": scores.curve,
+        }
+        try:
+            text = json.dumps(record, default=np.generic.item)
+        except TypeError:
+            return None  # knob values that are no JSON
+        metadata = {
+            "workload": self.workload.spec.name,
+            "strategy": strategy.label,
+            "operating_points": [str(point) for point in self.points],
+            "recordings": [recording_key(self.workload, self.weights, split) for split in SPLITS],
+        }
+        self.store.put(KIND, key, tensors, metadata, {_HEADER: text})
+        return key
+
+    def _key(self, strategy: ExitStrategy) -> str | None:
+        return scores_key(self.workload, self.weights, strategy, self.points)
+
+    def _read(self, found: Artifact, strategy: ExitStrategy) -> StrategyScores | None:
+        record = json.loads(found.header[_HEADER])
+        if record["digests"] != dict(self.digests):
+            return None  # the traces have been recorded again under their keys, and came out differently
+        trace, fitted = self.contest.test.trace, _Fitted(strategy, self.contest)
+        ran = sum(policy["status"] != "infeasible" for policy in record["policies"])
+        exits = found.tensors["exit_timesteps"].long() if ran else torch.ones(0, len(trace), dtype=torch.int64)
+        if exits.shape != (ran, len(trace)) or not bool(((exits >= 1) & (exits <= trace.timesteps)).all()):
+            raise ValueError(f"exit timesteps aren't [{ran}, {len(trace)}] of 1 .. {trace.timesteps}")
+        row = iter(exits)
+
+        def policy(point: OperatingPoint, status: str, value: Any, overhead: Any, **figures: Any) -> ScoredPolicy:
+            if status == "infeasible":
+                return ScoredPolicy(point, status)
+            costs = None if overhead is None else Overhead(*(Operations(**overhead[name]) for name in _COSTS))
+            make = NeverExit if status == "fallback" else lambda: fitted.policy(value)
+            return ScoredPolicy(point, status, value, make, outcome_at(trace, next(row)), overhead=costs, **figures)
+
+        policies = [policy(point, **kept) for point, kept in zip(self.points, record["policies"], strict=True)]
+        curve = [(value, float(average), float(accuracy)) for value, average, accuracy in record["curve"]]
+        return StrategyScores(dict(record["parameters"]), policies, curve)
+
+
+_COSTS = ("once", "per_decision")
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A family that is fitted when a policy of it is first asked for."""
+
+    strategy: ExitStrategy
+    contest: Contest
+
+    @cached_property
+    def _family(self) -> PolicyFamily:
+        return fit_family(self.strategy, self.contest.fit, self.contest.artifacts)
+
+    def policy(self, value: Any) -> ExitPolicy:
+        return self._family.policy(value)
+
+
+def _record(policy: ScoredPolicy) -> dict[str, Any]:
+    return {
+        "status": policy.status,
+        "value": policy.value,
+        "overhead": None if policy.overhead is None else asdict(policy.overhead),
+        "select_accuracy": policy.select_accuracy,
+        "select_timestep": policy.select_timestep,
+    }
