@@ -45,17 +45,18 @@ _SAME = "calibration equals test"
 
 @dataclass(frozen=True)
 class RecordedWorkload:
-    """A workload with its trained weights and its traces."""
+    """A workload with its trained weights and its traces, and the store that they are from."""
 
     workload: Workload
     weights: Artifact
     calibration: Trace
     test: Trace
+    store: Store
 
     @cached_property
     def network(self) -> SpikingNetwork:
         """The spiking network, made when it is first asked for."""
-        return spiking_network(self.workload, self.weights)
+        return spiking_network(self.workload, self.weights, self.store)
 
     @property
     def digests(self) -> dict[str, str]:
@@ -71,7 +72,7 @@ def recorded_workload(workload: Workload, store: Store) -> RecordedWorkload:
     """A workload as the store has it; what is missing or damaged there is trained and recorded now."""
     weights = trained_weights(workload, store)
     calibration, test = (recorded_trace(workload, weights, split, store) for split in SCORED_SPLITS)
-    return RecordedWorkload(workload, weights, calibration, test)
+    return RecordedWorkload(workload, weights, calibration, test, store)
 
 
 def contest_of(ready: RecordedWorkload, store: Store) -> Contest:

@@ -63,7 +63,7 @@ def run_suite(
         registry: the loaded plugins.
         output: folder of the results; made if need be.
         store: where artifacts are kept; default the user's.
-        refit: train policy networks again instead of taking them from the store or the package.
+        refit: train policy networks again instead of taking them from the store or the package, and score again.
         remeasure: measure wall clock again instead of keeping what stands in ``output``.
         export_traces: copy the traces to ``output/traces``.
         jobs: spread the stages over so many processes of this machine. The calling script needs the usual

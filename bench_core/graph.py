@@ -41,6 +41,7 @@ from bench_core.shift_recording import corrupted_tests
 from bench_core.snn import SpikingNetwork
 from bench_core.stages import (
     Workload,
+    conversion_key,
     record_shard,
     recorded_trace,
     recording_key,
@@ -70,7 +71,7 @@ class Stage:
 
     Attributes:
         name: as the progress shows it; no other stage has it.
-        kind: ``train``, ``record``, ``fit`` or ``score``.
+        kind: ``train``, ``convert``, ``record``, ``fit`` or ``score``.
         workload: its name.
         trunk: trains the recipe that the workload's goes on from (1), the one before that (2) …
         split, part: what is recorded; without a part the whole trace is put together, and the parts that lack recorded.
@@ -101,7 +102,7 @@ class Stage:
     @property
     def depends_on_threads(self) -> bool:
         """Whether the artifact's last bits depend on how many threads make it; those of recordings don't."""
-        return self.kind in ("train", "fit", "score")
+        return self.kind in ("train", "convert", "fit", "score")
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Answer:
 
     Attributes:
         artifact: kind and key of the network, trace or scores that it made; empty for a part of a trace, which the
-            whole one replaces, and for a fit, which may make several artifacts or none.
+            whole one replaces, for a fit, which may make several artifacts or none, and for what can't be kept.
         problem: empty, or why it failed, as a row's status says it.
         stop: empty, or why the whole run must end: the store can't be written to.
         said: notes, and the last line of each progress.
@@ -209,9 +210,15 @@ def _stages_of(workload: Workload, shift: ShiftSpec | None, store: Store, traine
     stages = _training(workload, name, store, trained)
     weights = None if stages else store.get("networks", workload.training_key)
     after = [trained[workload.training_key]] if weights is None else []
-    for split, source in _recordings(workload, shift).items():
-        if weights is not None and store.has("traces", recording_key(source, weights, split)):
-            continue
+    missing = {
+        split: source
+        for split, source in _recordings(workload, shift).items()
+        if weights is None or not store.has("traces", recording_key(source, weights, split))
+    }
+    if missing and _is_to_be_converted(workload, weights, store):
+        stages.append(Stage(f"convert {name}", "convert", name, after=after))
+        after = [stages[-1].name]
+    for split, source in missing.items():
         count = shards_of(len(source.dataset.split(split)))
         whole = f"record {name} {split}"
         parts = [
@@ -221,6 +228,14 @@ def _stages_of(workload: Workload, shift: ShiftSpec | None, store: Store, traine
         needed = [part.name for part in parts] or after
         stages += [*parts, Stage(whole, "record", name, split=split, after=needed)]
     return stages
+
+
+def _is_to_be_converted(workload: Workload, weights: Artifact | None, store: Store) -> bool:
+    """Whether a conversion is missing that can be kept; where it can't, whoever records converts."""
+    if workload.converter is None or code_digest(type(workload.converter)) is None:
+        return False
+    key = None if weights is None else conversion_key(workload, weights)
+    return key is None or not store.has("converted", key)
 
 
 def _recordings(workload: Workload, shift: ShiftSpec | None) -> dict[str, Workload]:
@@ -326,7 +341,7 @@ def _train(workload: Workload, stage: Stage, store: Store, _planned: Plan, _refi
 
 def _record(workload: Workload, stage: Stage, store: Store, planned: Plan, _refit: bool) -> _Place | tuple[()]:
     weights = trained_weights(workload, store)
-    network = _converted(workload, weights)
+    network = _network(workload, weights, store)
     source = _recordings(workload, planned.shift)[stage.split]
     if stage.part is None:
         recorded_trace(source, weights, stage.split, store, network=network)
@@ -335,12 +350,19 @@ def _record(workload: Workload, stage: Stage, store: Store, planned: Plan, _refi
     return ()
 
 
-def _converted(workload: Workload, weights: Artifact) -> SpikingNetwork:
+def _convert(workload: Workload, _stage: Stage, store: Store, _planned: Plan, _refit: bool) -> _Place | tuple[()]:
+    weights = trained_weights(workload, store)
+    _network(workload, weights, store)
+    key = conversion_key(workload, weights)
+    return ("converted", key) if key is not None and store.has("converted", key) else ()
+
+
+def _network(workload: Workload, weights: Artifact, store: Store) -> SpikingNetwork:
     """The network that is recorded; the last one is kept, since the next part is likely to be its."""
     made_of = (workload.training_key, weights.digest, workload.spec.timesteps)
     if made_of not in _last_network:
         _last_network.clear()
-        _last_network[made_of] = spiking_network(workload, weights)
+        _last_network[made_of] = spiking_network(workload, weights, store)
     return _last_network[made_of]
 
 
@@ -380,6 +402,7 @@ def _contest(workload: Workload, store: Store) -> tuple[RecordedWorkload, Contes
 
 _KINDS: dict[str, Callable[[Workload, Stage, Store, Plan, bool], _Place | tuple[()]]] = {
     "train": _train,
+    "convert": _convert,
     "record": _record,
     "fit": _fit,
     "score": _score,

@@ -116,22 +116,22 @@ def prune(store: Store, *, older_than: float | None = None, dry_run: bool = Fals
     """Remove what no longer belongs in a store; a line for each thing removed.
 
     That is: what stopped processes left unfinished, damaged artifacts, training states and parts of traces whose
-    network or trace is whole by now, and scores where newer ones of the same strategy on the same traces are there,
-    made by changed code, say. What other programs put there stays.
+    network or trace is whole by now, and scores and converted networks where there are newer ones of the same, made by
+    changed code, say. What other programs put there stays.
 
     Args:
         older_than: days; artifacts that were written longer ago go too.
         dry_run: remove nothing, only say what would be.
     """
     removed = [f"{path}: left by a run that was stopped" for path in _left(store.root, remove=not dry_run)]
-    outdated = _outdated_scores(store)
+    outdated = _outdated(store)
     for kind, path in _artifact_files(store):
         status = path.stat()
         days = (time.time() - status.st_mtime) / _SECONDS_PER_DAY
         if older_than is not None and days > older_than:
             reason = f"written {days:.0f} days ago"
         elif path in outdated:
-            reason = "scored again since"
+            reason = "made again since"
         else:
             reason = _no_longer_wanted(store, kind, path)
         if reason:
@@ -141,12 +141,15 @@ def prune(store: Store, *, older_than: float | None = None, dry_run: bool = Fals
     return removed
 
 
-def _outdated_scores(store: Store) -> set[Path]:
-    """Scores of which there are newer ones: same strategy, same traces, same operating points."""
+_SAME = {"scores": ("strategy", "recordings", "operating_points"), "converted": ("network",)}
+
+
+def _outdated(store: Store) -> set[Path]:
+    """Scores of which there are newer ones of the same strategy on the same traces, and such converted networks."""
     found: dict[str, list[Path]] = {}
     for entry in entries(store):
-        if entry.kind == "scores" and not entry.damage:
-            of = [entry.metadata.get(name) for name in ("strategy", "recordings", "operating_points")]
+        if entry.kind in _SAME and not entry.damage:
+            of = [entry.kind, *(entry.metadata.get(name) for name in _SAME[entry.kind])]
             found.setdefault(json.dumps(of), []).append(entry.path)
     newest_first = [sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True) for paths in found.values()]
     return {path for paths in newest_first for path in paths[1:]}
@@ -207,6 +210,8 @@ def _words(kind: str, metadata: Mapping[str, Any], header: Mapping[str, str]) ->
         made_from = metadata["made_from"]
         knobs = [f"{name}={value}" for name, value in made_from.items() if isinstance(value, int | float)]
         detail = " ".join([str(made_from.get("strategy", "")), *knobs])
+    elif kind == "converted":
+        workload = str(metadata["workload"])
     elif kind == "scores":
         workload, detail = str(metadata["workload"]), str(metadata["strategy"])
     elif kind == "training":

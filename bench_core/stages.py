@@ -2,21 +2,21 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 
-from bench_core.conversion import Converter
+from bench_core.conversion import Converter, neuron_numbers, rebuilt
 from bench_core.data import Dataset
 from bench_core.device import compute_device
 from bench_core.digests import json_digest
 from bench_core.errors import TraceError
 from bench_core.plugin_manager import Registry
 from bench_core.progress import note, progress
-from bench_core.provenance import environment
+from bench_core.provenance import code_digest, environment
 from bench_core.recording import BATCH, PART, Part, Recording, record_part, recorded_tensors
 from bench_core.snn import AnalogNetwork, SpikingNetwork
 from bench_core.snn.models import Model
@@ -27,6 +27,7 @@ from bench_core.training import Regularizer, train_network
 
 __all__ = [
     "Workload",
+    "conversion_key",
     "record_shard",
     "recorded_trace",
     "recording_key",
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 TRAINING_VERSION = 1
+CONVERSION_VERSION = 1
 RECORDING_VERSION = 1
 
 
@@ -152,17 +154,77 @@ def _train(workload: Workload, store: Store, until: float) -> Artifact:
     return store.put("networks", key, network.cpu().state_dict(), metadata)
 
 
-def spiking_network(workload: Workload, weights: Artifact) -> SpikingNetwork:
+def spiking_network(workload: Workload, weights: Artifact, store: Store) -> SpikingNetwork:
     """The spiking network with trained weights, converted where the workload says so, ready for inference."""
+    network = _trained_network(workload, weights)
+    if isinstance(network, AnalogNetwork):
+        network = _kept_conversion(workload, weights, store) or _converted(workload, network, weights, store)
+    return network.prepare_for_inference()
+
+
+def _trained_network(workload: Workload, weights: Artifact) -> SpikingNetwork | AnalogNetwork:
     network = workload.fresh_network()
     network.load_state_dict(weights.tensors)
-    network.eval()
-    if isinstance(network, SpikingNetwork):
-        return network.prepare_for_inference()
+    return network.eval()
+
+
+def conversion_key(workload: Workload, weights: Artifact) -> str | None:
+    """Digest of everything that a converted network depends on; None where nothing is converted, or can't be told."""
+    code = None if workload.converter is None else code_digest(type(workload.converter))
+    if code is None:
+        return None
+    return json_digest(
+        {
+            "stage": "convert",
+            "version": CONVERSION_VERSION,
+            "network": workload.training_key,
+            "weights": weights.digest,
+            "data": workload.dataset.identity,
+            "timesteps": workload.spec.timesteps,
+            "code": code,
+            "environment": {name: value for name, value in environment().items() if name != "threads"},
+        }
+    )
+
+
+def _converted(workload: Workload, network: AnalogNetwork, weights: Artifact, store: Store) -> SpikingNetwork:
+    """Convert a trained network now, and keep what came out, if it can be told in weights and neurons."""
     assert workload.converter is not None
     calibration = workload.dataset.split("calibration")
-    inputs = workload.dataset.encode(calibration.images, workload.spec.timesteps)
-    return workload.converter.convert(network, inputs).prepare_for_inference()
+    with progress(f"convert {workload.spec.name}", 1, "network") as advance:
+        inputs = workload.dataset.encode(calibration.images, workload.spec.timesteps)
+        converted = workload.converter.convert(network, inputs).eval()
+        advance(1, workload.converter.name)
+    key = conversion_key(workload, weights)
+    if key is not None and not store.offline:
+        tensors, numbers = converted.state_dict(), neuron_numbers(converted)
+        record = {"workload": workload.spec.name, "neurons": numbers, "constant_input": converted.constant_input}
+        if repr(_rebuilt(workload, weights, record, tensors)) == repr(converted):
+            store.put("converted", key, tensors, {**record, "network": workload.training_key})
+    return converted
+
+
+def _kept_conversion(workload: Workload, weights: Artifact, store: Store) -> SpikingNetwork | None:
+    key = conversion_key(workload, weights)
+    found = None if key is None else store.get("converted", key)
+    if found is None:
+        return None
+    network = _rebuilt(workload, weights, found.metadata, found.tensors)
+    if network is None:
+        note(f"store: {store.path('converted', str(key))}: no network of {workload.spec.name}; it is made again")
+    return network
+
+
+def _rebuilt(
+    workload: Workload, weights: Artifact, record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+) -> SpikingNetwork | None:
+    """The network that a record and its tensors say; None where they say none."""
+    network = _trained_network(workload, weights)
+    assert isinstance(network, AnalogNetwork)
+    try:
+        return rebuilt(network, record["neurons"], tensors, record["constant_input"])
+    except (ValueError, TypeError, KeyError, RuntimeError):
+        return None
 
 
 def recording_key(
@@ -199,7 +261,8 @@ def recorded_trace(
     key = recording_key(workload, weights, split_name, dropout, per_layer=per_layer)
 
     def make() -> Artifact:
-        recording = _recording(workload, network or spiking_network(workload, weights), split_name, dropout, per_layer)
+        recorded = network or spiking_network(workload, weights, store)
+        recording = _recording(workload, recorded, split_name, dropout, per_layer)
         provenance = {
             "recording": key,
             "dataset": workload.dataset.name,

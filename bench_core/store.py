@@ -36,7 +36,7 @@ __all__ = [
     "remove_damaged",
 ]
 
-KINDS = ("networks", "policies", "scores", "trace-parts", "traces", "training")
+KINDS = ("converted", "networks", "policies", "scores", "trace-parts", "traces", "training")
 LOCKS = ".locks"
 UNSENT = ".unsent"  # of a store that others share
 ZOO = Path(__file__).parent / "zoo"

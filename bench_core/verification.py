@@ -273,7 +273,7 @@ def prepare(
     """The network, its test trace, and the policy fitted on its calibration trace."""
     choice = PolicyChoice.of(strategy, settings, operating_point)
     weights = trained_weights(workload, store)
-    network = spiking_network(workload, weights)
+    network = spiking_network(workload, weights, store)
     dataset, timesteps = workload.dataset, workload.spec.timesteps
     calibration, test = (
         Recorded(

@@ -41,7 +41,7 @@ def subjects(suite: str, samples: int) -> Iterator[Subject]:
     print(f"{samples} samples in batches of {BATCH}, {torch.get_num_threads()} threads; images per second")
     for spec in load_suite(suite).workloads:
         workload = Workload.resolve(spec, registry)
-        network = spiking_network(workload, trained_weights(workload, store))
+        network = spiking_network(workload, trained_weights(workload, store), store)
         images, encode = workload.dataset.split("test").images, workload.dataset.encode
         inputs = [encode(images[i : i + BATCH], spec.timesteps) for i in range(0, samples, BATCH)]
         yield Subject(spec, workload, network, inputs)

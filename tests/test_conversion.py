@@ -1,6 +1,7 @@
 """Converted networks against the ANNs that they come from."""
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,13 +9,16 @@ import numpy as np
 import pytest
 import torch
 from bench_plugins.normalized_conversion import MaxNorm, PercentileNorm, ThresholdBalancing
+from bench_plugins.qcfs import QCFS
 from torch import nn
 
 from bench_core import UsageError, load_registry, load_suite, load_trace
-from bench_core.stages import Workload, trained_weights
+from bench_core.inventory import entries
+from bench_core.stages import Workload, conversion_key, spiking_network, trained_weights
 from bench_core.store import Store, default_root
 from bench_core.training import Recipe, train_network
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
+from tests.helpers.suites import CONVERTED, parsed_suite, tiny_registry
 from tests.helpers.tiny_plugin import TinyConv, TinyShapes, shapes
 
 ROOT = Path(__file__).parent.parent
@@ -167,3 +171,106 @@ def test_a_silent_layer_does_not_divide_by_nought(trained):
 def test_knobs_out_of_range_are_refused(converter, knobs, message):
     with pytest.raises(UsageError, match=message):
         converter(**knobs)
+
+
+# --- a converted network is kept -------------------------------------------------------------------------------------
+
+
+class WiderPool(MaxNorm):
+    """A converter that does more than neurons and weights can say."""
+
+    name = "wider-pool"
+
+    def convert(self, ann, inputs):
+        network = super().convert(ann, inputs)
+        network.layers[-1] = nn.Sequential(network.layers[-1], nn.Identity())
+        return network
+
+
+def converted_workload(converter):
+    spec = parsed_suite(workloads=[CONVERTED]).workloads[0]
+    found = Workload.resolve(spec, tiny_registry())
+    return dataclasses.replace(found, converter=converter())
+
+
+@pytest.fixture(scope="module")
+def converted_store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("converted"), zoo=None)
+
+
+def kept_networks(store):
+    return sorted((store.root / "converted").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("converter", [QCFS, *CONVERTERS], ids=lambda converter: converter.name)
+def test_a_converted_network_is_kept_and_runs_to_the_bit_as_it_did(converted_store, monkeypatch, converter):
+    workload = converted_workload(converter)
+    weights = trained_weights(workload, converted_store)
+    before = len(kept_networks(converted_store))
+    made = spiking_network(workload, weights, converted_store)
+    assert len(kept_networks(converted_store)) == before + 1
+    monkeypatch.setattr(converter, "convert", lambda *_: pytest.fail("converted again"))
+    found = spiking_network(workload, weights, converted_store)
+    assert repr(found) == repr(made)
+    inputs = calibration_inputs()[:200]
+    with torch.inference_mode():
+        assert torch.equal(found.run(inputs, 8), made.run(inputs, 8))
+        assert made.run(inputs, 8).std() > 0
+
+
+def test_other_knobs_or_weights_are_converted_anew(converted_store):
+    workload = converted_workload(MaxNorm)
+    weights = trained_weights(workload, converted_store)
+    other = dataclasses.replace(weights, metadata={"content": "other"})
+    shifted = dataclasses.replace(workload, converter=MaxNorm(initial=0.5))
+    keys = [conversion_key(workload, weights), conversion_key(workload, other), conversion_key(shifted, weights)]
+    assert len(set(keys)) == 3
+    assert conversion_key(dataclasses.replace(workload, converter=None), weights) is None
+
+
+def test_a_network_that_is_more_than_weights_and_neurons_is_not_kept(converted_store, capfd):
+    workload = converted_workload(WiderPool)
+    weights = trained_weights(workload, converted_store)
+    before = kept_networks(converted_store)
+    capfd.readouterr()
+    for _ in range(2):
+        network = spiking_network(workload, weights, converted_store)
+        assert isinstance(network.layers[-1], nn.Sequential)
+    assert kept_networks(converted_store) == before
+    assert capfd.readouterr().err.count("convert converted: 1/1 network") == 2
+
+
+NONSENSE = {
+    "no neurons": {"neurons": []},
+    "too few neurons": lambda record: record | {"neurons": record["neurons"][1:]},
+    "another reset": lambda record: record | {"neurons": [n | {"colour": 1} for n in record["neurons"]]},
+    "a word": {"neurons": "none"},
+    "nothing": {},
+}
+
+
+@pytest.mark.parametrize("change", NONSENSE.values(), ids=NONSENSE)
+def test_what_holds_no_network_is_named_and_made_again(tmp_path, converted_store, capfd, change):
+    workload = converted_workload(MaxNorm)
+    weights, store = trained_weights(workload, converted_store), Store(tmp_path, zoo=None)
+    expected = repr(spiking_network(workload, weights, store))
+    key = conversion_key(workload, weights)
+    artifact = store.get("converted", key)
+    record = {name: artifact.metadata[name] for name in ("workload", "neurons", "constant_input")}
+    store.put("converted", key, artifact.tensors, change(record) if callable(change) else change)
+    capfd.readouterr()
+    assert repr(spiking_network(workload, weights, store)) == expected
+    assert f"{store.path('converted', key)}: no network of converted; it is made again" in capfd.readouterr().err
+    store.put("converted", key, {"weight": torch.zeros(2)}, record)
+    assert repr(spiking_network(workload, weights, store)) == expected
+    assert "no network of converted" in capfd.readouterr().err
+    (entry,) = (entry for entry in entries(store) if entry.kind == "converted")
+    assert entry.what == "converted"
+
+
+def test_an_offline_store_converts_and_keeps_nothing(tmp_path, converted_store):
+    workload = converted_workload(MaxNorm)
+    weights = trained_weights(workload, converted_store)
+    offline = Store(tmp_path, zoo=None, offline=True)
+    spiking_network(workload, weights, offline)
+    assert kept_networks(offline) == []

@@ -166,7 +166,7 @@ def test_changed_code_is_scored_again(registry, store, tmp_path, monkeypatch):
     assert thresholds() == [4 * value for value in first]
     newest = max(scores_in(store), key=lambda path: path.stat().st_mtime_ns)
     assert len(scores_in(store)) == 3
-    assert [line.endswith("scored again since") for line in prune(store)] == [True, True]
+    assert [line.endswith("made again since") for line in prune(store)] == [True, True]
     assert scores_in(store) == [newest]
 
 

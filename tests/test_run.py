@@ -579,7 +579,7 @@ def test_replaying_the_logits_that_a_live_run_saw_gives_its_exits(finished, regi
     suite = parsed_suite(workloads=[content], strategies=every)
     workload = Workload.resolve(suite.workloads[0], registry)
     weights = trained_weights(workload, store)
-    network = spiking_network(workload, weights)
+    network = spiking_network(workload, weights, store)
     dataset, split, steps = workload.dataset, workload.dataset.split("test"), workload.spec.timesteps
     some = torch.arange(40, 100)
     frames = dataset.frames(split, steps)
@@ -626,7 +626,7 @@ def test_a_live_run_of_a_batch_is_bit_equal_to_its_trace(finished, registry):
         weights = trained_weights(workload, store)
         trace = recorded_trace(workload, weights, "test", store)
         dataset, split, steps = workload.dataset, workload.dataset.split("test"), workload.spec.timesteps
-        listening = Listening(spiking_network(workload, weights), 100, steps, dataset.classes)
+        listening = Listening(spiking_network(workload, weights, store), 100, steps, dataset.classes)
         live = run_live(listening, LiveSamples.of_split(dataset, split, torch.arange(100), steps), NeverExit())
         assert torch.equal(listening.logits, trace.logits[:100])
         assert (live.exit_timesteps == steps).all()
@@ -642,7 +642,7 @@ def test_samples_that_go_on_alone_are_those_of_the_trace(finished, registry, con
     recorded = recorded_trace(workload, weights, "test", store)
     dataset, split, steps = workload.dataset, workload.dataset.split("test"), workload.spec.timesteps
     mixed = registry.strategies["random"].fit(Calibration(recorded)).policy(2.5)
-    listening = Listening(spiking_network(workload, weights), 100, steps, dataset.classes)
+    listening = Listening(spiking_network(workload, weights, store), 100, steps, dataset.classes)
     live = run_live(listening, LiveSamples.of_split(dataset, split, torch.arange(100), steps), mixed)
     assert live.exit_timesteps.unique().tolist() == [2, 3]
     ran = torch.arange(1, steps + 1) <= live.exit_timesteps[:, None]

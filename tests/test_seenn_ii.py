@@ -164,7 +164,7 @@ def test_a_branch_goes_on_from_its_trunk_and_shares_it(tmp_path, capfd):
     assert max(distance) > 0
     assert max(distance) < 0.5  # it went on, it did not start again
     assert not [name for name in tuned.tensors if "companion" in name]
-    assert isinstance(spiking_network(joint, tuned), SpikingNetwork)
+    assert isinstance(spiking_network(joint, tuned, store), SpikingNetwork)
 
 
 def test_a_trunk_with_another_normalisation_is_refused():

@@ -287,7 +287,8 @@ def test_a_new_method_is_ranked_on_imported_traces_without_training_or_recording
     assert "train " not in said
     assert "record " not in said
     after = {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in imported.root.rglob("*.safetensors")}
-    assert {path: status for path, status in after.items() if path.parent.parent.name != "scores"} == before
+    assert {p: after[p] for p in before} == before
+    assert {p.parent.parent.name for p in after.keys() - before.keys()} == {"converted", "scores"}
     for name in TABLES:
         assert (tmp_path / "two" / f"{name}.csv").read_bytes() == (tmp_path / "one" / f"{name}.csv").read_bytes()
     more = parsed_suite(workloads=[DIRECT], strategies=[{"name": "dt-snn"}])

@@ -29,7 +29,7 @@ def run(
     output: Annotated[Path | None, typer.Option(help="Folder of the results; default exitbench-results/SUITE.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
     remeasure: Annotated[bool, typer.Option("--remeasure", help="Measure wall clock again.")] = False,
-    refit: Annotated[bool, typer.Option("--refit", help="Train policy networks again.")] = False,
+    refit: Annotated[bool, typer.Option("--refit", help="Train policy networks again, and score again.")] = False,
     traces: Annotated[bool, typer.Option("--traces", help="Copy the traces into the results.")] = False,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Train, record and fit in so many processes of this machine.")
