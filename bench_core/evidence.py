@@ -22,6 +22,9 @@ InputFrames = Callable[[torch.Tensor, int], torch.Tensor]
 """(positions [B], frames presented F) -> network input [B, F, C, H, W]."""
 
 
+_FEW = 1024  # values of which a sort is quicker than several passes
+
+
 class Evidence:
     """What a decision may see at timestep t, for a batch of B unfinished samples. No labels, no ids, nothing after t.
 
@@ -126,23 +129,22 @@ class Readout:
     """R_t = S_t / alpha or S_t / (t alpha) of B samples, and what its softmax comes to.
 
     Whatever it gives is a new tensor, float64 [B], and NaN where R_t has NaN or its largest is infinite. Values are
-    shifted by the largest before they are divided by alpha, so that a small alpha can't overflow.
+    shifted by the largest before they are divided by an alpha below 1, so that a small alpha can't overflow.
     """
 
-    __slots__ = ("_alpha", "_log_largest", "_mean", "_moment", "_weighted", "_whole")
+    __slots__ = ("_alpha", "_largest", "_mean", "_moment", "_weighted")
 
     def __init__(self, moment: "_Moment", accumulate: str, alpha: float) -> None:
         if accumulate not in ("sum", "mean") or not alpha > 0:
             raise ValueError(f"no readout: accumulate = {accumulate!r}, alpha = {alpha!r}")
         self._moment, self._mean, self._alpha = moment, accumulate == "mean", alpha
-        self._whole: torch.Tensor | None = None
+        self._largest: torch.Tensor | None = None
         self._weighted: torch.Tensor | None = None
-        self._log_largest: torch.Tensor | None = None
 
     @property
     def runner_up(self) -> torch.Tensor:
         """The second largest of R_t less the largest: 0 where two tie, else below 0."""
-        second = self._moment.second  # first, because the largest comes with it
+        second = self._moment.second  # first, because the largest may come with it
         return self._less_largest(second)
 
     def of(self, classes: torch.Tensor) -> torch.Tensor:
@@ -152,22 +154,20 @@ class Readout:
     @property
     def largest_probability(self) -> torch.Tensor:
         """max p, for p = softmax(R_t)."""
-        return self._sums()[0].reciprocal()
+        return self._softmax()[0].clone()
 
     @property
     def mean_log_probability(self) -> torch.Tensor:
         """sum p log p for p = softmax(R_t), which is minus its entropy."""
         self._moment.workspace.weighted.add((self._mean, self._alpha))
-        whole, weighted = self._sums()  # log p = x - log sum e^x
+        largest, weighted = self._softmax()  # log p = x + log max p, for x = R_t less its largest
         assert weighted is not None
-        return weighted / whole - whole.log()
+        return weighted + largest.log()
 
     @property
     def log_largest_probability(self) -> torch.Tensor:
-        """max log p, for p = softmax(R_t), to the bit as ``torch.log_softmax`` has it."""
-        if self._log_largest is None:
-            self._log_largest = self._moment.log_softmax_at_largest(self._mean, self._alpha)
-        return self._log_largest.clone()
+        """max log p, for p = softmax(R_t)."""
+        return self._softmax()[0].log()
 
     def _less_largest(self, values: torch.Tensor) -> torch.Tensor:
         """R_t from S_t [B, 1], less the largest, [B]."""
@@ -177,19 +177,19 @@ class Readout:
         below += largest - largest  # NaN where it is infinite, else nothing
         return (below if self._alpha == 1.0 else below / self._alpha).squeeze(1)
 
-    def _sums(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Over classes, of x = R_t less its largest: sum e^x, and where anybody ever wanted it sum x e^x, [B] each."""
+    def _softmax(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """max p, and where anybody ever wanted it sum p x over classes, x = R_t less its largest, [B] each."""
         wanted = (self._mean, self._alpha) in self._moment.workspace.weighted
-        if self._whole is None or (wanted and self._weighted is None):
-            self._whole, self._weighted = self._moment.sums(self._mean, self._alpha, weighted=wanted)
-        return self._whole, self._weighted
+        if self._largest is None or (wanted and self._weighted is None):
+            self._largest, self._weighted = self._moment.softmax(self._mean, self._alpha, weighted=wanted)
+        return self._largest, self._weighted
 
 
 class _Workspace:
     """What outlives a timestep: tensors to compute in (new ones cost page faults every time), and what is wanted.
 
     Attributes:
-        weighted: the readouts of which sum x e^x is wanted; it is made along with sum e^x from then on.
+        weighted: the readouts of which sum p x is wanted; it is made along with max p from then on.
     """
 
     def __init__(self) -> None:
@@ -259,6 +259,8 @@ class _Moment:
     @cached_property
     def second(self) -> torch.Tensor:
         """The second largest of S_t (the largest where two tie), [B, 1]."""
+        if self.total.numel() <= _FEW:
+            return self.total.topk(2, 1).values[:, 1:]
         places, total = self.places, self.total
         largest = self.largest
         second = total.scatter_(1, places, -torch.inf).amax(1, keepdim=True)
@@ -278,29 +280,27 @@ class _Moment:
             self._below[mean] = torch.sub(values, largest, out=values if mean else place)
         return self._below[mean]
 
-    def sums(self, mean: bool, alpha: float, *, weighted: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Over classes, of x = ``below`` / alpha: sum e^x, and where wanted sum x e^x, [B] each."""
+    def softmax(self, mean: bool, alpha: float, *, weighted: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """For p = softmax(S_t / alpha) or softmax(S_t / (t alpha)): max p, and where wanted sum p x, [B] each."""
+        workspace = self.workspace
         values, places = self._scaled(mean, alpha)
-        powers = torch.exp(values, out=self.workspace.take(self.shape))
-        whole, product = powers.sum(1), powers.mul_(values).sum(1) if weighted else None
-        self.workspace.give_back(powers, *places)
-        return whole, product
-
-    def log_softmax_at_largest(self, mean: bool, alpha: float) -> torch.Tensor:
-        """log softmax of S_t / alpha or S_t / (t alpha) where it is largest, [B]."""
-        plain = not mean and alpha == 1.0
-        values, places = (self.total, []) if plain else self._scaled(mean, alpha)
-        logs = torch.log_softmax(values, 1, out=self.workspace.take(self.shape))
-        found = logs.gather(1, self.places).squeeze(1)
-        self.workspace.give_back(logs, *places)
-        return found
+        softmax = torch.softmax(values, 1, out=workspace.take(self.shape))
+        largest, product = softmax.amax(1), None
+        if weighted:
+            product = softmax.mul_(self.below(mean)).sum(1)
+            product = product if alpha == 1.0 else product / alpha
+        workspace.give_back(softmax, *places)
+        return largest, product
 
     def _scaled(self, mean: bool, alpha: float) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """``below`` / alpha, and the tensors to give back when it has been used."""
-        below = self.below(mean)
-        if alpha == 1.0:
-            return below, []
-        scaled = torch.div(below, alpha, out=self.workspace.take(self.shape))
+        """Something with the softmax of S_t / alpha or S_t / (t alpha), and the tensors to give back afterwards."""
+        if alpha == 1.0 and not mean:
+            return self.total, []
+        place = self.workspace.take(self.shape)
+        if alpha < 1.0:
+            scaled = torch.div(self.below(mean), alpha, out=place)
+        else:
+            scaled = torch.div(self.total, alpha * max(self.t, 1) if mean else alpha, out=place)
         return scaled, [scaled]
 
     def _open(self) -> tuple[torch.Tensor, torch.Tensor]:

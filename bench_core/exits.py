@@ -4,6 +4,7 @@ Most methods are a score and one threshold: derive from ``ScoreStrategy`` and wr
 ``ExitStrategy``, whose ``fit`` gives a family of ``ExitPolicy``.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -75,7 +76,7 @@ class NeverExit(ExitPolicy):
         return Overhead()
 
     def should_exit(self, evidence: Evidence, state: State) -> tuple[torch.Tensor, State]:
-        return torch.zeros(len(evidence.total), dtype=torch.bool), state
+        return torch.zeros(evidence.batch, dtype=torch.bool), state
 
 
 class PolicyFamily(ABC):
@@ -237,7 +238,7 @@ class ScorePolicy(ExitPolicy):
 def checked_score(strategy: ScoreStrategy, evidence: Evidence) -> torch.Tensor:
     """The strategy's score, float64 [B]. Raises PluginError for a wrong shape or NaN."""
     score = _checked_numbers(strategy.name, "score", strategy.score(evidence), evidence)
-    if torch.isnan(score).any():
+    if math.isnan(score.amin().item()):  # which is NaN where any of them is
         raise PluginError(strategy.name, f"score is NaN at timestep {evidence.t}")
     return score
 
@@ -255,7 +256,7 @@ def observe(trace: Trace, observations: Sequence[Observation]) -> dict[Observati
 
 def _checked_numbers(plugin: str, what: str, numbers: object, evidence: Evidence) -> torch.Tensor:
     """A number per sample, float64 [B]. Raises PluginError for anything else."""
-    if not isinstance(numbers, torch.Tensor) or tuple(numbers.shape) != (evidence.batch,):
+    if not isinstance(numbers, torch.Tensor) or numbers.shape != (evidence.batch,):
         shape = getattr(numbers, "shape", type(numbers))
         raise PluginError(plugin, f"{what} must be a tensor [{evidence.batch}], not {shape}")
-    return numbers.to(torch.float64)
+    return numbers if numbers.dtype == torch.float64 else numbers.to(torch.float64)

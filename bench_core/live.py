@@ -13,7 +13,7 @@ import torch
 from bench_core.data import Dataset, ImageSplit
 from bench_core.errors import UsageError
 from bench_core.exits import ExitPolicy
-from bench_core.replay import ExitController, Outcome
+from bench_core.replay import ExitController, Outcome, first_positions
 
 __all__ = ["LiveSamples", "SteppingNetwork", "run_live"]
 
@@ -106,7 +106,8 @@ def run_live(
         started = 0
         while started < count or flight.cohorts:
             if not flight.cohorts:
-                flight.start(torch.arange(started, min(started + size, count)))
+                members = first_positions(min(size, count - started))
+                flight.start(members + started if started else members)
                 started += size
             free = flight.step()
             if free is not None and refill and started < count:
@@ -127,10 +128,12 @@ class _Cohort:
         def frames(positions: torch.Tensor, count: int) -> torch.Tensor:
             return samples.frames(members[positions], count)
 
-        ids = samples.sample_ids[members]
+        ids = samples.sample_ids
+        everybody = members.shape == ids.shape  # then member i is sample i
         self.members = members
         self.timesteps_done = 0
-        self.controller = ExitController(policy, ids, samples.timesteps, samples.classes, frames)
+        own = ids if everybody else ids[members]
+        self.controller = ExitController(policy, own, samples.timesteps, samples.classes, frames)
         self.rows = self.controller.unfinished if rows is None else rows  # the whole batch, or some rows of it
         self.left = len(members)
 
@@ -143,9 +146,10 @@ class _Cohort:
         keep = self.controller.observe(told)
         if keep is None:
             return None
-        before, self.rows, self.left = self.rows, self.rows[keep], len(keep)
+        before, self.left = self.rows, len(keep)
         if not self.left:
             return before
+        self.rows = before[keep]
         finished = torch.ones(len(before), dtype=torch.bool)
         finished[keep] = False
         return before[finished]
@@ -162,7 +166,7 @@ class _Flight:
         self._samples = samples
         self._policy = policy
         self._seen = seen
-        self._sample_of_row = torch.zeros(0, dtype=torch.int64)  # [R]
+        self._sample_of_row = first_positions(0)  # [R]
         self._parts: list[tuple[torch.Tensor, Outcome]] = []
 
     def start(self, members: torch.Tensor) -> None:

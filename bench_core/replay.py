@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -15,12 +16,20 @@ __all__ = [
     "ExitController",
     "InputFrames",
     "Outcome",
+    "first_positions",
     "outcome_at",
     "replay_policy",
     "score_table",
     "score_tables",
     "static_outcome",
 ]
+
+
+@lru_cache(maxsize=128)
+def first_positions(count: int) -> torch.Tensor:
+    """0 .. count - 1, int64; not to be written to."""
+    with torch.inference_mode(False):
+        return torch.arange(count)
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class ExitController:
     ) -> None:
         batch = len(sample_ids)
         self.timesteps = timesteps
-        self.unfinished = torch.arange(batch)  # positions of the samples still running
+        self.unfinished = first_positions(batch)  # positions of the samples still running
         self._batch = batch
         self._stopped: list[tuple[torch.Tensor, int, torch.Tensor, bool]] = []  # positions, t, predictions, forced
         self._policy = policy
@@ -67,7 +76,9 @@ class ExitController:
         self._inputs = inputs
         self._t = 0
         self._total = torch.zeros(batch, classes, dtype=torch.float64)
-        self._state = self._checked(policy.start(self._evidence(torch.zeros_like(self._total))))
+        self._state: State = {}
+        if type(policy).start is not ExitPolicy.start:  # most policies have nothing to begin with
+            self._state = self._checked(policy.start(self._evidence(torch.zeros_like(self._total))))
 
     @property
     def outcome(self) -> Outcome:
@@ -91,7 +102,7 @@ class ExitController:
         """
         self._t += 1
         step = step_logits.detach().to("cpu", torch.float64, copy=True)
-        self._total = self._total + step
+        self._total = self._total + step  # a new tensor, so that evidence of before stays what it was
         if self._t == self.timesteps:
             return self._finish_all(forced=True)
         batch = step.shape[0]
@@ -105,8 +116,7 @@ class ExitController:
         return self._finish_all(forced=False) if stopped == batch else self._finish(stop)
 
     def _evidence(self, step: torch.Tensor) -> Evidence:
-        inputs, positions, frames = self._inputs, self.unfinished, max(self._t, 1)
-        read = None if inputs is None else lambda: inputs(positions, frames)
+        read = None if self._inputs is None else partial(self._inputs, self.unfinished, max(self._t, 1))
         return Evidence(self._t, self.timesteps, step, self._total, self._keys, read)
 
     def _checked(self, state: State) -> State:
@@ -133,7 +143,7 @@ class ExitController:
     def _finish_all(self, *, forced: bool) -> torch.Tensor:
         """The same where none goes on, so that nothing is left to compact."""
         self._stopped.append((self.unfinished, self._t, self._total.argmax(1), forced))
-        self.unfinished = self.unfinished[:0]
+        self.unfinished = first_positions(0)
         return self.unfinished
 
 

@@ -57,10 +57,15 @@ def bits(tensor: torch.Tensor) -> list[int]:
 # Readouts, to the bit as plain torch has them
 
 
-def softmax_input(total: torch.Tensor, t: int, accumulate: str, alpha: float) -> torch.Tensor:
+def below_largest(total: torch.Tensor, t: int, accumulate: str) -> torch.Tensor:
     values = total / t if accumulate == "mean" else total
-    below = values - values.amax(1, keepdim=True)
-    return below if alpha == 1.0 else below / alpha
+    return values - values.amax(1, keepdim=True)
+
+
+def softmax_input(total: torch.Tensor, t: int, accumulate: str, alpha: float) -> torch.Tensor:
+    if alpha < 1:
+        return below_largest(total, t, accumulate) / alpha
+    return total / (alpha * t if accumulate == "mean" else alpha)
 
 
 def plain_second(values: torch.Tensor) -> torch.Tensor:
@@ -84,15 +89,17 @@ def test_a_readout_is_to_the_bit_what_plain_torch_computes(trace, readouts, orde
         before = bits(total)
         evidence = evidence_of(total, t)
         for accumulate, alpha in readouts:
-            below = softmax_input(total, t, accumulate, alpha)
-            powers = below.exp()
-            whole = powers.sum(1)
+            plain = below_largest(total, t, accumulate)
+            below = plain if alpha == 1.0 else plain / alpha
+            softmax = torch.softmax(softmax_input(total, t, accumulate, alpha), 1)
+            largest = softmax.amax(1)
+            weighted = (softmax * plain).sum(1)
             found = evidence.readout(accumulate, alpha)
             expected = [
                 ("runner_up", plain_second(below)),
-                ("largest_probability", whole.reciprocal()),
-                ("mean_log_probability", (powers * below).sum(1) / whole - whole.log()),
-                ("log_largest_probability", torch.log_softmax(below, 1).amax(1)),
+                ("largest_probability", largest),
+                ("mean_log_probability", (weighted if alpha == 1.0 else weighted / alpha) + largest.log()),
+                ("log_largest_probability", largest.log()),
             ]
             for name, values in [expected[place] for place in order]:
                 assert bits(getattr(found, name)) == bits(values), name
@@ -124,6 +131,30 @@ def test_logits_that_are_not_finite_make_nan_and_are_put_back(rows):
         else:
             assert second == sorted(row)[-2] - max(row)
     assert bits(total) == before
+
+
+@given(
+    rows=st.integers(2, 6).flatmap(
+        lambda classes: st.lists(
+            st.lists(
+                st.sampled_from([0.0, -0.0, 1.0, 1.0 + 2**-52, -3.0, math.nan, math.inf, -math.inf]),
+                min_size=classes,
+                max_size=classes,
+            ),
+            min_size=1,
+            max_size=5,
+        )
+    ),
+    accumulate=st.sampled_from(["sum", "mean"]),
+)
+@quick
+def test_few_values_and_many_have_the_same_runner_up(rows, accumulate):
+    total, found = torch.tensor(rows, dtype=torch.float64), []
+    for few in (0, 1024):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("bench_core.evidence._FEW", few)
+            found.append(bits(evidence_of(total, 3).readout(accumulate).runner_up))
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(("accumulate", "alpha"), [("median", 1.0), ("sum", 0.0), ("sum", -1.0), ("mean", math.nan)])

@@ -24,7 +24,8 @@ class DtSnn(ScoreStrategy):
     knobs: ClassVar[tuple[Knob, ...]] = (ACCUMULATE,)
 
     def score(self, evidence: Evidence) -> torch.Tensor:
-        return readout(evidence, self.parameters["accumulate"]).mean_log_probability / math.log(evidence.classes)
+        largest = -math.log(1.0 / evidence.classes)  # of entropies; so written, no evidence at all gives exactly 1
+        return readout(evidence, self.parameters["accumulate"]).mean_log_probability / largest
 
     def threshold_of(self, knob: Array) -> Array:
         return -knob

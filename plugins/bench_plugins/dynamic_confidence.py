@@ -97,9 +97,8 @@ def _derivatives(trace: Trace, log_alpha: float) -> tuple[float, float, float]:
     scale, sums = math.exp(-log_alpha), torch.zeros(3, dtype=torch.float64)
     for below, labels in _ends(trace):
         of_labels = below.gather(1, labels[:, None]).squeeze(1)
-        weights = (below * scale).exp_()
-        whole = weights.sum(1)
-        first, second, third = (weights.mul_(below).sum(1) / whole for _ in range(3))  # moments under softmax
+        weights = torch.softmax(below * scale, 1)
+        first, second, third = (weights.mul_(below).sum(1) for _ in range(3))  # moments
         variance = second - first * first
         skew = third - 3.0 * first * second + 2.0 * first**3
         sums += torch.stack([(first - of_labels).sum(), variance.sum(), skew.sum()])
@@ -134,9 +133,8 @@ def _slope(trace: Trace) -> Callable[[float], float]:
     def slope(log_alpha: float) -> float:
         expected = 0.0
         for below, _ in chunks():
-            weights = (below / math.exp(log_alpha)).exp_()
-            whole = weights.sum(1)
-            expected += float((weights.mul_(below).sum(1) / whole).sum())
+            weights = torch.softmax(below / math.exp(log_alpha), 1)
+            expected += float(weights.mul_(below).sum(1).sum())
         return expected / len(trace) - right
 
     return slope

@@ -46,6 +46,12 @@ def label_log_probability(evidence: Evidence, labels: torch.Tensor) -> torch.Ten
     return softmax.of(labels) + softmax.log_largest_probability
 
 
+def log_probabilities(evidence: Evidence) -> torch.Tensor:
+    """log softmax(S_t), float64 [B, K], rounded as ``label_log_probability`` is, since ties count."""
+    total = evidence.total
+    return total - total.amax(1, keepdim=True) + evidence.readout().log_largest_probability[:, None]
+
+
 class ConformalPValues:
     """p-values of every label at every timestep, against the calibration samples' scores.
 
@@ -57,23 +63,22 @@ class ConformalPValues:
         scores = -calibration.observed(label_log_probability)
         self._scores = scores.T.contiguous().sort(1).values  # [T, n], ascending
 
-    def __call__(self, t: int, total: torch.Tensor) -> torch.Tensor:
+    def __call__(self, evidence: Evidence) -> torch.Tensor:
         """p_t(c), float64 [B, K]."""
-        return self._of(t, torch.log_softmax(total, 1))
+        return self._of(evidence.t, log_probabilities(evidence))
 
     def ranked(self, evidence: Evidence, rank: int) -> torch.Tensor:
         """The largest p_t(c) but ``rank`` < K, float64 [B]: that of the likeliest label but ``rank``."""
         if rank == 1:  # p-values never fall as probabilities grow
             softmax = evidence.readout()
             return self._of(evidence.t, softmax.runner_up + softmax.log_largest_probability)
-        log_probabilities = torch.log_softmax(evidence.total, 1)
-        return self._of(evidence.t, log_probabilities.topk(rank + 1, 1).values[:, rank])
+        return self._of(evidence.t, log_probabilities(evidence).topk(rank + 1, 1).values[:, rank])
 
-    def _of(self, t: int, log_probabilities: torch.Tensor) -> torch.Tensor:
+    def _of(self, t: int, logs: torch.Tensor) -> torch.Tensor:
         known = self._scores[t - 1]
-        below = torch.searchsorted(known, -log_probabilities)  # scores strictly below
+        below = torch.searchsorted(known, -logs)  # scores strictly below
         p_values = (1 + len(known) - below).to(torch.float64) / (len(known) + 1)
-        return torch.where(log_probabilities.isnan(), torch.nan, p_values)  # a search would take NaN for a number
+        return torch.where(logs.isnan(), torch.nan, p_values)  # a search would take NaN for a number
 
 
 class _BonferroniScore(ScoreStrategy):
@@ -140,7 +145,7 @@ class SimesPolicy(ExitPolicy):
         return {"seen": torch.ones(evidence.batch, evidence.classes, 0, dtype=torch.float64)}
 
     def should_exit(self, evidence: Evidence, state: State) -> tuple[torch.Tensor, State]:
-        newest = self._p_values(evidence.t, evidence.total)
+        newest = self._p_values(evidence)
         seen = torch.cat([state["seen"], newest[:, :, None]], dim=2).sort(2).values
         ranks = torch.arange(1, seen.shape[2] + 1, dtype=torch.float64)
         combined = (evidence.T * seen / ranks).amin(2)
