@@ -8,7 +8,7 @@ from typing import Any
 from bench_core.digests import json_digest
 from bench_core.exits import ExitStrategy, Requirement, State
 from bench_core.failures import guarded
-from bench_core.kept_scores import KeptScores
+from bench_core.kept_scores import SCORED_SPLITS, KeptScores
 from bench_core.planning import Competitor
 from bench_core.progress import progress
 from bench_core.scoring import (
@@ -28,18 +28,16 @@ from bench_core.store import Artifact, Store
 from bench_core.trace import Trace
 
 __all__ = [
-    "SCORED_SPLITS",
     "RecordedWorkload",
     "contest_of",
     "fitted_artifacts",
-    "kept_scores",
+    "kept_scores_of",
     "needs_missing_inputs",
     "policy_artifacts",
     "recorded_workload",
     "score_workload",
 ]
 
-SCORED_SPLITS = ("calibration", "test")
 _SAME = "calibration equals test"
 
 
@@ -75,7 +73,7 @@ def recorded_workload(workload: Workload, store: Store) -> RecordedWorkload:
     return RecordedWorkload(workload, weights, calibration, test, store)
 
 
-def contest_of(ready: RecordedWorkload, store: Store) -> Contest:
+def contest_of(ready: RecordedWorkload) -> Contest:
     """What the competitors on a recorded workload are given."""
     workload = ready.workload
     dataset, timesteps = workload.dataset, workload.spec.timesteps
@@ -84,15 +82,15 @@ def contest_of(ready: RecordedWorkload, store: Store) -> Contest:
         for trace in (ready.calibration, ready.test)
     )
     fit, select = halve(calibration)
-    artifacts = fitted_artifacts(workload, ready.weights, store)
+    artifacts = fitted_artifacts(workload, ready.weights, ready.store)
     return Contest(fit, select, test, artifacts)
 
 
-def kept_scores(
-    ready: RecordedWorkload, contest: Contest, points: Sequence[OperatingPoint], store: Store, *, again: bool = False
+def kept_scores_of(
+    ready: RecordedWorkload, contest: Contest, points: Sequence[OperatingPoint], *, again: bool = False
 ) -> KeptScores:
-    """Where the scores of a recorded workload are kept; ``again``: those that are there don't count."""
-    return KeptScores(ready.workload, ready.weights, ready.digests, contest, points, store, again)
+    """The scores of a recorded workload in its store; ``again``: those that are there don't count."""
+    return KeptScores(ready.workload, ready.weights, ready.digests, contest, points, ready.store, again)
 
 
 def fitted_artifacts(workload: Workload, weights: Artifact, store: Store, *, refit: bool = False) -> Artifacts:

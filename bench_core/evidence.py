@@ -158,7 +158,7 @@ class Readout:
 
     @property
     def mean_log_probability(self) -> torch.Tensor:
-        """sum p log p for p = softmax(R_t), which is minus its entropy."""
+        """sum p log p for p = softmax(R_t), which is minus its entropy; NaN where a logit is infinite."""
         self._moment.workspace.weighted.add((self._mean, self._alpha))
         largest, weighted = self._softmax()  # log p = x + log max p, for x = R_t less its largest
         assert weighted is not None

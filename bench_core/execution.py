@@ -11,7 +11,7 @@ from bench_core.columns import TRAINING_COLUMNS
 from bench_core.competition import (
     RecordedWorkload,
     contest_of,
-    kept_scores,
+    kept_scores_of,
     policy_artifacts,
     recorded_workload,
     score_workload,
@@ -95,10 +95,9 @@ def run_suite(
 
     scores: list[WorkloadScores] = []
     facts = {}
-    again = refit and jobs is None and scheduler is None  # workers have scored again then
     for name, ready in recorded.items():
         what = f"workload {name}"
-        outcome = ready if isinstance(ready, str) else guarded(what, _compete, ready, planned, store, failed, again)
+        outcome = ready if isinstance(ready, str) else guarded(what, _compete, ready, planned, failed, refit)
         if isinstance(outcome, str):
             recorded[name] = outcome
             entries = [Entry(e.label, e.strategy.family_knob.name, None, outcome) for e in planned.competitors]
@@ -150,11 +149,11 @@ def _export(ready: RecordedWorkload, conditions: list[Condition] | str, folder: 
 
 
 def _compete(
-    ready: RecordedWorkload, planned: Plan, store: Store, failed: Mapping[str, str], again: bool
+    ready: RecordedWorkload, planned: Plan, failed: Mapping[str, str], refit: bool
 ) -> tuple[WorkloadScores, dict[str, Any]]:
     """All competitors on one recorded workload, and the facts about it that the manifest holds."""
-    contest = contest_of(ready, store)
-    kept = kept_scores(ready, contest, planned.points, store, again=again)
+    contest = contest_of(ready)
+    kept = kept_scores_of(ready, contest, planned.points, again=refit)
     name = ready.workload.spec.name
     problems = {e.label: failed[what] for e in planned.competitors if (what := f"{name}, {e.label}") in failed}
     scores = score_workload(

@@ -18,11 +18,10 @@ import torch
 
 from bench_core import __version__
 from bench_core.competition import (
-    SCORED_SPLITS,
     RecordedWorkload,
     contest_of,
     fitted_artifacts,
-    kept_scores,
+    kept_scores_of,
     needs_missing_inputs,
     recorded_workload,
 )
@@ -31,7 +30,7 @@ from bench_core.digests import file_digest
 from bench_core.errors import StoreError, UsageError
 from bench_core.exits import ListedPolicies, Requirement
 from bench_core.failures import guarded
-from bench_core.kept_scores import scores_key
+from bench_core.kept_scores import SCORED_SPLITS, can_be_kept, scores_key
 from bench_core.planning import Competitor, Plan, plan
 from bench_core.plugin_manager import Registry, load_registry
 from bench_core.progress import collected
@@ -56,7 +55,7 @@ __all__ = ["Answer", "Order", "Stage", "missing_stages", "perform", "perform_her
 
 _Place = tuple[str, str]  # kind and key of an artifact
 _GPU = {"GPU": 1.0}  # a worker that offers one of them has one
-_last_network: dict[tuple[str, str, int], SpikingNetwork] = {}
+_last_network: dict[tuple[str, str, str, int], SpikingNetwork] = {}
 _last_contest: dict[tuple[str, ...], tuple[RecordedWorkload, Contest]] = {}
 _one_at_a_time = threading.Lock()  # stages seed torch's generator, of which a process has one
 
@@ -130,8 +129,12 @@ class Order:
         """The order for a suite in this process."""
         files = [Path(plugin.distribution).resolve() for plugin in registry.plugins if plugin.version == "file"]
         plugins = [(str(path), file_digest(path)) for path in files]
-        place = store.url or str(store.root.resolve())
-        return cls(suite.model_dump_json(by_alias=True), plugins, place, refit, wanted_device())
+        return cls(suite.model_dump_json(by_alias=True), plugins, _place(store), refit, wanted_device())
+
+
+def _place(store: Store) -> str:
+    """What ``EXITBENCH_HOME`` says in a process that is to use the same store."""
+    return store.url or str(store.root.resolve())
 
 
 @dataclass(frozen=True)
@@ -139,8 +142,9 @@ class Answer:
     """What became of a stage.
 
     Attributes:
-        artifact: kind and key of the network, trace or scores that it made; empty for a part of a trace, which the
-            whole one replaces, for a fit, which may make several artifacts or none, and for what can't be kept.
+        artifact: kind and key of the network (converted or not), trace or scores that it made; empty for a part of a
+            trace, which the whole one replaces, for a fit, which may make several artifacts or none, and for what can't
+            be kept.
         problem: empty, or why it failed, as a row's status says it.
         stop: empty, or why the whole run must end: the store can't be written to.
         said: notes, and the last line of each progress.
@@ -159,7 +163,7 @@ def missing_stages(planned: Plan, store: Store, *, refit: bool = False) -> tuple
     artifact is whole is seen when it is read. Fits that look at inputs train networks and are among the stages;
     whether the store has these is known to the strategy only, so they are left out where its scores are there. Other
     fits are quick and leave nothing, so they are done where they are scored, unless ``refit`` is set. Strategies whose
-    scores can't be kept are scored by the process that reads them.
+    scores can't be kept are scored by the process that reads them, and with ``refit`` all are.
     """
     recorded: list[Stage] = []
     fits: list[Stage] = []
@@ -173,7 +177,8 @@ def missing_stages(planned: Plan, store: Store, *, refit: bool = False) -> tuple
         if isinstance(found, str):
             problems[subject] = found
             continue
-        recorded += found if wanted_device() == "cpu" else [replace(stage, resources=_GPU) for stage in found]
+        on_gpu = () if wanted_device() == "cpu" else ("train", "record")
+        recorded += [replace(stage, resources=_GPU) if stage.kind in on_gpu else stage for stage in found]
         whole = {stage.split: stage.name for stage in found if stage.kind == "record" and stage.part is None}
         made = not any(stage.kind == "train" or stage.split in SCORED_SPLITS for stage in found)
         for competitor, kept in _unscored(workload, planned, store, refit=refit, made=made):
@@ -190,19 +195,17 @@ def missing_stages(planned: Plan, store: Store, *, refit: bool = False) -> tuple
 def _unscored(
     workload: Workload, planned: Plan, store: Store, *, refit: bool, made: bool
 ) -> Iterator[tuple[Competitor, bool]]:
-    """The competitors whose scores the store lacks, and whether it can keep them.
+    """The competitors whose scores the store lacks, and whether a stage is to make them.
 
     Args:
         made: the network and its traces are there.
     """
     weights = store.get("networks", workload.training_key) if made else None
     for competitor in planned.competitors:
-        if weights is None:
-            yield competitor, code_digest(type(competitor.strategy)) is not None
-            continue
-        key = scores_key(workload, weights, competitor.strategy, planned.points)
+        keepable = can_be_kept(competitor.strategy)
+        key = scores_key(workload, weights, competitor.strategy, planned.points) if weights and keepable else None
         if refit or key is None or not store.has("scores", key):
-            yield competitor, key is not None
+            yield competitor, keepable and not refit
 
 
 def _stages_of(workload: Workload, shift: ShiftSpec | None, store: Store, trained: dict[str, str]) -> list[Stage]:
@@ -359,7 +362,7 @@ def _convert(workload: Workload, _stage: Stage, store: Store, _planned: Plan, _r
 
 def _network(workload: Workload, weights: Artifact, store: Store) -> SpikingNetwork:
     """The network that is recorded; the last one is kept, since the next part is likely to be its."""
-    made_of = (workload.training_key, weights.digest, workload.spec.timesteps)
+    made_of = (_place(store), workload.training_key, weights.digest, workload.spec.timesteps)
     if made_of not in _last_network:
         _last_network.clear()
         _last_network[made_of] = spiking_network(workload, weights, store)
@@ -379,10 +382,10 @@ def _fit(workload: Workload, stage: Stage, store: Store, planned: Plan, refit: b
     return ()
 
 
-def _score(workload: Workload, stage: Stage, store: Store, planned: Plan, refit: bool) -> _Place | tuple[()]:
+def _score(workload: Workload, stage: Stage, store: Store, planned: Plan, _refit: bool) -> _Place | tuple[()]:
     ready, contest = _contest(workload, store)
     strategy = next(one.strategy for one in planned.competitors if one.label == stage.strategy)
-    kept = kept_scores(ready, contest, planned.points, store, again=refit)
+    kept = kept_scores_of(ready, contest, planned.points)
     if needs_missing_inputs(strategy, contest) or kept.get(strategy) is not None:
         return ()
     key = kept.put(strategy, score_strategy(strategy, contest, planned.points))
@@ -392,11 +395,12 @@ def _score(workload: Workload, stage: Stage, store: Store, planned: Plan, refit:
 def _contest(workload: Workload, store: Store) -> tuple[RecordedWorkload, Contest]:
     """What competitors are given; that of the last workload is kept, since the next one is likely to be on it too."""
     weights = trained_weights(workload, store)
-    made_of = (workload.training_key, *(recording_key(workload, weights, split) for split in SCORED_SPLITS))
+    recordings = [recording_key(workload, weights, split) for split in SCORED_SPLITS]
+    made_of = (_place(store), workload.training_key, *recordings)
     if made_of not in _last_contest:
         _last_contest.clear()
         ready = recorded_workload(workload, store)
-        _last_contest[made_of] = ready, contest_of(ready, store)
+        _last_contest[made_of] = ready, contest_of(ready)
     return _last_contest[made_of]
 
 

@@ -141,7 +141,7 @@ def prune(store: Store, *, older_than: float | None = None, dry_run: bool = Fals
     return removed
 
 
-_SAME = {"scores": ("strategy", "recordings", "operating_points"), "converted": ("network",)}
+_SAME = {"scores": ("strategy", "recordings", "operating_points"), "converted": ("network", "weights", "timesteps")}
 
 
 def _outdated(store: Store) -> set[Path]:

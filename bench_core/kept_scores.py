@@ -7,7 +7,7 @@ scored every time.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from bench_core.costs.operations import Operations, Overhead
-from bench_core.digests import json_digest
+from bench_core.digests import canonical_json, json_digest
+from bench_core.errors import StoreError
 from bench_core.exits import ExitPolicy, ExitStrategy, NeverExit, PolicyFamily
 from bench_core.progress import note
 from bench_core.provenance import code_digest, environment
@@ -25,9 +26,9 @@ from bench_core.selection import OperatingPoint
 from bench_core.stages import Workload, recording_key
 from bench_core.store import Artifact, Store
 
-__all__ = ["KeptScores", "scores_key"]
+__all__ = ["SCORED_SPLITS", "KeptScores", "can_be_kept", "scores_key"]
 
-SPLITS = ("calibration", "test")
+SCORED_SPLITS = ("calibration", "test")
 VERSION = 1
 KIND = "scores"
 _HEADER = "scores"
@@ -40,27 +41,32 @@ def scores_key(
 
     It can't where the strategy's class isn't found by its name, or where the strategy holds more than JSON can.
     """
-    code = code_digest(type(strategy))
-    if code is None:
+    if not can_be_kept(strategy):
         return None
+    return json_digest(
+        {
+            "stage": "score",
+            "version": VERSION,
+            "code": code_digest(type(strategy)),
+            "environment": environment(),
+            "strategy": strategy.name,
+            "state": vars(strategy),
+            "operating_points": [str(point) for point in points],
+            "recordings": [recording_key(workload, weights, split) for split in SCORED_SPLITS],
+        }
+    )
+
+
+def can_be_kept(strategy: ExitStrategy) -> bool:
+    """Whether code and JSON tell all there is to a strategy."""
     try:
-        return json_digest(
-            {
-                "stage": "score",
-                "version": VERSION,
-                "code": code,
-                "environment": environment(),
-                "strategy": strategy.name,
-                "state": vars(strategy),
-                "operating_points": [str(point) for point in points],
-                "recordings": [recording_key(workload, weights, split) for split in SPLITS],
-            }
-        )
-    except TypeError:
-        return None
+        canonical_json(vars(strategy))
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return code_digest(type(strategy)) is not None
 
 
-@dataclass(frozen=True)
+@dataclass
 class KeptScores:
     """The scores of strategies on one workload, as the store has them and is to have them.
 
@@ -78,6 +84,7 @@ class KeptScores:
     points: Sequence[OperatingPoint]
     store: Store
     again: bool = False
+    _writes: bool = field(default=True, init=False)
 
     def get(self, strategy: ExitStrategy) -> StrategyScores | None:
         """The scores, or None where the store has none of these very traces. Policies are fitted when asked for."""
@@ -92,11 +99,8 @@ class KeptScores:
             return None
 
     def put(self, strategy: ExitStrategy, scores: StrategyScores) -> str | None:
-        """Keep scores; their key, or None where they can't be found again, or the store makes nothing.
-
-        Raises StoreError where the store can't be written to.
-        """
-        key = None if self.store.offline else self._key(strategy)
+        """Keep scores; their key, or None where they can't be found again or written. That is said once."""
+        key = self._key(strategy) if self._writes and not self.store.offline else None
         if key is None:
             return None
         exits = [policy.outcome.exit_timesteps for policy in scores.policies if policy.outcome is not None]
@@ -110,15 +114,20 @@ class KeptScores:
         }
         try:
             text = json.dumps(record, default=np.generic.item)
-        except TypeError:
+        except (TypeError, ValueError, RecursionError):
             return None  # knob values that are no JSON
         metadata = {
             "workload": self.workload.spec.name,
             "strategy": strategy.label,
             "operating_points": [str(point) for point in self.points],
-            "recordings": [recording_key(self.workload, self.weights, split) for split in SPLITS],
+            "recordings": [recording_key(self.workload, self.weights, split) for split in SCORED_SPLITS],
         }
-        self.store.put(KIND, key, tensors, metadata, {_HEADER: text})
+        try:
+            self.store.put(KIND, key, tensors, metadata, {_HEADER: text})
+        except StoreError as error:  # a board can do without
+            note(f"{error}; scores of {metadata['workload']} are not kept")
+            self._writes = False
+            return None
         return key
 
     def _key(self, strategy: ExitStrategy) -> str | None:

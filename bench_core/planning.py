@@ -7,6 +7,7 @@ from bench_core.costs.operations import FirstLayer
 from bench_core.errors import UsageError
 from bench_core.exits import ExitStrategy
 from bench_core.plugin_manager import Registry
+from bench_core.provenance import code_digest
 from bench_core.selection import OperatingPoint
 from bench_core.stages import Workload
 from bench_core.suite import EVERY_STRATEGY, CostModelSpec, ShiftSpec, Suite
@@ -36,7 +37,7 @@ class Plan:
 
 def plan(suite: Suite, registry: Registry) -> Plan:
     """Look up everything that a suite names. Raises UsageError for a name, knob or operating point that can't be."""
-    return Plan(
+    found = Plan(
         [OperatingPoint.parse(text) for text in suite.operating_points],
         _cost_models(suite, registry),
         suite.first_layer,
@@ -44,6 +45,11 @@ def plan(suite: Suite, registry: Registry) -> Plan:
         [Workload.resolve(spec, registry) for spec in suite.workloads],
         suite.shift,
     )
+    loaded: list[type] = [type(one.strategy) for one in found.competitors]
+    loaded += [type(one.converter) for one in found.workloads if one.converter is not None]
+    for made in loaded:
+        code_digest(made)  # now, since it is the code as it was loaded that runs
+    return found
 
 
 def competitors(suite: Suite, registry: Registry) -> list[Competitor]:

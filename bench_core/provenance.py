@@ -42,11 +42,14 @@ def environment(device: torch.device = CPU) -> dict[str, Any]:
 
 @cache
 def code_digest(made: type) -> str | None:
-    """sha256 of the Python files that a class and its bases come from; None for a class that isn't found by its name.
+    """sha256 of the Python files that a class and its bases come from.
 
-    Of a module in a package that is the whole package, of a single file all files of its folder, since it may import
-    them; and always this package. Code that they import from elsewhere is not covered. It is taken once for a class,
-    and says what was loaded unless files changed since.
+    Of a module in a package that is the whole package, of a single file the files of its folder and of the folders in
+    that, since it may import them; and always this package. Code that they import from elsewhere is not covered. It is
+    taken once for a class: ``plan`` asks for it when plugins have just been loaded.
+
+    Returns:
+        None for a class that isn't found by its name, or whose files can't be read.
     """
     packages, folders = {Path(__file__).parent}, set()
     for base in made.__mro__:
@@ -59,15 +62,18 @@ def code_digest(made: type) -> str | None:
                 return None
         except AttributeError:
             return None
-        owner = sys.modules[top]
-        if hasattr(owner, "__path__"):
-            packages.update(map(Path, owner.__path__))
+        owner = sys.modules.get(top, module)
+        if inside := getattr(owner, "__path__", None):
+            packages.update(map(Path, inside))
         elif file := getattr(owner, "__file__", None):
             folders.add(Path(file).parent)
         else:
             return None
-    digests = [_package_digest(package) for package in sorted(packages)]
-    digests += [_files_digest(folder, folder.glob("*.py")) for folder in sorted(folders)]
+    try:
+        digests = [_package_digest(package) for package in sorted(packages)]
+        digests += [_files_digest(folder, (*folder.glob("*.py"), *folder.glob("*/*.py"))) for folder in sorted(folders)]
+    except OSError:
+        return None
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
@@ -78,7 +84,8 @@ def _package_digest(package: Path) -> str:
 
 def _files_digest(root: Path, files: Iterable[Path]) -> str:
     """sha256 over names and contents of files below ``root``."""
-    lines = [f"{file.relative_to(root).as_posix()} {file_digest(file)}\n" for file in sorted(files)]
+    found = sorted(file for file in files if file.is_file())
+    lines = [f"{file.relative_to(root).as_posix()} {file_digest(file)}\n" for file in found]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

@@ -1,6 +1,7 @@
 """The stages of a run that end in an artifact: train, convert, record. Each a function of declared inputs."""
 
 import copy
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,11 +10,11 @@ from typing import Any
 
 import torch
 
-from bench_core.conversion import Converter, neuron_numbers, rebuilt
+from bench_core.conversion import Converter, converted_record, rebuilt
 from bench_core.data import Dataset
 from bench_core.device import compute_device
-from bench_core.digests import json_digest
-from bench_core.errors import TraceError
+from bench_core.digests import canonical_json, json_digest
+from bench_core.errors import StoreError, TraceError
 from bench_core.plugin_manager import Registry
 from bench_core.progress import note, progress
 from bench_core.provenance import code_digest, environment
@@ -38,6 +39,7 @@ __all__ = [
 
 TRAINING_VERSION = 1
 CONVERSION_VERSION = 1
+_LOOKED_AT = 8  # inputs, and timesteps, by which a kept network is compared with the converted one
 RECORDING_VERSION = 1
 
 
@@ -170,25 +172,32 @@ def _trained_network(workload: Workload, weights: Artifact) -> SpikingNetwork | 
 
 def conversion_key(workload: Workload, weights: Artifact) -> str | None:
     """Digest of everything that a converted network depends on; None where nothing is converted, or can't be told."""
-    code = None if workload.converter is None else code_digest(type(workload.converter))
-    if code is None:
+    code = [code_digest(type(made)) for made in (workload.converter, workload.model) if made is not None]
+    if workload.converter is None or None in code:
         return None
-    return json_digest(
-        {
-            "stage": "convert",
-            "version": CONVERSION_VERSION,
-            "network": workload.training_key,
-            "weights": weights.digest,
-            "data": workload.dataset.identity,
-            "timesteps": workload.spec.timesteps,
-            "code": code,
-            "environment": {name: value for name, value in environment().items() if name != "threads"},
-        }
-    )
+    try:
+        return json_digest(
+            {
+                "stage": "convert",
+                "version": CONVERSION_VERSION,
+                **_conversion(workload, weights),
+                "data": workload.dataset.identity,
+                "converter": vars(workload.converter),
+                "code": code,
+                "environment": {name: value for name, value in environment().items() if name != "threads"},
+            }
+        )
+    except (TypeError, ValueError, RecursionError):  # the converter holds more than JSON can
+        return None
+
+
+def _conversion(workload: Workload, weights: Artifact) -> dict[str, Any]:
+    """What is converted."""
+    return {"network": workload.training_key, "weights": weights.digest, "timesteps": workload.spec.timesteps}
 
 
 def _converted(workload: Workload, network: AnalogNetwork, weights: Artifact, store: Store) -> SpikingNetwork:
-    """Convert a trained network now, and keep what came out, if it can be told in weights and neurons."""
+    """Convert a trained network now, and keep what came out, if weights and neurons tell all there is to it."""
     assert workload.converter is not None
     calibration = workload.dataset.split("calibration")
     with progress(f"convert {workload.spec.name}", 1, "network") as advance:
@@ -196,12 +205,30 @@ def _converted(workload: Workload, network: AnalogNetwork, weights: Artifact, st
         converted = workload.converter.convert(network, inputs).eval()
         advance(1, workload.converter.name)
     key = conversion_key(workload, weights)
-    if key is not None and not store.offline:
-        tensors, numbers = converted.state_dict(), neuron_numbers(converted)
-        record = {"workload": workload.spec.name, "neurons": numbers, "constant_input": converted.constant_input}
-        if repr(_rebuilt(workload, weights, record, tensors)) == repr(converted):
-            store.put("converted", key, tensors, {**record, "network": workload.training_key})
+    if key is None or store.offline:
+        return converted
+    try:
+        record = json.loads(canonical_json(converted_record(converted)))
+    except (TypeError, ValueError, AttributeError):  # neurons of another kind
+        return converted
+    tensors = converted.state_dict()
+    twin = _rebuilt(workload, weights, record, tensors)
+    if twin is not None and _same_networks(twin, converted, inputs[:_LOOKED_AT], workload.spec.timesteps):
+        try:
+            store.put(
+                "converted", key, tensors, {"workload": workload.spec.name, **_conversion(workload, weights), **record}
+            )
+        except StoreError as error:  # one can do without
+            note(f"{error}; the converted network of {workload.spec.name} is not kept")
     return converted
+
+
+def _same_networks(one: SpikingNetwork, other: SpikingNetwork, inputs: torch.Tensor, timesteps: int) -> bool:
+    """Whether two networks are made alike and say the same, to the bit, of a few inputs."""
+    with torch.inference_mode():
+        said = [network.run(inputs, min(timesteps, _LOOKED_AT)) for network in (one, other)]
+    other.reset()
+    return repr(one) == repr(other) and torch.equal(*said)
 
 
 def _kept_conversion(workload: Workload, weights: Artifact, store: Store) -> SpikingNetwork | None:
@@ -222,8 +249,8 @@ def _rebuilt(
     network = _trained_network(workload, weights)
     assert isinstance(network, AnalogNetwork)
     try:
-        return rebuilt(network, record["neurons"], tensors, record["constant_input"])
-    except (ValueError, TypeError, KeyError, RuntimeError):
+        return rebuilt(network, record, tensors)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError):
         return None
 
 

@@ -208,7 +208,7 @@ def test_local_processes_give_the_same_bytes(place, registry, suite, alone, capf
     said = capfd.readouterr().err
     assert (board(place / "jobs"), artifacts(store.root)) == alone
     for stage in ("train waiting", "record waiting test part 3/3", "record converted calibration"):
-        assert said.count(f"\n{stage}: ") == 1
+        assert f"\n{said}".count(f"\n{stage}: ") == 1
     assert said.count("workload failing: failed\n") == said.count("OSError: on the moon\n") == 1
     assert "stages: 37/37 stages" in said
     rows = pd.read_csv(place / "jobs" / "rows.csv")
@@ -340,7 +340,7 @@ def test_nothing_is_left_of_a_finished_run_but_what_failed(place, registry, suit
     assert {stage.workload for stage in missing_stages(plan(suite, registry), store)[0]} == {"failing"}
     again = missing_stages(plan(suite, registry), store, refit=True)[0]
     kinds = [stage.kind for stage in again if stage.workload == "converted"]
-    assert kinds == ["fit"] * 3 + ["score"] * 3
+    assert kinds == ["fit"] * 3  # and whoever reads scores makes them again
 
 
 def test_another_knob_or_operating_point_is_scored_and_the_rest_is_there(registry, suite, alone, place):

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from bench_plugins.qcfs import QCFS
 from torch import nn
 
 from bench_core import UsageError, load_registry, load_suite, load_trace
-from bench_core.inventory import entries
+from bench_core.errors import StoreError
+from bench_core.inventory import entries, prune
 from bench_core.stages import Workload, conversion_key, spiking_network, trained_weights
 from bench_core.store import Store, default_root
 from bench_core.training import Recipe, train_network
@@ -176,15 +178,47 @@ def test_knobs_out_of_range_are_refused(converter, knobs, message):
 # --- a converted network is kept -------------------------------------------------------------------------------------
 
 
-class WiderPool(MaxNorm):
+class AnotherLayer(MaxNorm):
     """A converter that does more than neurons and weights can say."""
 
-    name = "wider-pool"
+    name = "another-layer"
 
     def convert(self, ann, inputs):
         network = super().convert(ann, inputs)
         network.layers[-1] = nn.Sequential(network.layers[-1], nn.Identity())
         return network
+
+
+class Hooked(MaxNorm):
+    """The same, in a way that doesn't show."""
+
+    name = "hooked"
+
+    def convert(self, ann, inputs):
+        network = super().convert(ann, inputs)
+        network.layers[-1].register_forward_hook(lambda _module, _inputs, output: 2 * output)
+        return network
+
+
+class OddNumbers(MaxNorm):
+    """A threshold that is no JSON."""
+
+    name = "odd-numbers"
+
+    def convert(self, ann, inputs):
+        network = super().convert(ann, inputs)
+        next(network.neurons()).threshold = torch.tensor(0.5)
+        return network
+
+
+class Holding(MaxNorm):
+    """A converter that holds more than its knobs."""
+
+    name = "holding"
+
+    def __init__(self, **parameters):
+        super().__init__(**parameters)
+        self.table = torch.zeros(3)
 
 
 def converted_workload(converter):
@@ -228,24 +262,26 @@ def test_other_knobs_or_weights_are_converted_anew(converted_store):
     assert conversion_key(dataclasses.replace(workload, converter=None), weights) is None
 
 
-def test_a_network_that_is_more_than_weights_and_neurons_is_not_kept(converted_store, capfd):
-    workload = converted_workload(WiderPool)
+@pytest.mark.parametrize("converter", [AnotherLayer, Hooked, OddNumbers, Holding], ids=lambda one: one.name)
+def test_a_network_that_is_more_than_weights_and_neurons_is_not_kept(converted_store, capfd, converter):
+    workload = converted_workload(converter)
     weights = trained_weights(workload, converted_store)
     before = kept_networks(converted_store)
     capfd.readouterr()
     for _ in range(2):
         network = spiking_network(workload, weights, converted_store)
-        assert isinstance(network.layers[-1], nn.Sequential)
+        assert torch.isfinite(network.run(calibration_inputs()[:5], 4)).all()
     assert kept_networks(converted_store) == before
     assert capfd.readouterr().err.count("convert converted: 1/1 network") == 2
 
 
 NONSENSE = {
-    "no neurons": {"neurons": []},
+    "no neurons": lambda record: record | {"neurons": []},
     "too few neurons": lambda record: record | {"neurons": record["neurons"][1:]},
-    "another reset": lambda record: record | {"neurons": [n | {"colour": 1} for n in record["neurons"]]},
-    "a word": {"neurons": "none"},
-    "nothing": {},
+    "another reset": lambda record: record | {"neurons": [n | {"reset": "late"} for n in record["neurons"]]},
+    "too much": lambda record: record | {"neurons": [n | {"colour": 1} for n in record["neurons"]]},
+    "a word": lambda record: record | {"neurons": "none"},
+    "nothing": lambda record: {},
 }
 
 
@@ -257,7 +293,7 @@ def test_what_holds_no_network_is_named_and_made_again(tmp_path, converted_store
     key = conversion_key(workload, weights)
     artifact = store.get("converted", key)
     record = {name: artifact.metadata[name] for name in ("workload", "neurons", "constant_input")}
-    store.put("converted", key, artifact.tensors, change(record) if callable(change) else change)
+    store.put("converted", key, artifact.tensors, change(record))
     capfd.readouterr()
     assert repr(spiking_network(workload, weights, store)) == expected
     assert f"{store.path('converted', key)}: no network of converted; it is made again" in capfd.readouterr().err
@@ -266,6 +302,31 @@ def test_what_holds_no_network_is_named_and_made_again(tmp_path, converted_store
     assert "no network of converted" in capfd.readouterr().err
     (entry,) = (entry for entry in entries(store) if entry.kind == "converted")
     assert entry.what == "converted"
+
+
+def test_a_store_that_cannot_be_written_to_is_said_and_converts_all_the_same(converted_store, monkeypatch, capfd):
+    workload = converted_workload(functools.partial(MaxNorm, initial=0.25))
+    weights = trained_weights(workload, converted_store)
+
+    def full(*_arguments, **_options):
+        raise StoreError("disk full")
+
+    monkeypatch.setattr(converted_store, "put", full)
+    spiking_network(workload, weights, converted_store)
+    assert "disk full; the converted network of converted is not kept" in capfd.readouterr().err
+
+
+def test_prune_knows_the_same_network_at_two_timesteps(tmp_path, converted_store, capfd):
+    workload, store = converted_workload(MaxNorm), Store(tmp_path, zoo=None)
+    weights = trained_weights(workload, converted_store)
+    longer = dataclasses.replace(workload, spec=workload.spec.model_copy(update={"timesteps": 16}))
+    for one in (workload, longer):
+        spiking_network(one, weights, store)
+    assert len(kept_networks(store)) == 2
+    assert prune(store) == []
+    (artifact,) = (entry for entry in entries(store) if entry.metadata["timesteps"] == 16)
+    store.put("converted", "0" * 64, {}, artifact.metadata)
+    assert [line.endswith("made again since") for line in prune(store)] == [True]
 
 
 def test_an_offline_store_converts_and_keeps_nothing(tmp_path, converted_store):

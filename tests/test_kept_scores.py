@@ -8,8 +8,9 @@ from functools import partial
 import pytest
 import torch
 
-from bench_core import ScoreStrategy, competition
-from bench_core.competition import contest_of, kept_scores, recorded_workload, score_workload
+from bench_core import ScoreStrategy
+from bench_core.competition import contest_of, kept_scores_of, recorded_workload, score_workload
+from bench_core.errors import StoreError
 from bench_core.execution import run_suite
 from bench_core.inventory import choose, describe, entries, prune
 from bench_core.kept_scores import scores_key
@@ -78,8 +79,8 @@ def planned_for(registry, workload, **options):
 def ready_for(planned, store):
     """The recorded workload, its contest, and its scores as the store keeps them."""
     ready = recorded_workload(planned.workloads[0], store)
-    contest = contest_of(ready, store)
-    return ready, contest, kept_scores(ready, contest, planned.points, store)
+    contest = contest_of(ready)
+    return ready, contest, kept_scores_of(ready, contest, planned.points)
 
 
 def scores_in(store):
@@ -218,6 +219,23 @@ def test_a_strategy_that_cannot_be_told_by_its_code_is_scored_every_time(registr
     code_digest.cache_clear()
 
 
+def test_code_is_told_by_the_files_that_were_loaded(tmp_path, monkeypatch):
+    """Not by what stands there when the first score is kept, nor by files that can't be read."""
+    plugin = write_plugin(tmp_path / "my.method.py", METHOD.replace("from ready_helper import FACTOR", "FACTOR = 1.0"))
+    (tmp_path / ".#my.method.py").symlink_to("nobody@nowhere")  # an editor's lock
+    (tmp_path / "folder.py").mkdir()
+    suite = parsed_suite(strategies=[{"name": "ready"}])
+    found = tiny_registry(plugin)
+    plan(suite, found)
+    plugin.write_text(plugin.read_text().replace("FACTOR = 1.0", "FACTOR = 2.0"))
+    first = code_digest(type(found.strategies["ready"]))
+    again = tiny_registry(plugin)
+    assert None not in (first, code_digest(type(again.strategies["ready"])))
+    assert first != code_digest(type(again.strategies["ready"]))
+    monkeypatch.setattr("bench_core.provenance.file_digest", lambda _path: (_ for _ in ()).throw(PermissionError("no")))
+    assert code_digest(type(tiny_registry(plugin).strategies["ready"])) is None
+
+
 def test_scores_of_another_recording_under_the_same_key_are_not_taken(registry, store):
     """A trace may come out differently when it is recorded again, with smaller batches, say."""
     planned = planned_for(registry, DIRECT)
@@ -300,6 +318,18 @@ def test_an_offline_store_is_read_and_not_written_to(registry, store):
     assert len(scores_in(store)) == 1
 
 
+def test_a_store_that_cannot_be_written_to_is_said_once_and_the_board_is_there(
+    registry, store, tmp_path, monkeypatch, capfd
+):
+    def full(*_arguments, **_options):
+        raise StoreError("disk full")
+
+    monkeypatch.setattr(store, "put", full)
+    board = run_suite(parsed_suite(), registry=registry, output=tmp_path / "board", store=store)
+    assert not board.failures
+    assert capfd.readouterr().err.count("disk full; scores of direct are not kept\n") == 1
+
+
 def test_what_fails_is_not_kept_and_tried_again(registry, store, tmp_path):
     plugin = write_plugin(
         tmp_path / "failing_once.py",
@@ -349,4 +379,3 @@ def test_the_store_says_whose_scores_they_are(registry, store, tmp_path):
 def test_points_are_written_as_they_are_read():
     """The key and the header hold them as text."""
     assert [str(OperatingPoint.parse(point)) for point in POINTS] == POINTS
-    assert competition.SCORED_SPLITS == ("calibration", "test")

@@ -47,6 +47,8 @@ class SpikingNeuron(nn.Module):
         surrogate: str = "triangle",
     ) -> None:
         super().__init__()
+        if reset not in ("hard", "soft"):
+            raise ValueError(f"reset is hard or soft, not {reset!r}")
         self.decay = decay
         self.threshold = threshold
         self.reset_mode: ResetMode = reset
