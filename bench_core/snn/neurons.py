@@ -61,7 +61,8 @@ class SpikingNeuron(nn.Module):
 
     def reset(self) -> None:
         """Forget the potential: the next call starts new samples."""
-        self.potential = self.potentials = None
+        own = self.__dict__  # as below: a module's own way to set something takes longer than a small layer's step
+        own["potential"] = own["potentials"] = None
 
     def keep(self, index: torch.Tensor) -> None:
         """Go on with the samples at ``index`` [B'] only."""
@@ -108,7 +109,7 @@ class SpikingNeuron(nn.Module):
                 potential.sub_(fired, alpha=self.threshold)
             if self.amplitude != 1.0:
                 fired.mul_(self.amplitude)
-        self.potential = potential
+        self.__dict__["potential"] = potential
         return spikes
 
     def extra_repr(self) -> str:
