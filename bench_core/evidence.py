@@ -260,7 +260,7 @@ class _Moment:
     def second(self) -> torch.Tensor:
         """The second largest of S_t (the largest where two tie), [B, 1]."""
         if self.total.numel() <= _FEW:
-            return self.total.topk(2, 1).values[:, 1:]
+            return self.total.kthvalue(self.shape[1] - 1, 1, keepdim=True).values
         places, total = self.places, self.total
         largest = self.largest
         second = total.scatter_(1, places, -torch.inf).amax(1, keepdim=True)

@@ -70,11 +70,11 @@ def code_digest(made: type) -> str | None:
         else:
             return None
     try:
-        digests = [_package_digest(package) for package in sorted(packages)]
-        digests += [_files_digest(folder, (*folder.glob("*.py"), *folder.glob("*/*.py"))) for folder in sorted(folders)]
+        digests = [_package_digest(package) for package in packages]
+        digests += [_files_digest(folder, (*folder.glob("*.py"), *folder.glob("*/*.py"))) for folder in folders]
     except OSError:
         return None
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()  # wherever they are
 
 
 @cache

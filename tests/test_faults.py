@@ -68,7 +68,7 @@ def assert_whole(home):
     assert verify(store)[1] == []
     assert prune(store, dry_run=True) == []
     files = [path.relative_to(home) for path in home.rglob("*") if path.is_file()]
-    assert {path.parts[0] for path in files} == {"networks", "traces"}
+    assert {path.parts[0] for path in files} == {"converted", "networks", "scores", "traces"}
 
 
 ALL_STAGES = [
@@ -111,7 +111,7 @@ def test_twenty_kills_cost_nothing_but_time(undisturbed, tmp_path, how, seed):
     final = artifacts(tmp_path / "home")
     for seen in found["seen"]:  # nothing that was there once is lost or was written again
         assert {name: list(final.get(name, ())) for name in seen} == seen
-    assert len(final) == 9
+    assert len(final) == 3 + 6 + 1 + 9  # networks, traces, a conversion, scores
     assert board(tmp_path / "board") == board(undisturbed[0] / "board")
     prune(Store(tmp_path / "home", zoo=None))
     assert_whole(tmp_path / "home")
