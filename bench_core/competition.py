@@ -9,7 +9,7 @@ from bench_core.digests import json_digest
 from bench_core.exits import ExitStrategy, Requirement, State
 from bench_core.failures import guarded
 from bench_core.kept_scores import SCORED_SPLITS, KeptScores
-from bench_core.planning import Competitor
+from bench_core.planning import Competitor, Plan
 from bench_core.progress import progress
 from bench_core.scoring import (
     Artifacts,
@@ -21,10 +21,13 @@ from bench_core.scoring import (
     halve,
     score_together,
 )
+from bench_core.seeds import seed_table
 from bench_core.selection import OperatingPoint
 from bench_core.snn import SpikingNetwork
 from bench_core.stages import Workload, recorded_trace, recording_key, spiking_network, trained_weights
 from bench_core.store import Artifact, Store
+from bench_core.suite import Suite, seed_groups
+from bench_core.tables import board_tables
 from bench_core.trace import Trace
 
 __all__ = [
@@ -36,6 +39,7 @@ __all__ = [
     "policy_artifacts",
     "recorded_workload",
     "score_workload",
+    "suite_tables",
 ]
 
 _SAME = "calibration equals test"
@@ -154,6 +158,20 @@ def score_workload(
             advance(1, label)
     remark = _SAME if same else ""
     return WorkloadScores(name, entries, contest.test.trace, digests, remark)
+
+
+def suite_tables(suite: Suite, planned: Plan, scores: Sequence[WorkloadScores]) -> dict[str, Any]:
+    """Every table of a suite's board that follows from its scores, by name; None for seeds where it has none."""
+    tables = board_tables(
+        suite.name,
+        scores,
+        planned.points,
+        planned.cost_models,
+        first_layer=planned.first_layer,
+        resamples=suite.resamples,
+        seed=suite.seed,
+    )
+    return {**tables, "seeds": seed_table(tables["rows"], seed_groups(suite))}
 
 
 def needs_missing_inputs(strategy: ExitStrategy, contest: Contest) -> bool:

@@ -15,6 +15,7 @@ from bench_core.competition import (
     policy_artifacts,
     recorded_workload,
     score_workload,
+    suite_tables,
 )
 from bench_core.errors import UsageError
 from bench_core.failures import guarded
@@ -26,13 +27,11 @@ from bench_core.provenance import manifest
 from bench_core.published import read_published
 from bench_core.results import Board, make_folder, read_kept, write_board
 from bench_core.scoring import Entry, WorkloadScores
-from bench_core.seeds import seed_table
 from bench_core.shift import Condition, shift_table
 from bench_core.shift_recording import condition_digests, recorded_conditions, save_conditions
 from bench_core.stages import recording_key
 from bench_core.store import Store, default_store
-from bench_core.suite import Suite, seed_groups
-from bench_core.tables import board_tables
+from bench_core.suite import Suite
 from bench_core.timing import measure_policies
 from bench_core.trace_files import save_trace
 from bench_core.training.log import training_log
@@ -109,21 +108,11 @@ def run_suite(
                 facts[name]["shift"] = condition_digests(conditions)
 
     note("intervals and ranks …")
-    tables = board_tables(
-        suite.name,
-        scores,
-        planned.points,
-        planned.cost_models,
-        first_layer=planned.first_layer,
-        resamples=suite.resamples,
-        seed=suite.seed,
-    )
     board = Board(
-        **tables,
+        **suite_tables(suite, planned, scores),
         measurements=None if remeasure else read_kept(output, "measurements"),
         raw=None if remeasure else read_kept(output, "measurements-raw"),
         manifest=manifest(suite, registry, facts, command),
-        seeds=seed_table(tables["rows"], seed_groups(suite)),
         training=_training(recorded),
         published=published,
     )

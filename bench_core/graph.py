@@ -28,9 +28,9 @@ from bench_core.competition import (
 from bench_core.device import VARIABLE, wanted_device
 from bench_core.digests import file_digest
 from bench_core.errors import StoreError, UsageError
-from bench_core.exits import ListedPolicies, Requirement
+from bench_core.exits import ExitStrategy, ListedPolicies, Requirement
 from bench_core.failures import guarded
-from bench_core.kept_scores import SCORED_SPLITS, can_be_kept, scores_key
+from bench_core.kept_scores import SCORED_SPLITS, can_be_kept, scored_recordings, scores_key
 from bench_core.planning import Competitor, Plan, plan
 from bench_core.plugin_manager import Registry, load_registry
 from bench_core.progress import collected
@@ -177,14 +177,14 @@ def missing_stages(planned: Plan, store: Store, *, refit: bool = False) -> tuple
         if isinstance(found, str):
             problems[subject] = found
             continue
+        weights, missing = found
         on_gpu = () if wanted_device() == "cpu" else ("train", "record")
-        recorded += [replace(stage, resources=_GPU) if stage.kind in on_gpu else stage for stage in found]
-        whole = {stage.split: stage.name for stage in found if stage.kind == "record" and stage.part is None}
-        made = not any(stage.kind == "train" or stage.split in SCORED_SPLITS for stage in found)
-        for competitor, kept in _unscored(workload, planned, store, refit=refit, made=made):
+        recorded += [replace(stage, resources=_GPU) if stage.kind in on_gpu else stage for stage in missing]
+        whole = {stage.split: stage.name for stage in missing if stage.kind == "record" and stage.part is None}
+        for competitor, kept in _unscored(workload, weights, planned, store, refit=refit):
             label, after = competitor.label, [whole[split] for split in SCORED_SPLITS if split in whole]
             if refit or Requirement.INPUTS in competitor.strategy.requires:
-                needed = [name for split, name in whole.items() if split == "calibration"]
+                needed = [whole["calibration"]] if "calibration" in whole else []
                 fits.append(Stage(f"fit {name} {label}", "fit", name, strategy=label, after=needed))
                 after.append(fits[-1].name)
             if kept:
@@ -193,14 +193,9 @@ def missing_stages(planned: Plan, store: Store, *, refit: bool = False) -> tuple
 
 
 def _unscored(
-    workload: Workload, planned: Plan, store: Store, *, refit: bool, made: bool
+    workload: Workload, weights: Artifact | None, planned: Plan, store: Store, *, refit: bool
 ) -> Iterator[tuple[Competitor, bool]]:
-    """The competitors whose scores the store lacks, and whether a stage is to make them.
-
-    Args:
-        made: the network and its traces are there.
-    """
-    weights = store.get("networks", workload.training_key) if made else None
+    """The competitors whose scores the store lacks, and whether a stage is to make them."""
     for competitor in planned.competitors:
         keepable = can_be_kept(competitor.strategy)
         key = scores_key(workload, weights, competitor.strategy, planned.points) if weights and keepable else None
@@ -208,7 +203,10 @@ def _unscored(
             yield competitor, keepable and not refit
 
 
-def _stages_of(workload: Workload, shift: ShiftSpec | None, store: Store, trained: dict[str, str]) -> list[Stage]:
+def _stages_of(
+    workload: Workload, shift: ShiftSpec | None, store: Store, trained: dict[str, str]
+) -> tuple[Artifact | None, list[Stage]]:
+    """The trained weights, where the store has them, and the stages that lack up to the last recording."""
     name = workload.spec.name
     stages = _training(workload, name, store, trained)
     weights = None if stages else store.get("networks", workload.training_key)
@@ -230,15 +228,15 @@ def _stages_of(workload: Workload, shift: ShiftSpec | None, store: Store, traine
         ]
         needed = [part.name for part in parts] or after
         stages += [*parts, Stage(whole, "record", name, split=split, after=needed)]
-    return stages
+    return weights, stages
 
 
 def _is_to_be_converted(workload: Workload, weights: Artifact | None, store: Store) -> bool:
     """Whether a conversion is missing that can be kept; where it can't, whoever records converts."""
-    if workload.converter is None or code_digest(type(workload.converter)) is None:
-        return False
-    key = None if weights is None else conversion_key(workload, weights)
-    return key is None or not store.has("converted", key)
+    if weights is None:
+        return workload.converter is not None and code_digest(type(workload.converter)) is not None
+    key = conversion_key(workload, weights)
+    return key is not None and not store.has("converted", key)
 
 
 def _recordings(workload: Workload, shift: ShiftSpec | None) -> dict[str, Workload]:
@@ -374,7 +372,7 @@ def _fit(workload: Workload, stage: Stage, store: Store, planned: Plan, refit: b
     trace = recorded_trace(workload, weights, "calibration", store)
     frames = workload.dataset.frames(workload.dataset.split("calibration"), workload.spec.timesteps)
     fit, _ = halve(Recorded(trace, frames))
-    strategy = next(one.strategy for one in planned.competitors if one.label == stage.strategy)
+    strategy = _strategy(stage, planned)
     family = fit_family(strategy, fit, fitted_artifacts(workload, weights, store, refit=refit))
     if isinstance(family, ListedPolicies):  # each is made when it is first asked for
         for value in family.values:
@@ -384,7 +382,7 @@ def _fit(workload: Workload, stage: Stage, store: Store, planned: Plan, refit: b
 
 def _score(workload: Workload, stage: Stage, store: Store, planned: Plan, _refit: bool) -> _Place | tuple[()]:
     ready, contest = _contest(workload, store)
-    strategy = next(one.strategy for one in planned.competitors if one.label == stage.strategy)
+    strategy = _strategy(stage, planned)
     kept = kept_scores_of(ready, contest, planned.points)
     if needs_missing_inputs(strategy, contest) or kept.get(strategy) is not None:
         return ()
@@ -392,11 +390,14 @@ def _score(workload: Workload, stage: Stage, store: Store, planned: Plan, _refit
     return () if key is None else ("scores", key)
 
 
+def _strategy(stage: Stage, planned: Plan) -> ExitStrategy:
+    return next(one.strategy for one in planned.competitors if one.label == stage.strategy)
+
+
 def _contest(workload: Workload, store: Store) -> tuple[RecordedWorkload, Contest]:
     """What competitors are given; that of the last workload is kept, since the next one is likely to be on it too."""
     weights = trained_weights(workload, store)
-    recordings = [recording_key(workload, weights, split) for split in SCORED_SPLITS]
-    made_of = (_place(store), workload.training_key, *recordings)
+    made_of = (_place(store), workload.training_key, *scored_recordings(workload, weights))
     if made_of not in _last_contest:
         _last_contest.clear()
         ready = recorded_workload(workload, store)

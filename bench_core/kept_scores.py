@@ -26,12 +26,17 @@ from bench_core.selection import OperatingPoint
 from bench_core.stages import Workload, recording_key
 from bench_core.store import Artifact, Store
 
-__all__ = ["SCORED_SPLITS", "KeptScores", "can_be_kept", "scores_key"]
+__all__ = ["SCORED_SPLITS", "KeptScores", "can_be_kept", "scored_recordings", "scores_key"]
 
 SCORED_SPLITS = ("calibration", "test")
 VERSION = 1
 KIND = "scores"
 _HEADER = "scores"
+
+
+def scored_recordings(workload: Workload, weights: Artifact) -> list[str]:
+    """Keys of the traces that scores are made from."""
+    return [recording_key(workload, weights, split) for split in SCORED_SPLITS]
 
 
 def scores_key(
@@ -52,7 +57,7 @@ def scores_key(
             "strategy": strategy.name,
             "state": vars(strategy),
             "operating_points": [str(point) for point in points],
-            "recordings": [recording_key(workload, weights, split) for split in SCORED_SPLITS],
+            "recordings": scored_recordings(workload, weights),
         }
     )
 
@@ -120,7 +125,7 @@ class KeptScores:
             "workload": self.workload.spec.name,
             "strategy": strategy.label,
             "operating_points": [str(point) for point in self.points],
-            "recordings": [recording_key(self.workload, self.weights, split) for split in SCORED_SPLITS],
+            "recordings": scored_recordings(self.workload, self.weights),
         }
         try:
             self.store.put(KIND, key, tensors, metadata, {_HEADER: text})

@@ -21,7 +21,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench_core.competition import policy_artifacts, score_workload
+from bench_core.competition import policy_artifacts, score_workload, suite_tables
 from bench_core.execution import run_suite
 from bench_core.kept_traces import kept_trace, trace_path
 from bench_core.offline import resolve_inputs
@@ -30,12 +30,10 @@ from bench_core.plugin_manager import Registry
 from bench_core.provenance import environment
 from bench_core.results import Board, read_board, write_tables
 from bench_core.scoring import Contest, Recorded, WorkloadScores, halve
-from bench_core.seeds import seed_table
 from bench_core.shift import Condition, shift_table
 from bench_core.shift_recording import read_conditions
 from bench_core.store import Store, default_store
-from bench_core.suite import LatencySpec, Suite, parse_suite, seed_groups
-from bench_core.tables import board_tables
+from bench_core.suite import LatencySpec, Suite, parse_suite
 
 __all__ = ["Reproduction", "Tested", "briefly", "reproduce_board", "suite_of", "tested"]
 
@@ -188,21 +186,7 @@ def _from_traces(committed: Board, suite: Suite, folder: Path, registry: Registr
     planned = plan(suite, registry)
     found = tested(committed, suite, folder, registry, default_store())
     scores = [one.scores for one in found.values()]
-    tables = board_tables(
-        suite.name,
-        scores,
-        planned.points,
-        planned.cost_models,
-        first_layer=planned.first_layer,
-        resamples=suite.resamples,
-        seed=suite.seed,
-    )
-    board = Board(
-        **tables,
-        measurements=None,
-        manifest=committed.manifest,
-        seeds=seed_table(tables["rows"], seed_groups(suite)),
-    )
+    board = Board(**suite_tables(suite, planned, scores), measurements=None, manifest=committed.manifest)
     if (conditions := _conditions(committed, suite, folder, registry, found)) is not None:
         board.shift = shift_table(scores, conditions, resamples=suite.resamples, seed=suite.seed)
     return board

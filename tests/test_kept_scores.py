@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from dataclasses import replace
 from functools import partial
 
@@ -18,7 +19,7 @@ from bench_core.planning import plan
 from bench_core.provenance import code_digest
 from bench_core.replay import replay_policy
 from bench_core.results import TABLES
-from bench_core.scoring import score_strategy
+from bench_core.scoring import fit_family, score_strategy
 from bench_core.selection import OperatingPoint
 from bench_core.store import Store
 from tests.helpers.odd_score import Odd
@@ -129,9 +130,7 @@ def test_a_run_with_kept_scores_fits_nothing_and_writes_the_same_bytes(registry,
     assert {name: (tmp_path / "board" / f"{name}.csv").read_bytes() for name in TABLES} == before
     monkeypatch.undo()
     fitted = []
-    monkeypatch.setattr("bench_core.kept_scores.fit_family", lambda *a, **o: fitted.append(a) or fit(*a, **o))
-    from bench_core.scoring import fit_family as fit
-
+    monkeypatch.setattr("bench_core.kept_scores.fit_family", lambda *a, **o: fitted.append(a) or fit_family(*a, **o))
     run(output=tmp_path / "board", remeasure=True)  # what is run live has to be fitted
     assert len(fitted) == 2 * len(suite.strategies)
 
@@ -148,8 +147,6 @@ def test_changed_code_is_scored_again(registry, store, tmp_path, monkeypatch):
     plugin = write_plugin(folder / "ready.py", METHOD)
 
     def thresholds():
-        import sys
-
         sys.modules.pop("ready_helper", None)
         found = tiny_registry(plugin)
         suite = parsed_suite(strategies=[{"name": "ready"}])
