@@ -154,7 +154,11 @@ class Readout:
     @property
     def largest_probability(self) -> torch.Tensor:
         """max p, for p = softmax(R_t)."""
-        return self._softmax()[0].clone()
+        largest = self._softmax()[0]
+        if self._moment.shared:
+            return largest.clone()
+        self._largest = None  # it is handed out, so it is computed anew for whoever asks again
+        return largest
 
     @property
     def mean_log_probability(self) -> torch.Tensor:
@@ -210,12 +214,15 @@ class _Moment:
     """One timestep of a batch: what stands behind the evidence of all who look at it.
 
     Args:
-        step, total: o_t and S_t, float64 [B, K]; neither is written to but for a moment, in ``second``.
+        step, total: o_t and S_t, float64 [B, K], one tensor at t = 1 perhaps; not written to but for a moment, in
+            ``second``.
+        workspace: of those who look at it together; without one a single strategy does.
     """
 
     def __init__(self, t: int, step: torch.Tensor, total: torch.Tensor, workspace: _Workspace | None = None) -> None:
         self.t, self.shape = t, total.shape
         self._tensors: tuple[torch.Tensor, torch.Tensor] | None = (step, total)
+        self.shared = workspace is not None
         self._workspace = workspace
         self._below: dict[bool, torch.Tensor] = {}
         self._readouts: dict[tuple[str, float], Readout] = {}
@@ -364,10 +371,10 @@ def read_together(
 
 def _moments(logits: torch.Tensor, timesteps: int, workspace: _Workspace) -> Iterator[_Moment]:
     """The timesteps of a batch, of o_t [B, T, K], one after the other in the same memory."""
-    step = torch.empty(logits.shape[0], logits.shape[2], dtype=torch.float64)
-    total = torch.zeros_like(step)
+    step, total = torch.empty(2, logits.shape[0], logits.shape[2], dtype=torch.float64)
     for t in range(1, timesteps + 1):
-        total += step.copy_(logits[:, t - 1])
+        step.copy_(logits[:, t - 1])
+        total = total.copy_(step) if t == 1 else total.add_(step)
         moment = _Moment(t, step, total, workspace)
         yield moment
         moment.close()

@@ -238,7 +238,8 @@ class ScorePolicy(ExitPolicy):
 def checked_score(strategy: ScoreStrategy, evidence: Evidence) -> torch.Tensor:
     """The strategy's score, float64 [B]. Raises PluginError for a wrong shape or NaN."""
     score = _checked_numbers(strategy.name, "score", strategy.score(evidence), evidence)
-    if math.isnan(score.amin().item()):  # which is NaN where any of them is
+    lowest = score if evidence.batch == 1 else score.amin()  # NaN where any of them is
+    if math.isnan(lowest.item()):
         raise PluginError(strategy.name, f"score is NaN at timestep {evidence.t}")
     return score
 

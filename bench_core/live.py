@@ -96,7 +96,7 @@ def run_live(
     Raises:
         UsageError: refill is asked of a network that can't take in new samples.
     """
-    count = len(samples)
+    count = samples.sample_ids.shape[0]
     size = max(1, min(batch or count, count))
     refill = refill and size < count
     if refill and not hasattr(network, "renew"):
@@ -111,10 +111,10 @@ def run_live(
                 started += size
             free = flight.step()
             if free is not None and refill and started < count:
-                new = torch.arange(started, min(started + len(free), count))
+                new = torch.arange(started, min(started + free.shape[0], count))
                 flight.renew(free[: len(new)], new)
                 free, started = free[len(new) :], started + len(new)
-            if free is not None and flight.cohorts and len(free):
+            if free is not None and flight.cohorts and free.shape[0]:
                 flight.drop(free)
         return flight.outcome()
 
@@ -135,24 +135,22 @@ class _Cohort:
         own = ids if everybody else ids[members]
         self.controller = ExitController(policy, own, samples.timesteps, samples.classes, frames)
         self.rows = self.controller.unfinished if rows is None else rows  # the whole batch, or some rows of it
-        self.left = len(members)
+        self.left = members.shape[0]
 
     def observe(self, logits: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor | None:
         """Take in o_t of the whole batch; the rows that finish, or None."""
-        told = logits if self.left == logits.shape[0] else logits[self.rows]
+        told = logits if self.left == logits.shape[0] else logits.index_select(0, self.rows)
         if seen is not None:
             seen[self.members[self.controller.unfinished], self.timesteps_done] = told.to(seen.dtype)
         self.timesteps_done += 1
-        keep = self.controller.observe(told)
-        if keep is None:
+        parting = self.controller.observe(told)
+        if parting is None:
             return None
-        before, self.left = self.rows, len(keep)
+        before, self.left = self.rows, parting.go_on.shape[0]
         if not self.left:
             return before
-        self.rows = before[keep]
-        finished = torch.ones(len(before), dtype=torch.bool)
-        finished[keep] = False
-        return before[finished]
+        self.rows = before.index_select(0, parting.go_on)
+        return before.index_select(0, parting.stop)
 
 
 class _Flight:
@@ -167,23 +165,32 @@ class _Flight:
         self._policy = policy
         self._seen = seen
         self._sample_of_row = first_positions(0)  # [R]
+        self._presented: torch.Tensor | None = None  # the input of those rows, where it is constant
+        self._frames: torch.Tensor | None = None  # where it is not: of all samples, one timestep after the other
         self._parts: list[tuple[torch.Tensor, Outcome]] = []
 
     def start(self, members: torch.Tensor) -> None:
         """New samples, where none is under way."""
         self._network.reset()
-        self._sample_of_row = members
+        self._sample_of_row, self._presented = members, None
         self.cohorts = [_Cohort(self._samples, self._policy, members)]
 
     def step(self) -> torch.Tensor | None:
         """One timestep for all: ask, and take the finished out of their cohorts. Their rows, ascending, or None."""
         logits = self._network.step(self._frame()).to("cpu")
-        found = [cohort.observe(logits, self._seen) for cohort in self.cohorts]
-        free = [rows for rows in found if rows is not None]
+        free, ended = [], False
+        for cohort in self.cohorts:
+            rows = cohort.observe(logits, self._seen)
+            if rows is None:
+                continue
+            free.append(rows)
+            if not cohort.left:
+                ended = True
+                self._parts.append((cohort.members, cohort.controller.outcome))
+        if ended:
+            self.cohorts = [cohort for cohort in self.cohorts if cohort.left]
         if not free:
             return None
-        self._parts += [(cohort.members, cohort.controller.outcome) for cohort in self.cohorts if not cohort.left]
-        self.cohorts = [cohort for cohort in self.cohorts if cohort.left]
         return free[0] if len(free) == 1 else torch.cat(free).sort().values
 
     def renew(self, rows: torch.Tensor, members: torch.Tensor) -> None:
@@ -191,7 +198,7 @@ class _Flight:
         samples = self._samples
         frames = samples.inputs[members] if samples.constant_input else samples.inputs[0, members]
         self._network.renew(rows.to(frames.device), frames)  # type: ignore[attr-defined]  # asked for by run_live
-        self._sample_of_row = self._sample_of_row.index_copy(0, rows, members)
+        self._sample_of_row, self._presented = self._sample_of_row.index_copy(0, rows, members), None
         self.cohorts.append(_Cohort(samples, self._policy, members, rows))
 
     def drop(self, rows: torch.Tensor) -> None:
@@ -200,7 +207,7 @@ class _Flight:
         needed[rows] = False
         keep = needed.nonzero().flatten()
         self._network.keep(keep.to(self._samples.inputs.device))
-        self._sample_of_row = self._sample_of_row[keep]
+        self._sample_of_row, self._presented = self._sample_of_row[keep], None
         places = needed.cumsum(0) - 1
         for cohort in self.cohorts:
             cohort.rows = places[cohort.rows]
@@ -218,14 +225,22 @@ class _Flight:
 
     def _frame(self) -> torch.Tensor:
         """This timestep's input, row by row [R, C, H, W]."""
-        inputs, rows = self._samples.inputs, self._sample_of_row
-        everyone = rows.shape == self._samples.sample_ids.shape  # then row i is sample i
         if self._samples.constant_input:
-            return inputs if everyone else inputs[rows]
+            if self._presented is None:
+                self._presented = self._rows_of(self._samples.inputs)
+            return self._presented
         if len(self.cohorts) == 1:
-            frame = inputs[self.cohorts[0].timesteps_done]
-            return frame if everyone else frame[rows]
-        done = torch.empty_like(rows)
+            return self._rows_of(self._samples.inputs[self.cohorts[0].timesteps_done])
+        if self._frames is None:
+            self._frames = self._samples.inputs.flatten(0, 1)
+        places = self._sample_of_row.clone()
         for cohort in self.cohorts:
-            done[cohort.rows] = cohort.timesteps_done
-        return inputs[done, rows]
+            places[cohort.rows] += cohort.timesteps_done * len(self._samples)
+        return self._frames.index_select(0, places.to(self._frames.device))
+
+    def _rows_of(self, frames: torch.Tensor) -> torch.Tensor:
+        """Of one frame of every sample [N, C, H, W] those of the samples under way."""
+        rows = self._sample_of_row
+        if rows.shape == self._samples.sample_ids.shape:  # then row i is sample i
+            return frames
+        return frames.index_select(0, rows.to(frames.device))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -47,6 +48,13 @@ class Outcome:
     forced: torch.Tensor
 
 
+class Parting(NamedTuple):
+    """Which of the samples that were asked stop and which go on: indices among them, int64, ascending."""
+
+    stop: torch.Tensor
+    go_on: torch.Tensor
+
+
 class ExitController:
     """Asks a policy, step by step, which of the unfinished samples stop. Replay and live runs share it.
 
@@ -66,7 +74,7 @@ class ExitController:
         classes: int,
         inputs: InputFrames | None = None,
     ) -> None:
-        batch = len(sample_ids)
+        batch = sample_ids.shape[0]  # len() of a tensor takes longer, and a single sample notices
         self.timesteps = timesteps
         self.unfinished = first_positions(batch)  # positions of the samples still running
         self._batch = batch
@@ -75,15 +83,16 @@ class ExitController:
         self._keys = sample_ids
         self._inputs = inputs
         self._t = 0
-        self._total = torch.zeros(batch, classes, dtype=torch.float64)
+        self._total: torch.Tensor | None = None
         self._state: State = {}
         if type(policy).start is not ExitPolicy.start:  # most policies have nothing to begin with
-            self._state = self._checked(policy.start(self._evidence(torch.zeros_like(self._total))))
+            nothing = torch.zeros(2, batch, classes, dtype=torch.float64)
+            self._state = self._checked(policy.start(self._evidence(*nothing)))
 
     @property
     def outcome(self) -> Outcome:
         """Where the samples stopped; zeros for those that still run."""
-        if len(self._stopped) == 1 and not len(self.unfinished):  # all at once, which at batch 1 is every time
+        if len(self._stopped) == 1 and not self.unfinished.shape[0]:  # all at once, which at batch 1 is every time
             _, t, predictions, forced = self._stopped[0]
             return Outcome(torch.full_like(predictions, t), predictions, torch.full(predictions.shape, forced))
         exits, answers = torch.zeros(2, self._batch, dtype=torch.int64)
@@ -94,30 +103,30 @@ class ExitController:
             outcome.forced[positions] = forced
         return outcome
 
-    def observe(self, step_logits: torch.Tensor) -> torch.Tensor | None:
-        """Take in o_t [B', K] of the unfinished samples.
-
-        Returns:
-            Indices among those B' that go on, or None when all of them do.
-        """
+    def observe(self, step_logits: torch.Tensor) -> Parting | None:
+        """Take in o_t [B', K] of the unfinished samples; None where all of them go on."""
         self._t += 1
-        step = step_logits.detach().to("cpu", torch.float64, copy=True)
-        self._total = self._total + step  # a new tensor, so that evidence of before stays what it was
+        step = step_logits.to("cpu", torch.float64, copy=True)
+        if step.requires_grad:
+            step = step.detach()
+        total = step if self._total is None else self._total + step  # new: evidence of before stays what it was
         if self._t == self.timesteps:
-            return self._finish_all(forced=True)
+            return self._finish_all(total, forced=True)
         batch = step.shape[0]
-        stop, state = self._policy.should_exit(self._evidence(step), self._state)
+        stop, state = self._policy.should_exit(self._evidence(step, total), self._state)
         if not isinstance(stop, torch.Tensor) or stop.dtype != torch.bool or stop.shape != (batch,):
             raise PluginError(type(self._policy).__name__, f"should_exit must give bool [{batch}]")
         self._state = self._checked(state)
-        stopped = np.count_nonzero(stop.numpy())
-        if stopped == 0:
-            return None
-        return self._finish_all(forced=False) if stopped == batch else self._finish(stop)
+        stopping = stop.numpy()
+        stopped = np.count_nonzero(stopping)
+        if stopped == batch:
+            return self._finish_all(total, forced=False)
+        self._total = total
+        return self._finish(stopping, total) if stopped else None
 
-    def _evidence(self, step: torch.Tensor) -> Evidence:
+    def _evidence(self, step: torch.Tensor, total: torch.Tensor) -> Evidence:
         read = None if self._inputs is None else partial(self._inputs, self.unfinished, max(self._t, 1))
-        return Evidence(self._t, self.timesteps, step, self._total, self._keys, read)
+        return Evidence(self._t, self.timesteps, step, total, self._keys, read)
 
     def _checked(self, state: State) -> State:
         """The state, if every tensor of it has a row for each unfinished sample. Raises PluginError."""
@@ -132,19 +141,21 @@ class ExitController:
             )
         return state
 
-    def _finish(self, stop: torch.Tensor) -> torch.Tensor:
-        """Record the samples at ``stop`` [B'] and compact everything to the others, whose indices it gives."""
-        self._stopped.append((self.unfinished[stop], self._t, self._total[stop].argmax(1), False))
-        keep = torch.nonzero(~stop).flatten()
-        self.unfinished, self._total, self._keys = self.unfinished[keep], self._total[keep], self._keys[keep]
-        self._state = {name: values[keep] for name, values in self._state.items()}
-        return keep
+    def _finish(self, stopping: "np.ndarray[tuple[int], np.dtype[np.bool_]]", total: torch.Tensor) -> Parting:
+        """Record the samples that stop, of bool [B'], and compact everything to the others."""
+        stop, go_on = (torch.from_numpy(np.flatnonzero(which)) for which in (stopping, ~stopping))
+        answers = total.index_select(0, stop).argmax(1)
+        self._stopped.append((self.unfinished.index_select(0, stop), self._t, answers, False))
+        self.unfinished = self.unfinished.index_select(0, go_on)
+        self._total, self._keys = total.index_select(0, go_on), self._keys.index_select(0, go_on)
+        self._state = {name: values[go_on] for name, values in self._state.items()}
+        return Parting(stop, go_on)
 
-    def _finish_all(self, *, forced: bool) -> torch.Tensor:
+    def _finish_all(self, total: torch.Tensor, *, forced: bool) -> Parting:
         """The same where none goes on, so that nothing is left to compact."""
-        self._stopped.append((self.unfinished, self._t, self._total.argmax(1), forced))
+        self._stopped.append((self.unfinished, self._t, total.argmax(1), forced))
         self.unfinished = first_positions(0)
-        return self.unfinished
+        return Parting(first_positions(total.shape[0]), self.unfinished)
 
 
 def replay_policy(

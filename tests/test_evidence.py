@@ -239,6 +239,19 @@ def writes_into_readouts(evidence: Evidence) -> torch.Tensor:
     return torch.zeros(evidence.batch, dtype=torch.float64)
 
 
+def test_what_a_readout_gave_can_be_written_to_and_asked_for_again():
+    step = torch.tensor([[0.3, -1.0, 2.0], [5.0, 5.0, 0.0]], dtype=torch.float64)
+    evidence = Evidence(1, 4, step, step, torch.arange(2))
+    readout = evidence.readout()
+    names = ("largest_probability", "mean_log_probability", "log_largest_probability", "runner_up")
+    first = {name: getattr(readout, name).clone() for name in names}
+    for name in (*names, *reversed(names)):
+        given = getattr(readout, name)
+        assert torch.equal(given, first[name]), name
+        given.numpy().fill(7.0)
+    assert torch.equal(evidence.step_logits, step)
+
+
 def raises_at_two(evidence: Evidence) -> torch.Tensor:
     if evidence.t == 2:
         raise RuntimeError("no more")

@@ -9,6 +9,7 @@ from torch import nn
 from bench_core.conversion import replace_activations
 from bench_core.snn import AveragePool, Flatten, SpikingNetwork, SpikingNeuron, Synapse, if_neuron, lif_neuron
 from bench_core.snn.models import Parts
+from bench_core.snn.rows import kept_rows, overwrite_rows
 from bench_core.snn.surrogate import triangle
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.tiny_plugin import TinyConv, TinyEvents, TinyShapes
@@ -145,6 +146,35 @@ def test_keeping_all_samples_changes_nothing_and_keeping_none_leaves_none():
     assert torch.equal(torch.stack([first, net.step(steps[1])]), expected[:2])
     net.keep(torch.zeros(0, dtype=torch.int64))
     assert net.step(steps[2][:0]).shape == (0, K)
+
+
+LAYOUTS = {
+    "one dimension": lambda: torch.randn(9),
+    "two": lambda: torch.randn(9, 5),
+    "contiguous": lambda: torch.randn(9, 5, 4, 3),
+    "channels last": lambda: torch.randn(9, 5, 4, 3).to(memory_format=torch.channels_last),
+    "a single channel": lambda: torch.randn(9, 1, 4, 3).to(memory_format=torch.channels_last),
+    "float64": lambda: torch.randn(9, 5, 4, 3, dtype=torch.float64).to(memory_format=torch.channels_last),
+    "bfloat16": lambda: torch.randn(9, 5, 4, 3, dtype=torch.bfloat16).to(memory_format=torch.channels_last),
+    "gaps": lambda: torch.randn(9, 8, 6, 3)[:, ::2, 1:4],
+}
+
+
+@pytest.mark.parametrize("made", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("places", [[], [4], [8, 0, 3], list(range(9))], ids=str)
+def test_rows_are_kept_and_overwritten_as_by_indexing_whatever_their_layout(made, places):
+    state, index = made(), torch.tensor(places, dtype=torch.int64)
+    kept = kept_rows(state, index)
+    assert torch.equal(kept, state[index])
+    for layout in (torch.contiguous_format, torch.channels_last) if state.dim() == 4 else (torch.contiguous_format,):
+        assert kept.is_contiguous(memory_format=layout) or not state.is_contiguous(memory_format=layout)
+    kept.zero_()
+    assert not (state == 0).any()  # it was a copy
+    for values in (7.0, torch.randn(len(places), *state.shape[1:], dtype=state.dtype)):
+        expected = state.clone()
+        expected[index] = values
+        overwrite_rows(state, index, values)
+        assert torch.equal(state, expected)
 
 
 def test_the_order_of_kept_samples_is_the_order_asked_for():

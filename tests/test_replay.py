@@ -216,15 +216,17 @@ def test_state_is_compacted_with_the_samples_it_belongs_to(trace, batch):
         assert found == rules.first_below([*coins, 0.0], 0.4)
 
 
-def test_the_controller_says_which_samples_go_on():
+def test_the_controller_says_which_samples_stop_and_which_go_on():
     policy = Asked(lambda evidence: torch.tensor([True, False, True, False])[: len(evidence.total)] & (evidence.t == 2))
     controller = ExitController(policy, torch.arange(4), 4, 3)
     logits = torch.eye(4, 3)
     assert controller.observe(logits) is None
-    assert controller.observe(logits).tolist() == [1, 3]
+    parting = controller.observe(logits)
+    assert (parting.stop.tolist(), parting.go_on.tolist()) == ([0, 2], [1, 3])
     assert controller.unfinished.tolist() == [1, 3]
     assert controller.observe(logits[[1, 3]]) is None
-    assert controller.observe(logits[[1, 3]]).tolist() == []
+    parting = controller.observe(logits[[1, 3]])
+    assert (parting.stop.tolist(), parting.go_on.tolist()) == ([0, 1], [])
     assert controller.outcome.exit_timesteps.tolist() == [2, 4, 2, 4]
     assert controller.outcome.forced.tolist() == [False, True, False, True]
 

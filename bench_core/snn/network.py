@@ -8,6 +8,7 @@ from torch import nn
 from bench_core.snn.layers import Synapse
 from bench_core.snn.neurons import SpikingNeuron
 from bench_core.snn.normalization import TemporalScale
+from bench_core.snn.rows import kept_rows, overwrite_rows
 
 __all__ = ["AnalogNetwork", "SpikingNetwork"]
 
@@ -43,7 +44,7 @@ class SpikingNetwork(nn.Module):
     def keep(self, index: torch.Tensor) -> None:
         """Go on with the samples at ``index`` [B'] only; all state is compacted."""
         if self._current is not None:
-            self._current = self._current[:, index]
+            self._current = kept_rows(self._current[0], index).unsqueeze(0)
         for module in self._stateful():
             module.keep(index)
 
@@ -55,7 +56,7 @@ class SpikingNetwork(nn.Module):
             frames: their input [R, C, H, W] under constant input; events come with every ``step``, and it is not read.
         """
         if self._current is not None:
-            self._current[:, index] = self.layers[0](frames.unsqueeze(0))
+            overwrite_rows(self._current[0], index, self.layers[0](frames.unsqueeze(0))[0])
         for module in self._stateful():
             module.renew(index)
 

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 import torch
 from torch import nn
 
+from bench_core.snn.rows import kept_rows, overwrite_rows
 from bench_core.snn.surrogate import SURROGATES, Surrogate
 
 __all__ = ["NEURONS", "SpikingNeuron", "if_neuron", "lif_neuron", "trained_neuron"]
@@ -67,12 +68,12 @@ class SpikingNeuron(nn.Module):
     def keep(self, index: torch.Tensor) -> None:
         """Go on with the samples at ``index`` [B'] only."""
         if self.potential is not None:
-            self.potential = self.potential[index]
+            self.potential = kept_rows(self.potential, index)
 
     def renew(self, index: torch.Tensor) -> None:
         """New samples take the places at ``index`` [R]: their potential is the initial one. Inference only."""
         if self.potential is not None:
-            self.potential.index_fill_(0, index, self.initial)
+            overwrite_rows(self.potential, index, self.initial)
 
     def forward(self, current: torch.Tensor) -> torch.Tensor:
         """Current [T, B, ...] to spikes [T, B, ...], the next T timesteps of the samples under way."""
