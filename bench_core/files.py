@@ -8,10 +8,13 @@ import fcntl
 import os
 import secrets
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 __all__ = ["UNFINISHED", "alone_in", "exclusive", "publish", "unfinished", "whole_file", "workspace"]
 
@@ -26,12 +29,16 @@ def workspace(folder: Path) -> Iterator[Path]:
     Raises OSError.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    handle, place = _claim(folder)
+    claimed: tuple[int, Path] | None = None
     try:
-        yield place
-    finally:  # Ctrl-C included
-        shutil.rmtree(place, ignore_errors=True)
-        os.close(handle)
+        with _uninterrupted():
+            claimed = _claim(folder)
+        yield claimed[1]
+    finally:
+        if claimed is not None:
+            with _uninterrupted():
+                shutil.rmtree(claimed[1], ignore_errors=True)
+                os.close(claimed[0])
 
 
 @contextmanager
@@ -81,6 +88,23 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until this is over; it reaches the main thread only, so that others need nothing."""
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or usual is None:  # None: not Python's to restore
+        yield
+        return
+    waiting: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda *received: waiting.append(received))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+        if waiting and callable(usual):
+            usual(*waiting[0])
 
 
 def _held(path: Path, waiting: Callable[[], None]) -> int:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import threading
 from pathlib import Path
 
@@ -232,6 +233,32 @@ def test_a_stopped_write_leaves_no_temporary_file(store, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         store.put("networks", KEY, TENSORS)
     assert files(store.root) == []
+
+
+@pytest.mark.parametrize("moment", ["claim", "removal"])
+def test_ctrl_c_while_a_folder_is_claimed_or_removed_leaves_none(store, monkeypatch, moment):
+    where, name = (files_module, "_lock") if moment == "claim" else (files_module.shutil, "rmtree")
+    usual, struck = getattr(where, name), []
+
+    def struck_in_between(*args, **kwargs):
+        if not struck:
+            struck.append(True)
+            os.kill(os.getpid(), signal.SIGINT)
+        return usual(*args, **kwargs)
+
+    monkeypatch.setattr(where, name, struck_in_between)
+    with pytest.raises(KeyboardInterrupt):
+        store.put("networks", KEY, TENSORS)
+    assert struck
+    assert not list(store.root.rglob(f"{files_module.UNFINISHED}*"))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_write_beside_the_main_thread_leaves_signals_alone(store):
+    thread = threading.Thread(target=store.put, args=("networks", KEY, TENSORS))
+    thread.start()
+    thread.join()
+    assert store.has("networks", KEY)
 
 
 def test_a_file_in_the_folders_place_is_one_line(tmp_path):
