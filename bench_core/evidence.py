@@ -22,6 +22,7 @@ InputFrames = Callable[[torch.Tensor, int], torch.Tensor]
 """(positions [B], frames presented F) -> network input [B, F, C, H, W]."""
 
 
+_SMALL = 1e-3  # an alpha below it may take the largest logits of a trace to infinity
 _FEW = 1024  # values of which a sort is quicker than several passes
 
 
@@ -129,7 +130,7 @@ class Readout:
     """R_t = S_t / alpha or S_t / (t alpha) of B samples, and what its softmax comes to.
 
     Whatever it gives is a new tensor, float64 [B], and NaN where R_t has NaN or its largest is infinite. Values are
-    shifted by the largest before they are divided by an alpha below 1, so that a small alpha can't overflow.
+    shifted by the largest before they are divided by an alpha below 0.001, so that it can't overflow.
     """
 
     __slots__ = ("_alpha", "_largest", "_mean", "_moment", "_weighted")
@@ -292,7 +293,8 @@ class _Moment:
         workspace = self.workspace
         values, places = self._scaled(mean, alpha)
         softmax = torch.softmax(values, 1, out=workspace.take(self.shape))
-        largest, product = softmax.amax(1), None
+        product = None
+        largest = softmax.gather(1, self.places).squeeze(1) if "places" in vars(self) else softmax.amax(1)
         if weighted:
             product = softmax.mul_(self.below(mean)).sum(1)
             product = product if alpha == 1.0 else product / alpha
@@ -304,7 +306,7 @@ class _Moment:
         if alpha == 1.0 and not mean:
             return self.total, []
         place = self.workspace.take(self.shape)
-        if alpha < 1.0:
+        if alpha < _SMALL:
             scaled = torch.div(self.below(mean), alpha, out=place)
         else:
             scaled = torch.div(self.total, alpha * max(self.t, 1) if mean else alpha, out=place)
@@ -353,10 +355,10 @@ def read_together(
         return found
     batch = batch or samples_together(trace.classes)
     workspace = _Workspace()
-    for start in range(0, len(trace), batch):
-        rows = slice(start, min(start + batch, len(trace)))
+    for start, logits in trace.rows.pieces(batch):
+        rows = slice(start, start + len(logits))
         keys, labels = trace.sample_ids[rows], trace.labels[rows]
-        for moment in _moments(trace.rows.read(rows.start, rows.stop), timesteps, workspace):
+        for moment in _moments(logits, timesteps, workspace):
             for place, look in enumerate(looks):
                 column = found[place]
                 if isinstance(column, Exception):

@@ -42,8 +42,29 @@ class SampleRows:
 
     def read(self, start: int, stop: int) -> torch.Tensor:
         """Samples start to stop - 1 (fewer at the end), [n, …]; not to be written to."""
+        return self._read(start, stop, None)
+
+    def pieces(self, samples: int | None = None) -> Iterator[tuple[int, torch.Tensor]]:
+        """All samples, a few at a time: pairs of (first sample, [n, …]), not to be written to.
+
+        What has to be picked out is picked into the same memory every time: a piece is good until the next.
+
+        Args:
+            samples: n, the last piece may have fewer; default what stays in a core's cache.
+        """
+        total, *others = self.shape
+        step = samples or samples_in_cache(max(1, math.prod(others)))
+        place = None
+        if self._index is not None and self._parts[0].device.type == "cpu":
+            place = self._parts[0].new_empty((min(step, total), *others))
+        for start in range(0, total, step):
+            yield start, self._read(start, start + step, place)
+
+    def _read(self, start: int, stop: int, place: torch.Tensor | None) -> torch.Tensor:
+        """``read``; what is picked out is put into ``place``, if there is one."""
         if self._index is not None:
-            return self._pick(self._index[start:stop])
+            positions = self._index[start:stop]
+            return self._pick(positions, None if place is None else place[: len(positions)])
         pieces = []
         for part, end in zip(self._parts, self._ends.tolist(), strict=True):
             first = end - len(part)
@@ -52,13 +73,6 @@ class SampleRows:
         if not pieces:
             return self._parts[0][:0]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-
-    def pieces(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """All samples, a few at a time: pairs of (first sample, [n, …])."""
-        samples, *others = self.shape
-        step = samples_in_cache(max(1, math.prod(others)))
-        for start in range(0, samples, step):
-            yield start, self.read(start, start + step)
 
     def select(self, index: torch.Tensor) -> "SampleRows":
         """The samples at ``index``, which may be anything that indexes a tensor [N]."""
@@ -72,24 +86,30 @@ class SampleRows:
             self._parts, self._index, self._ends = [tensor], None, torch.tensor([len(tensor)])
         return self._parts[0]
 
-    def _pick(self, positions: torch.Tensor) -> torch.Tensor:
+    def _pick(self, positions: torch.Tensor, place: torch.Tensor | None) -> torch.Tensor:
         owners = torch.bucketize(positions, self._ends, right=True)
         if len(positions) and bool((owners == owners[0]).all()):
-            return self._of_part(int(owners[0]), positions)
-        picked = self._parts[0].new_empty((len(positions), *self.shape[1:]))
+            return self._of_part(int(owners[0]), positions, place)
+        picked = self._parts[0].new_empty((len(positions), *self.shape[1:])) if place is None else place
         for number in owners.unique().tolist():
             mine = torch.nonzero(owners == number).flatten()
             picked[mine] = self._of_part(number, positions[mine])
         return picked
 
-    def _of_part(self, number: int, positions: torch.Tensor) -> torch.Tensor:
-        part = self._parts[number]
+    def _of_part(self, number: int, positions: torch.Tensor, place: torch.Tensor | None = None) -> torch.Tensor:
+        part = self._parts[number].detach()
         first = int(self._ends[number]) - len(part)
-        return part.index_select(0, (positions - first).to(part.device))
+        start, count = int(positions[0]) - first, len(positions)
+        if int(positions[-1]) - first == start + count - 1 and bool((positions.diff() == 1).all()):
+            return part[start : start + count]  # they stand in a row, so nothing need be copied
+        return torch.index_select(part, 0, (positions - first).to(part.device), out=place)
 
 
 def tensor_bytes(tensor: torch.Tensor | SampleRows) -> Iterator[memoryview]:
-    """The content of a tensor, little-endian, a piece at a time; what lies in memory in its order is not copied."""
+    """The content of a tensor, little-endian, a piece at a time, each good until the next.
+
+    What lies in memory in its order is not copied.
+    """
     pieces = [tensor] if isinstance(tensor, torch.Tensor) else (piece for _, piece in tensor.pieces())
     for piece in pieces:
         flat = piece.detach().cpu().contiguous()

@@ -171,8 +171,7 @@ def replay_policy(
     """
     batch = batch or samples_together(trace.classes)
     parts = []
-    for start in range(0, len(trace), batch):
-        logits = trace.rows.read(start, start + batch)
+    for start, logits in trace.rows.pieces(batch):
         read = None if inputs is None else _shifted(inputs, start)
         controller = ExitController(
             policy, trace.sample_ids[start : start + batch], trace.timesteps, trace.classes, read

@@ -109,7 +109,10 @@ class Trace:
         return self.predictions == self.labels[:, None]
 
     def pieces(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """The logits a few samples at a time: pairs of (first sample, o_t [n, T, K]), not to be written to."""
+        """The logits a few samples at a time: pairs of (first sample, o_t [n, T, K]).
+
+        Not to be written to, and each good until the next.
+        """
         return self.rows.pieces()
 
     def totals(self) -> Iterator[tuple[int, torch.Tensor]]:

@@ -3,14 +3,21 @@
     python benchmarks/large_trace.py [--samples 50000] [--timesteps 8] [--classes 1000] [--shards 1] [--folder FOLDER]
 
 A random trace of N x T x K float32 logits is written once and memory-mapped. ``plain`` is one float32 pass in chunks:
-cumulative sum, softmax, maximum; of several chunk sizes the fastest counts. Each strategy is fitted, its scores
-computed, and every distinct threshold swept, first alone, then all in one read as a board does it: what their fits
-observe comes from one read, what they learn beside that from a read each, all scores from one more. ``a share`` is the
-time of all together divided by their number: what one of so many costs on average, not what one would cost alone.
-The predictions are computed once for all in either case, and timed on their own. Memory is the largest anonymous
-resident memory seen meanwhile, which leaves the mapped file out; PyTorch alone takes the first figure. All times are
-processor time of this one run, which a busy machine disturbs less, the better of two; the growth is over N / 4, N / 2
-and N.
+cumulative sum, softmax, maximum; of several chunk sizes the fastest counts. Strategies are run in two ways, first each
+alone, then all in one read:
+
+- ``board`` is what a board does with so many samples. A third of them are for calibration, as in the shipped suites:
+  strategies are fitted on half of these, thresholds compared on both halves, a policy chosen for every operating point
+  of the suite ``quick``, and the chosen ones and the curve of all thresholds replayed on the other two thirds.
+- ``fit``, ``scores`` and ``sweep`` are the same of all samples each: fitted on every sample, every sample scored, every
+  distinct threshold swept. No board does that, since nothing is scored on what it was fitted on; it says what each
+  part costs.
+
+``a share`` is the time of all together divided by their number: what one of so many costs on average, not what one
+would cost alone. The predictions are computed once for all in either case, and timed on their own. Memory is the
+largest anonymous resident memory seen meanwhile, which leaves the mapped file out; PyTorch alone takes the first
+figure. All times are processor time of this one run, which a busy machine disturbs less, the better of two; the growth
+is that of a board over N / 4, N / 2 and N.
 """
 
 import argparse
@@ -26,10 +33,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench_core import Trace, load_registry, load_trace, save_trace, save_trace_shards
+from bench_core import Trace, load_registry, load_suite, load_trace, save_trace, save_trace_shards
 from bench_core.exits import ScoreFamily, observe
 from bench_core.replay import score_tables
-from bench_core.scoring import Recorded, fit_family
+from bench_core.scoring import Contest, Recorded, fit_family, halve, score_together
+from bench_core.selection import OperatingPoint
 from bench_core.sweep import distinct_thresholds, sort_scores
 
 PLAIN_CHUNKS = (8, 32, 128, 500)  # thousands of logits of a timestep
@@ -60,8 +68,21 @@ def fastest_plain(trace: Trace) -> float:
     return min(seconds(lambda: plain(trace, chunk)) for chunk in chunks for _ in range(3))  # noqa: B023
 
 
-def run_together(names: Sequence[str], trace: Trace) -> tuple[float, float, float]:
-    """Seconds of fit, score tables and sweep of strategies that share what reads they can."""
+def run_board(names: Sequence[str], trace: Trace) -> float:
+    """Seconds of everything that a board does with score strategies on a trace of calibration and test samples."""
+    strategies = [load_registry().strategies[name] for name in names]
+    calibration = len(trace) // 3
+    halves = halve(Recorded(part(trace, torch.arange(calibration))))
+    contest = Contest(*halves, Recorded(part(trace, torch.arange(calibration, len(trace)))))
+    for recorded in (contest.fit, contest.select):
+        known = trace.predictions[torch.isin(trace.sample_ids, recorded.trace.sample_ids)]
+        recorded.trace.__dict__["predictions"] = known
+    points = [OperatingPoint.parse(point) for point in load_suite("quick").operating_points]
+    return seconds(lambda: [scores() for scores in score_together(strategies, contest, points)])
+
+
+def run_parts(names: Sequence[str], trace: Trace) -> list[float]:
+    """Seconds of fit, score tables and sweep of strategies that share what reads they can, each on all samples."""
     strategies = [load_registry().strategies[name] for name in names]
     times = [time.process_time()]
     observed = observe(trace, list(dict.fromkeys(wanted for strategy in strategies for wanted in strategy.observes)))
@@ -74,8 +95,7 @@ def run_together(names: Sequence[str], trace: Trace) -> tuple[float, float, floa
         scores = sort_scores(table, trace)
         scores.curve(distinct_thresholds(scores))
     times.append(time.process_time())
-    fit, score, sweep = (later - earlier for earlier, later in itertools.pairwise(times))
-    return fit, score, sweep
+    return [later - earlier for earlier, later in itertools.pairwise(times)]
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -146,27 +166,26 @@ def measure(trace: Trace) -> None:
 
 
 def show(title: str, names: Sequence[str], trace: Trace, one_pass: float) -> None:
-    """Time some strategies in shared reads at three sizes, and print what that comes to."""
+    """Time some strategies in shared reads, boards at three sizes, and print what that comes to."""
     sizes = [len(trace) // 4, len(trace) // 2, len(trace)]
     with peak_memory() as peak:
-        runs = [min((run_together(names, first(trace, size)) for _ in range(2)), key=sum) for size in sizes]
-    times = [sum(run) for run in runs]
+        times = [min(run_board(names, part(trace, torch.arange(size))) for _ in range(2)) for size in sizes]
+        parts = min((run_parts(names, trace) for _ in range(2)), key=sum)
     exponent = np.polyfit(np.log(sizes), np.log(times), 1)[0]
-    fit, score, sweep = (part / one_pass for part in runs[-1])
+    fit, score, sweep = (time / one_pass for time in parts)
     share = f", a share {times[-1] / one_pass / len(names):.2f} x" if len(names) > 1 else ""
     print(
-        f"{title:20s} {times[-1]:7.2f} s, {times[-1] / one_pass:4.1f} x plain{share} "
-        f"(fit {fit:.2f}, scores {score:.2f}, sweep {sweep:.2f}); {peak[0]:4.0f} MiB; "
-        f"{', '.join(f'{t:.2f}' for t in times)} s: time ~ N^{exponent:.2f}",
+        f"{title:20s} board {', '.join(f'{t:.2f}' for t in times)} s, {times[-1] / one_pass:4.2f} x plain{share}, "
+        f"~ N^{exponent:.2f}; all samples: fit {fit:.2f}, scores {score:.2f}, sweep {sweep:.2f} x; {peak[0]:4.0f} MiB",
         flush=True,
     )
 
 
-def first(trace: Trace, samples: int) -> Trace:
-    """The first so many samples, with the predictions that were shared and timed before."""
-    part = trace if samples == len(trace) else trace.select(torch.arange(samples))
-    part.__dict__["predictions"] = trace.predictions[:samples]
-    return part
+def part(trace: Trace, positions: torch.Tensor) -> Trace:
+    """Some of the samples, with the predictions that were shared and timed before."""
+    selected = trace.select(positions)
+    selected.__dict__["predictions"] = trace.predictions[positions]
+    return selected
 
 
 if __name__ == "__main__":

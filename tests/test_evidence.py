@@ -15,9 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench_core import Evidence, ExitStrategy, Requirement, ScoreStrategy, Trace
+from bench_core import evidence as evidence_module
 from bench_core.competition import score_workload
 from bench_core.errors import PluginError
 from bench_core.exits import Calibration, ScorePolicy, observe
+from bench_core.logits import SampleRows
 from bench_core.planning import Competitor
 from bench_core.replay import ExitController, score_table, score_tables
 from bench_core.scoring import Contest, Recorded, score_strategy, score_together
@@ -63,7 +65,7 @@ def below_largest(total: torch.Tensor, t: int, accumulate: str) -> torch.Tensor:
 
 
 def softmax_input(total: torch.Tensor, t: int, accumulate: str, alpha: float) -> torch.Tensor:
-    if alpha < 1:
+    if alpha < 1e-3:
         return below_largest(total, t, accumulate) / alpha
     return total / (alpha * t if accumulate == "mean" else alpha)
 
@@ -73,7 +75,7 @@ def plain_second(values: torch.Tensor) -> torch.Tensor:
     return torch.where(values.isnan().any(1), torch.nan, second)
 
 
-READOUTS = st.tuples(st.sampled_from(["sum", "mean"]), st.sampled_from([1.0, 0.01, 3.0, 8.0]))
+READOUTS = st.tuples(st.sampled_from(["sum", "mean"]), st.sampled_from([1.0, 1e-4, 0.01, 3.0, 8.0]))
 
 
 @given(
@@ -81,8 +83,15 @@ READOUTS = st.tuples(st.sampled_from(["sum", "mean"]), st.sampled_from([1.0, 0.0
     readouts=st.lists(READOUTS, min_size=1, max_size=3),
     order=st.permutations(range(4)),
 )
+@pytest.mark.parametrize("few", [0, 1024])
 @quick
-def test_a_readout_is_to_the_bit_what_plain_torch_computes(trace, readouts, order):
+def test_a_readout_is_to_the_bit_what_plain_torch_computes(few, trace, readouts, order):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evidence_module, "_FEW", few)
+        as_plain_torch(trace, readouts, order)
+
+
+def as_plain_torch(trace, readouts, order) -> None:
     (totals,) = [totals for _, totals in trace.totals()]
     for t in range(1, trace.timesteps + 1):
         total = totals[:, t - 1].contiguous()
@@ -108,6 +117,7 @@ def test_a_readout_is_to_the_bit_what_plain_torch_computes(trace, readouts, orde
         assert bits(total) == before
 
 
+@pytest.mark.parametrize("few", [0, 1024])
 @settings(max_examples=80, deadline=None)
 @given(
     rows=st.lists(
@@ -115,7 +125,13 @@ def test_a_readout_is_to_the_bit_what_plain_torch_computes(trace, readouts, orde
         min_size=1,
     )
 )
-def test_logits_that_are_not_finite_make_nan_and_are_put_back(rows):
+def test_logits_that_are_not_finite_make_nan_and_are_put_back(few, rows):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evidence_module, "_FEW", few)
+        nan_where_not_finite(rows)
+
+
+def nan_where_not_finite(rows) -> None:
     total = torch.tensor(rows, dtype=torch.float64)
     before = bits(total)
     readout = evidence_of(total).readout()
@@ -377,13 +393,13 @@ def test_a_board_reads_every_trace_once_for_all_score_strategies(monkeypatch):
     given = contest()
     alone = [summary(score_strategy(strategy, given, POINTS)) for strategy in SHIPPED.values()]
     reads: list[int] = []
-    plain = type(given.test.trace.rows).read
+    for way in ("read", "pieces"):
 
-    def counted(rows, start, stop):
-        reads.append(id(rows))
-        return plain(rows, start, stop)
+        def counted(rows, *args, plain=getattr(SampleRows, way)):
+            reads.append(id(rows))
+            return plain(rows, *args)
 
-    monkeypatch.setattr(type(given.test.trace.rows), "read", counted)
+        monkeypatch.setattr(SampleRows, way, counted)
     together = [summary(scores()) for scores in score_together(list(SHIPPED.values()), given, POINTS)]
     assert together == alone
     assert reads.count(id(given.test.trace.rows)) == 1

@@ -330,6 +330,10 @@ def test_rows_are_what_indexing_the_whole_gives(data, sizes):
         rows, expected = rows.select(index), expected[index]
     start, stop = data.draw(st.integers(0, total + 2)), data.draw(st.integers(0, total + 2))
     assert torch.equal(rows.read(start, stop), expected[start:stop])
+    size = data.draw(st.integers(1, 7))
+    for begins, piece in rows.pieces(size):
+        assert torch.equal(piece, expected[begins : begins + size])
+    assert torch.equal(whole.flatten(), torch.arange(total * 6, dtype=torch.float32))  # nothing was put in its place
     assert rows.shape == expected.shape
     assert torch.equal(rows.whole(), expected)
     assert torch.equal(rows.read(start, stop), expected[start:stop])

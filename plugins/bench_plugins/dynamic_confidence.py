@@ -21,7 +21,8 @@ from bench_plugins._readout import readout, softmax_overhead
 
 SMALLEST, LARGEST = 1e-3, 1e6  # range that alpha is fitted in
 EXACT = 1e-13  # how exactly log alpha is found
-LARGE = 2**22  # values at T from which on parts of the samples say where to look, and nothing is held in memory
+LARGE = 2**22  # values at T from which on parts of the samples say where to look
+HELD = 2**24  # values at T that are held in memory at most
 PARTS = (256, 16)  # every so many samples are one
 ROUGH = 1e-3  # how exactly log alpha of the first part is found
 TRUSTED = 2e-5  # a step in log alpha after which the next would be smaller than ``EXACT``
@@ -67,16 +68,16 @@ def _of_large(trace: Trace) -> float | None:
     log_alpha: float | None = None
     for every in PARTS:
         part = trace.select(torch.arange(0, len(trace), every))
-        near = None if log_alpha is None else _polished(part, log_alpha)
+        near = None if log_alpha is None else _polished(_chunks(part), log_alpha)
         log_alpha = _root(part, ROUGH) if near is None else near
-    return _polished(trace, log_alpha) if log_alpha is not None else None
+    return _polished(_chunks(trace), log_alpha) if log_alpha is not None else None
 
 
-def _polished(trace: Trace, near: float) -> float | None:
+def _polished(chunks: Chunks, near: float) -> float | None:
     """log alpha from a value near it by Halley's method, which takes two passes as a rule; None where it strays."""
     log_alpha = near
     for _ in range(MOST_STEPS):
-        slope, first, second = _derivatives(trace, log_alpha)
+        slope, first, second = _derivatives(chunks, log_alpha)
         if not first < 0.0:
             return None
         newton = slope / first
@@ -92,17 +93,18 @@ def _polished(trace: Trace, near: float) -> float | None:
     return None
 
 
-def _derivatives(trace: Trace, log_alpha: float) -> tuple[float, float, float]:
+def _derivatives(chunks: Chunks, log_alpha: float) -> tuple[float, float, float]:
     """The slope of negative log-likelihood in 1 / alpha and its two derivatives, as functions of log alpha."""
-    scale, sums = math.exp(-log_alpha), torch.zeros(3, dtype=torch.float64)
-    for below, labels in _ends(trace):
+    scale, sums, samples = math.exp(-log_alpha), torch.zeros(3, dtype=torch.float64), 0
+    for below, labels in chunks():
         of_labels = below.gather(1, labels[:, None]).squeeze(1)
         weights = torch.softmax(below * scale, 1)
         first, second, third = (weights.mul_(below).sum(1) for _ in range(3))  # moments
         variance = second - first * first
         skew = third - 3.0 * first * second + 2.0 * first**3
         sums += torch.stack([(first - of_labels).sum(), variance.sum(), skew.sum()])
-    slope, spread, lean = (sums / len(trace)).tolist()
+        samples += len(labels)
+    slope, spread, lean = (sums / samples).tolist()
     return slope, -scale * spread, scale * spread + scale * scale * lean
 
 
@@ -142,7 +144,7 @@ def _slope(trace: Trace) -> Callable[[float], float]:
 
 def _chunks(trace: Trace) -> Chunks:
     """``_ends``, held in memory where they aren't too large."""
-    if len(trace) * trace.classes > LARGE:
+    if len(trace) * trace.classes > HELD:
         return lambda: _ends(trace)
     held = list(_ends(trace))
     return lambda: held
@@ -150,13 +152,12 @@ def _chunks(trace: Trace) -> Chunks:
 
 def _ends(trace: Trace) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """A few samples at a time: S_T less its largest, float64 [n, K], and labels [n]."""
-    size = samples_in_cache(trace.classes)
-    for start in range(0, len(trace), size):
-        steps = trace.rows.read(start, start + size).to("cpu")
+    for start, logits in trace.rows.pieces(samples_in_cache(trace.classes)):
+        steps = logits.to("cpu")
         total = steps[:, 0].to(torch.float64, copy=True)
         for t in range(1, trace.timesteps):
             total += steps[:, t]
-        yield total.sub_(total.amax(1, keepdim=True)), trace.labels[start : start + size]
+        yield total.sub_(total.amax(1, keepdim=True)), trace.labels[start : start + len(total)]
 
 
 @hookimpl
