@@ -393,13 +393,12 @@ def test_a_board_reads_every_trace_once_for_all_score_strategies(monkeypatch):
     given = contest()
     alone = [summary(score_strategy(strategy, given, POINTS)) for strategy in SHIPPED.values()]
     reads: list[int] = []
+
+    def counting(plain):
+        return lambda rows, *args: reads.append(id(rows)) or plain(rows, *args)
+
     for way in ("read", "pieces"):
-
-        def counted(rows, *args, plain=getattr(SampleRows, way)):
-            reads.append(id(rows))
-            return plain(rows, *args)
-
-        monkeypatch.setattr(SampleRows, way, counted)
+        monkeypatch.setattr(SampleRows, way, counting(getattr(SampleRows, way)))
     together = [summary(scores()) for scores in score_together(list(SHIPPED.values()), given, POINTS)]
     assert together == alone
     assert reads.count(id(given.test.trace.rows)) == 1
