@@ -1,62 +1,121 @@
-"""How fast each workload of a suite is recorded, beside two plain loops over the same network.
+"""How fast each workload of a suite is recorded, beside plain loops over the same network.
 
     python benchmarks/recording_speed.py [--suite quick] [--samples 1000] [--repetitions 5]
 
-``recorded`` is what ``exitbench run`` does, operation counts included; ``uncounted`` the same without them.
-``stepwise`` calls the network step by step (the first layer of constant input runs once). ``every step`` also
-evaluates the first layer at every step, and ``plain`` does so in PyTorch's default memory layout, as a loop without
-preparation would. All are timed in turns in this one run, with the same batch; the figure is the median.
+``recorded`` is what ``exitbench run`` does, from images to a trace, operation counts included; ``uncounted`` the same
+without counts. The plain loops know nothing of this package's layers: they step through all T with the same weights
+and equations as papers' public code writes them, in PyTorch's default memory layout, from images to logits too.
+``plain`` evaluates the first layer once where the input is constant, ``every step`` at every step.
+
+``stepwise`` calls the network step by step with inputs at hand, and ``fold F`` computes F timesteps together. All are
+timed in turns in this one run, with the same batch; speeds are medians over repetitions, ratios those of speeds.
 """
 
 import copy
 from collections.abc import Callable
 
 import torch
-from in_turns import Subject, parse, shown, speeds, subjects
+import torch.nn.functional as F
+from in_turns import Subject, parse, speeds, subjects
+from tabulate import tabulate
+from torch import nn
 
-from bench_core.recording import Recording, record_part
-from bench_core.snn import SpikingNetwork
+from bench_core.recording import BATCH, Recording, record_part
+from bench_core.snn import AveragePool, Flatten, SpikingNeuron, Synapse
+
+FOLDS = (1, 2, 4, 8)
 
 
-def stepwise(network: SpikingNetwork, inputs: torch.Tensor, timesteps: int, *, every_step: bool) -> None:
-    network.reset()
+def plain(layers: list[nn.Module], inputs: torch.Tensor, timesteps: int, *, constant: bool, once: bool) -> torch.Tensor:
+    """o_t [T, B, K] by a loop over timesteps and layers."""
+    potentials: dict[nn.Module, torch.Tensor | float] = {}
+    first: torch.Tensor | None = None
+    logits = []
     for t in range(timesteps):
-        if every_step:
-            network._current = None
-        network.step(inputs if network.constant_input else inputs[t])
+        x = inputs if constant else inputs[t]
+        for layer in layers:
+            if isinstance(layer, Synapse):
+                if layer is layers[0] and once and constant:
+                    first = layer.operation(x) if first is None else first
+                    x = first
+                else:
+                    x = layer.operation(x)
+            elif isinstance(layer, SpikingNeuron):
+                u = potentials.get(layer, layer.initial)
+                u = x + (u if layer.decay == 1.0 else u * layer.decay)
+                spike = (u >= layer.threshold).to(x.dtype)
+                potentials[layer] = u * (1 - spike) if layer.reset_mode == "hard" else u - spike * layer.threshold
+                x = spike if layer.amplitude == 1.0 else spike * layer.amplitude
+            elif isinstance(layer, AveragePool):
+                x = F.avg_pool2d(x, layer.size)
+            elif isinstance(layer, Flatten):
+                x = x.flatten(1)
+            else:
+                raise SystemExit(f"no plain loop is written for layer {type(layer).__name__}")
+        logits.append(x)
+    return torch.stack(logits)
+
+
+def check(subject: Subject) -> None:
+    """Raises SystemExit where the plain loop isn't the same network: in float64 no spike should differ."""
+    network, T = copy.deepcopy(subject.network).double(), subject.spec.timesteps
+    inputs = subject.inputs[0].double()
+    with torch.inference_mode():
+        expected = network.run(inputs, T)
+        found = plain(list(network.layers), inputs, T, constant=network.constant_input, once=True)
+    if not torch.allclose(found, expected, rtol=0, atol=1e-9):
+        raise SystemExit(f"{subject.spec.name}: the plain loop is another network")
 
 
 def ways_of(subject: Subject, samples: int) -> dict[str, Callable[[], object]]:
     """Every way of running a network that is timed."""
     network, dataset, T = subject.network, subject.workload.dataset, subject.spec.timesteps
     split, positions = dataset.split("test"), torch.arange(samples)
-    plain = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
+    check(subject)
+    layers = list(copy.deepcopy(network).to(memory_format=torch.contiguous_format).layers)
 
-    def run_all(one: Callable[[torch.Tensor], object]) -> None:
+    def from_inputs(one: Callable[[torch.Tensor], object]) -> None:
         with torch.inference_mode():
             for batch in subject.inputs:
                 one(batch)
 
+    def from_images(one: Callable[[torch.Tensor], object]) -> None:
+        with torch.inference_mode():
+            for chosen in torch.split(positions, BATCH):
+                one(dataset.encode(split.images[chosen], T))
+
+    def loop(once: bool) -> None:
+        from_images(lambda x: plain(layers, x, T, constant=network.constant_input, once=once))
+
+    def stepwise(inputs: torch.Tensor) -> None:
+        network.reset()
+        for t in range(T):
+            network.step(inputs if network.constant_input else inputs[t])
+
     ways: dict[str, Callable[[], object]] = {
         "recorded": lambda: record_part(Recording(network, dataset, split, T), positions),
-        "uncounted": lambda: run_all(lambda x: network.run(x, T)),
-        "stepwise": lambda: run_all(lambda x: stepwise(network, x, T, every_step=False)),
+        "uncounted": lambda: from_images(lambda x: network.run(x, T, fold=1)),
+        "plain": lambda: loop(True),
+        "every step": lambda: loop(False),
+        "stepwise": lambda: from_inputs(stepwise),
     }
-    if network.constant_input:
-        ways["every step"] = lambda: run_all(lambda x: stepwise(network, x, T, every_step=True))
-    ways["plain"] = lambda: run_all(lambda x: stepwise(plain, x, T, every_step=True))
-    for fold in (1, 2, 4, 8):
+    for fold in FOLDS:
         if fold < T:
-            ways[f"fold {fold}"] = lambda fold=fold: run_all(lambda x: network.run(x, T, fold=fold))
+            ways[f"fold {fold}"] = lambda fold=fold: from_inputs(lambda x: network.run(x, T, fold=fold))
     return ways
 
 
 def main() -> None:
     arguments = parse(__doc__.splitlines()[0], samples=1000)
+    rows = []
     for subject in subjects(arguments.suite, arguments.samples):
         ways = ways_of(subject, arguments.samples)
         found = speeds(ways, samples=arguments.samples, repetitions=arguments.repetitions)
-        print(f"{subject.spec.name} (T = {subject.spec.timesteps}): {shown(found)}")
+        ratios = [f"{found['recorded'] / found[name]:.2f}" for name in ("plain", "every step", "uncounted")]
+        names = [*list(ways)[:5], *(f"fold {fold}" for fold in FOLDS)]
+        rows.append([subject.spec.name, *ratios, *(f"{found[name]:.0f}" if name in found else "" for name in names)])
+    heads = ["workload", "/ plain", "/ every step", "/ uncounted", "recorded", "uncounted", "plain", "every step"]
+    print(tabulate(rows, [*heads, "stepwise", *(f"fold {fold}" for fold in FOLDS)], disable_numparse=True))
 
 
 if __name__ == "__main__":

@@ -161,6 +161,10 @@ def test_all_ways_of_running_agree(model, normalization, neuron, constant_input)
             assert torch.equal(net.run(inputs, T, fold=fold), folded), fold
         net.reset()
         assert torch.equal(torch.stack([net.step(frame) for frame in frames]), folded)
+        assert normalization == "tebn" or any(neuron.in_place for neuron in net.neurons())
+        for neuron in net.neurons():
+            neuron.in_place = False
+        assert torch.equal(net.run(inputs, T), folded)
 
 
 @pytest.mark.parametrize(("model", "normalization"), RUNS.values(), ids=RUNS)

@@ -78,6 +78,21 @@ def test_folded_any_fold_and_stepwise_are_bit_equal(node, constant_input):
         assert torch.equal(torch.cat(calls), spikes[index]), index
 
 
+def test_state_made_in_inference_mode_can_be_gone_on_with_outside_of_it():
+    net = network()
+    inputs, sequence = frames()
+    with torch.inference_mode():
+        expected = net.run(inputs, T)
+    net.reset()
+    with torch.inference_mode():
+        first = net.step(sequence[0])
+    with torch.no_grad():
+        second = net.step(sequence[1])
+    with torch.inference_mode():
+        third = net.step(sequence[2])
+    assert torch.equal(torch.stack([first, second, third]), expected[:3])
+
+
 def test_a_run_starts_afresh():
     net = network()
     inputs, steps = frames()

@@ -101,18 +101,22 @@ class OperationLedger:
 
     def _count(self, neuron: nn.Module, _inputs: object, output: torch.Tensor) -> None:
         assert isinstance(neuron, SpikingNeuron)
-        self._counted[neuron].append(self._neurons[neuron].meet(output))
+        self._counted[neuron].append(self._neurons[neuron].gather(output))
 
     def _forget(self) -> None:
         for folds in self._counted.values():
             folds.clear()
 
     def _collect(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        counted = {neuron: torch.cat(folds) for neuron, folds in self._counted.items()}  # [T, B, columns]
+        counted = {  # [T, B, columns]
+            neuron: self._neurons[neuron].meet(torch.cat(folds)) for neuron, folds in self._counted.items()
+        }
         self._forget()
         acs = torch.stack([values[..., :-1].sum(-1) for values in counted.values()]).sum(0)
         spikes = torch.stack([values[..., -1] for values in counted.values()]).sum(0)
-        events = None if self._constant_input else self._input.meet(inputs)[..., :-1]  # each is like a spike
+        events = (
+            None if self._constant_input else self._input.meet(self._input.gather(inputs))[..., :-1]
+        )  # each is like a spike
         if events is not None:
             acs = acs + events.sum(-1)
         found = {"acs": acs, "spikes": spikes}
@@ -155,16 +159,21 @@ class _Synapses:
         columns = [(values[0] if self._channels_alike else values).flatten() for values in fan_outs]
         self._weights = torch.stack([*columns, torch.ones_like(columns[0])], dim=1)
 
-    def meet(self, spikes: torch.Tensor) -> torch.Tensor:
+    def gather(self, spikes: torch.Tensor) -> torch.Tensor:
+        """What ``meet`` needs to know of spikes [T, B, ...], zeros and multiples of the amplitude: [T, B, positions].
+
+        Where the fan-out is the same in every channel these are the sums over channels.
+        """
+        return spikes.sum(2).flatten(2) if self._channels_alike else spikes.flatten(2)
+
+    def meet(self, gathered: torch.Tensor) -> torch.Tensor:
         """Synapses met, by column, and last the spikes themselves, per timestep and sample, float64 [T, B, columns].
 
-        ``spikes`` [T, B, ...] are zeros and multiples of the amplitude. Whole numbers, exact below 2**53.
+        Whole numbers, exact below 2**53.
         """
-        if self._channels_alike:
-            spikes = spikes.sum(2)  # the same fan-out in every channel: add channels up first
-        spikes = spikes.flatten(2).to(torch.float64)
+        spikes = gathered.to(torch.float64)
         if self._amplitude != 1.0:
-            spikes = (spikes / self._amplitude).round()
+            spikes = spikes.div_(self._amplitude).round_()
         self._weights = self._weights.to(spikes.device)
         return spikes @ self._weights
 

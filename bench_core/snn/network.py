@@ -1,11 +1,11 @@
 """A spiking network: layers in order, run folded over all timesteps or step by step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
 
-from bench_core.snn.layers import Synapse
+from bench_core.snn.layers import Residual, Synapse
 from bench_core.snn.neurons import SpikingNeuron
 from bench_core.snn.normalization import TemporalScale
 from bench_core.snn.rows import kept_rows, overwrite_rows
@@ -111,15 +111,42 @@ class SpikingNetwork(nn.Module):
         return current
 
     def prepare_for_inference(self) -> "SpikingNetwork":
-        """Evaluation mode, normalisation fused, memory laid out for speed. Changes this network and returns it."""
+        """Evaluation mode, normalisation fused, memory laid out for speed. Changes this network and returns it.
+
+        Afterwards spikes overwrite the currents they come from: a hook that wants a synapse's output has to copy it.
+        """
         self.eval()
         for module in list(self.modules()):
             if isinstance(module, Synapse):
                 module.fuse()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        _write_in_place(self.layers, kept=self.layers[0] if self.constant_input else None)
         self._holders = None
         self._holders = list(self._stateful())
         return self
+
+
+def _write_in_place(layers: Iterable[nn.Module], *, kept: nn.Module | None = None, fresh: bool = False) -> bool:
+    """Let neurons write over a current that was just computed and that nobody else has, which is not so of ``kept``'s.
+
+    Args:
+        fresh: whether that holds of what the first layer is given.
+
+    Returns:
+        Whether it holds of what the last one gives.
+    """
+    for layer in layers:
+        if isinstance(layer, SpikingNeuron):
+            layer.in_place, fresh = fresh, False
+        elif isinstance(layer, nn.Sequential):
+            fresh = _write_in_place(layer, kept=kept, fresh=fresh)
+        elif isinstance(layer, Residual):
+            _write_in_place(layer.body)
+            _write_in_place(layer.shortcut)
+            fresh = True
+        else:
+            fresh = isinstance(layer, Synapse) and layer is not kept
+    return fresh
 
 
 class AnalogNetwork(nn.Module):

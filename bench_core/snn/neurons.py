@@ -33,6 +33,7 @@ class SpikingNeuron(nn.Module):
         surrogate: what stands in for the spike's derivative, one of ``bench_core.snn.surrogate.SURROGATES``.
 
     Attributes:
+        in_place: without gradients, spikes are written over the current that they come from, which saves memory.
         keeps_potentials: keep the potential after every timestep of a training pass, for regularisers.
         potentials: what was kept, after the reset, [T, B, ...], with gradient; else None.
     """
@@ -57,6 +58,7 @@ class SpikingNeuron(nn.Module):
         self.amplitude = amplitude
         self.surrogate = surrogate
         self.potential: torch.Tensor | None = None  # [B, ...]
+        self.in_place = False
         self.keeps_potentials = False
         self.potentials: torch.Tensor | None = None
 
@@ -77,14 +79,12 @@ class SpikingNeuron(nn.Module):
 
     def forward(self, current: torch.Tensor) -> torch.Tensor:
         """Current [T, B, ...] to spikes [T, B, ...], the next T timesteps of the samples under way."""
-        potential = self.potential
-        if potential is None:
-            potential = torch.full_like(current[0], self.initial)
         if torch.is_grad_enabled() and current.requires_grad:
+            before = self.potential
             spikes: torch.Tensor
             spikes, after = _SpikingSequence.apply(  # type: ignore[no-untyped-call]  # torch's own
                 current,
-                potential,
+                torch.full_like(current[0], self.initial) if before is None else before,
                 self.decay,
                 self.threshold,
                 self.reset_mode,
@@ -94,15 +94,19 @@ class SpikingNeuron(nn.Module):
             self.potential = after[-1]
             self.potentials = after if self.keeps_potentials else None
             return spikes if self.amplitude == 1.0 else spikes * self.amplitude
-        return self._infer(current, potential)
+        return self._infer(current)
 
-    def _infer(self, current: torch.Tensor, potential: torch.Tensor) -> torch.Tensor:
-        first = current[0]
-        spikes = torch.empty_strided(  # every timestep laid out as its current is, so that no layer has to reorder
-            current.shape, (first.numel(), *first.stride()), dtype=current.dtype, device=current.device
-        )
+    def _infer(self, current: torch.Tensor) -> torch.Tensor:
+        potential = self.potential
+        spikes = current if self.in_place else _laid_out_like(current)
         for step, fired in zip(current, spikes, strict=True):
-            potential = potential + step if self.decay == 1.0 else torch.add(step, potential, alpha=self.decay)
+            place = potential  # new memory would cost more than the sum
+            if potential is None:
+                potential = torch.full_like(step, self.initial)
+                place = potential
+            elif potential.requires_grad or potential.is_inference() != torch.is_inference_mode_enabled():
+                place = None  # another mode made it
+            potential = torch.add(step, potential, alpha=self.decay, out=place)
             torch.ge(potential, self.threshold, out=fired)
             if self.reset_mode == "hard":
                 potential.addcmul_(potential, fired, value=-1.0)  # u - u s
@@ -115,6 +119,14 @@ class SpikingNeuron(nn.Module):
 
     def extra_repr(self) -> str:
         return f"decay={self.decay}, threshold={self.threshold}, reset={self.reset_mode}"
+
+
+def _laid_out_like(current: torch.Tensor) -> torch.Tensor:
+    """New memory [T, B, ...], every timestep laid out as that of ``current`` is, so that no layer has to reorder."""
+    first = current[0]
+    return torch.empty_strided(
+        current.shape, (first.numel(), *first.stride()), dtype=current.dtype, device=current.device
+    )
 
 
 def lif_neuron() -> SpikingNeuron:
