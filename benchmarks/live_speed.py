@@ -39,12 +39,12 @@ def never_stopping(policy: ExitPolicy) -> ExitPolicy:
 
 
 def plain(subject: Subject, batches: list[LiveSamples]) -> np.ndarray:
-    """Seconds of each step, summed over batches, [T]."""
+    """Seconds of each step, summed over batches, [T]; the first with the reset that has to come before it."""
     seconds = np.zeros(batches[0].timesteps)
     with torch.inference_mode():
         for batch in batches:
-            subject.network.reset()
             last = time.perf_counter()
+            subject.network.reset()
             for t in range(batch.timesteps):
                 subject.network.step(batch.inputs if batch.constant_input else batch.inputs[t])
                 last, before = time.perf_counter(), last
