@@ -1,6 +1,6 @@
 """The wall clock of a board: each policy that has none yet is run live on the same few test samples."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -39,9 +39,22 @@ def measure_policies(board: Board, timing: LatencySpec, ready: RecordedWorkload,
             rows.append({**place, "policy": digest})
             if not board.is_measured(digest):
                 unmeasured[digest] = scored.make
+    if unmeasured:
+        _measure(board, timing, ready, result.name, unmeasured)
+    board.place_measurements(rows)
+
+
+def _measure(
+    board: Board,
+    timing: LatencySpec,
+    ready: RecordedWorkload,
+    workload: str,
+    unmeasured: Mapping[str, Callable[[], ExitPolicy]],
+) -> None:
+    """Run policies live, by digest, and add what that took to the board."""
     timed = _timed_samples(ready, max(timing.samples, timing.batch_samples))
     tried = {
-        digest: guarded(f"{result.name}, live", _tried_live, ready.network, timed, make)
+        digest: guarded(f"{workload}, live", _tried_live, ready.network, timed, make)
         for digest, make in unmeasured.items()
     }
     if wanted := {digest: policy for digest, policy in tried.items() if not isinstance(policy, str)}:  # others: n/a
@@ -58,7 +71,7 @@ def measure_policies(board: Board, timing: LatencySpec, ready: RecordedWorkload,
             if count == 0:
                 continue
             some = timed.at(torch.arange(min(count, len(timed))))
-            title = f"measure {result.name}, batch {batch}"
+            title = f"measure {workload}, batch {batch}"
             timings = measure(
                 ready.network,
                 some,
@@ -68,8 +81,7 @@ def measure_policies(board: Board, timing: LatencySpec, ready: RecordedWorkload,
                 threads=timing.threads,
                 title=title,
             )
-            board.add_timings(result.name, timings, facts)
-    board.place_measurements(rows)
+            board.add_timings(workload, timings, facts)
 
 
 def _timed_samples(ready: RecordedWorkload, count: int) -> LiveSamples:

@@ -32,10 +32,10 @@ def run(
     refit: Annotated[bool, typer.Option("--refit", help="Train policy networks again, and score again.")] = False,
     traces: Annotated[bool, typer.Option("--traces", help="Copy the traces into the results.")] = False,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Train, record and fit in so many processes of this machine.")
+        int | None, typer.Option(min=1, help="Share the work among so many processes of this machine.")
     ] = None,
     scheduler: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Train, record and fit on the workers of a Dask scheduler.")
+        str | None, typer.Option(metavar="ADDRESS", help="Share the work among the workers of a Dask scheduler.")
     ] = None,
     device: DeviceOption = None,
     offline_store: Annotated[
