@@ -104,7 +104,9 @@ class Evidence:
         return self._moment.total / max(self.t, 1)
 
     def readout(self, accumulate: str = "sum", alpha: float = 1.0) -> "Readout":
-        """Softmax of S_t / alpha, or with ``accumulate="mean"`` of S_t / (t alpha): computed once for all who ask.
+        """Softmax of S_t / alpha, or with ``accumulate="mean"`` of S_t / (t alpha).
+
+        Where a trace is read for many it is computed once for all who ask.
 
         Raises ValueError for another ``accumulate``, or where alpha isn't above 0.
         """

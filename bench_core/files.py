@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 
 __all__ = ["UNFINISHED", "alone_in", "exclusive", "publish", "unfinished", "whole_file", "workspace"]
 
@@ -97,14 +96,14 @@ def _uninterrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread() or usual is None:  # None: not Python's to restore
         yield
         return
-    waiting: list[tuple[int, FrameType | None]] = []
-    signal.signal(signal.SIGINT, lambda *received: waiting.append(received))
+    waiting: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _frame: waiting.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, usual)
-        if waiting and callable(usual):
-            usual(*waiting[0])
+        if waiting:
+            signal.raise_signal(waiting[0])
 
 
 def _held(path: Path, waiting: Callable[[], None]) -> int:

@@ -25,7 +25,7 @@ class SteppingNetwork(Protocol):
         """Start new samples."""
 
     def step(self, frame: torch.Tensor) -> torch.Tensor:
-        """o_t [B, K] from this timestep's input [B, C, H, W]."""
+        """o_t [B, K] from this timestep's input [B, C, H, W], which is not to be written to."""
 
     def keep(self, index: torch.Tensor) -> None:
         """Go on with the samples at ``index`` only."""
@@ -165,14 +165,13 @@ class _Flight:
         self._policy = policy
         self._seen = seen
         self._sample_of_row = first_positions(0)  # [R]
-        self._presented: torch.Tensor | None = None  # the input of those rows, where it is constant
-        self._frames: torch.Tensor | None = None  # where it is not: of all samples, one timestep after the other
+        self._frames: torch.Tensor | None = None  # of all samples, one timestep after the other
         self._parts: list[tuple[torch.Tensor, Outcome]] = []
 
     def start(self, members: torch.Tensor) -> None:
         """New samples, where none is under way."""
         self._network.reset()
-        self._sample_of_row, self._presented = members, None
+        self._sample_of_row = members
         self.cohorts = [_Cohort(self._samples, self._policy, members)]
 
     def step(self) -> torch.Tensor | None:
@@ -198,7 +197,7 @@ class _Flight:
         samples = self._samples
         frames = samples.inputs[members] if samples.constant_input else samples.inputs[0, members]
         self._network.renew(rows.to(frames.device), frames)  # type: ignore[attr-defined]  # asked for by run_live
-        self._sample_of_row, self._presented = self._sample_of_row.index_copy(0, rows, members), None
+        self._sample_of_row = self._sample_of_row.index_copy(0, rows, members)
         self.cohorts.append(_Cohort(samples, self._policy, members, rows))
 
     def drop(self, rows: torch.Tensor) -> None:
@@ -207,7 +206,7 @@ class _Flight:
         needed[rows] = False
         keep = needed.nonzero().flatten()
         self._network.keep(keep.to(self._samples.inputs.device))
-        self._sample_of_row, self._presented = self._sample_of_row[keep], None
+        self._sample_of_row = self._sample_of_row[keep]
         places = needed.cumsum(0) - 1
         for cohort in self.cohorts:
             cohort.rows = places[cohort.rows]
@@ -226,9 +225,7 @@ class _Flight:
     def _frame(self) -> torch.Tensor:
         """This timestep's input, row by row [R, C, H, W]."""
         if self._samples.constant_input:
-            if self._presented is None:
-                self._presented = self._rows_of(self._samples.inputs)
-            return self._presented
+            return self._rows_of(self._samples.inputs)
         if len(self.cohorts) == 1:
             return self._rows_of(self._samples.inputs[self.cohorts[0].timesteps_done])
         if self._frames is None:

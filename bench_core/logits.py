@@ -64,6 +64,9 @@ class SampleRows:
         """``read``; what is picked out is put into ``place``, if there is one."""
         if self._index is not None:
             positions = self._index[start:stop]
+            in_a_row = self._slice(positions)
+            if in_a_row is not None:
+                return in_a_row
             return self._pick(positions, None if place is None else place[: len(positions)])
         pieces = []
         for part, end in zip(self._parts, self._ends.tolist(), strict=True):
@@ -82,9 +85,18 @@ class SampleRows:
     def whole(self) -> torch.Tensor:
         """All samples in one tensor [N, …], kept from then on."""
         if self._index is not None or len(self._parts) > 1:
-            tensor = self.read(0, self.shape[0])
+            tensor = self.read(0, self.shape[0]) if self._index is None else self._pick(self._index, None)
             self._parts, self._index, self._ends = [tensor], None, torch.tensor([len(tensor)])
         return self._parts[0]
+
+    def _slice(self, positions: torch.Tensor) -> torch.Tensor | None:
+        """Samples that stand in a row in one part, which need no copy; None where they don't."""
+        if not len(positions) or not bool((positions.diff() == 1).all()):
+            return None
+        number = int(torch.bucketize(positions[0], self._ends, right=True))
+        part = self._parts[number].detach()
+        start = int(positions[0]) - (int(self._ends[number]) - len(part))
+        return part[start : start + len(positions)] if start + len(positions) <= len(part) else None
 
     def _pick(self, positions: torch.Tensor, place: torch.Tensor | None) -> torch.Tensor:
         owners = torch.bucketize(positions, self._ends, right=True)
@@ -99,9 +111,6 @@ class SampleRows:
     def _of_part(self, number: int, positions: torch.Tensor, place: torch.Tensor | None = None) -> torch.Tensor:
         part = self._parts[number].detach()
         first = int(self._ends[number]) - len(part)
-        start, count = int(positions[0]) - first, len(positions)
-        if int(positions[-1]) - first == start + count - 1 and bool((positions.diff() == 1).all()):
-            return part[start : start + count]  # they stand in a row, so nothing need be copied
         return torch.index_select(part, 0, (positions - first).to(part.device), out=place)
 
 

@@ -12,8 +12,8 @@ At batch 1 and at ``--batch`` with refill, in one run and in random order:
 
 The expected speed-up is sum_t s_t over the mean of sum_{t <= exit} s_t. ``kept`` is the measured one (static / live)
 over it: goal 0.9 at batch 1, 0.8 with refill; ``of plain`` is the same with the bare loop in static T's place.
-``engine`` is static / plain, what compaction costs where nothing exits: goal at most 1.05 at ``--batch``. ``asked`` is
-over ``plain`` too. Ratios are medians over repetitions.
+``engine`` is static / plain, what an engine that could compact costs where nothing exits: goal at most 1.05 at
+``--batch``. ``asked`` is over ``plain`` too, with the cost of the decisions. Ratios are medians over repetitions.
 """
 
 import argparse

@@ -351,6 +351,16 @@ def test_halves_read_from_the_trace_and_copy_nothing(tmp_path):
         assert torch.equal(replay_policy(policy, half).exit_timesteps, replay_policy(policy, copied).exit_timesteps)
 
 
+def test_the_logits_of_a_selection_are_a_copy():
+    trace = make_trace("normal", 3, 12, 3, 4)
+    before = trace.logits.clone()
+    for index in (torch.arange(2, 6), torch.tensor([5, 1, 3])):
+        selected = trace.select(index)
+        assert torch.equal(selected.logits, before[index])
+        selected.logits.fill_(7.0)
+    assert torch.equal(trace.logits, before)
+
+
 def test_a_selection_by_mask_is_one_by_index():
     trace = full_trace()
     mask = trace.labels == trace.labels[0]
@@ -362,9 +372,11 @@ def test_a_chunk_is_at_least_one_sample():
     assert samples_in_cache(10**12, least=16) == 16
 
 
-def test_alpha_of_a_large_trace_is_that_of_all_its_samples(monkeypatch):
+@pytest.mark.parametrize("held", [0, 10**9])
+def test_alpha_of_a_large_trace_is_that_of_all_its_samples(monkeypatch, held):
     trace = make_trace("strong", 8, 400, 3, 5)
     plain = dynamic_confidence.DynamicConfidence().learn(Calibration(trace)).parameters["alpha"]
+    monkeypatch.setattr(dynamic_confidence, "HELD", held)
     monkeypatch.setattr(dynamic_confidence, "LARGE", 0)
     for parts in (dynamic_confidence.PARTS, (40, 7), (2,), (400,), ()):
         monkeypatch.setattr(dynamic_confidence, "PARTS", parts)
@@ -381,6 +393,7 @@ def test_alpha_from_parts_is_alpha_from_all(trace, parts):
     plain = dynamic_confidence.DynamicConfidence().learn(Calibration(trace)).parameters["alpha"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dynamic_confidence, "LARGE", 0)
+        patch.setattr(dynamic_confidence, "HELD", 0)
         patch.setattr(dynamic_confidence, "PARTS", parts)
         found = dynamic_confidence.DynamicConfidence().learn(Calibration(trace)).parameters["alpha"]
     slope = dynamic_confidence._slope(trace)

@@ -1,6 +1,7 @@
 """The live engine: batches that shrink and are refilled decide as replay does, spend what they say, and are timed."""
 
 import copy
+import dataclasses
 import json
 import random
 import sys
@@ -191,6 +192,37 @@ def test_a_policy_is_shown_the_input_of_its_own_samples(constant, batch, refill)
     fed = samples(constant=constant)
     found = run_live(network(constant=constant), fed, Looking(fed), batch=batch, refill=refill)
     assert len(found.exit_timesteps.unique()) > 1
+
+
+class Echo:
+    """A network that says what it is shown."""
+
+    def reset(self):
+        pass
+
+    def step(self, frame):
+        return frame.flatten(1)[:, :K].clone()
+
+    def keep(self, index):
+        pass
+
+    def renew(self, index, frames):
+        pass
+
+
+@pytest.mark.parametrize("constant", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize(("batch", "refill"), WAYS)
+def test_a_network_is_shown_the_frames_of_the_samples_under_way(constant, batch, refill):
+    fed = samples(constant=constant)
+    noise = torch.randn(fed.inputs.shape, generator=torch.Generator().manual_seed(2), dtype=fed.inputs.dtype)
+    fed = dataclasses.replace(fed, inputs=noise)
+    seen = torch.zeros(len(fed), fed.timesteps, K, dtype=noise.dtype)
+    exits = run_live(Echo(), fed, Planned(3), batch=batch, refill=refill, seen=seen).exit_timesteps
+    frames = noise.expand(fed.timesteps, *noise.shape) if constant else noise
+    shown = frames.flatten(2)[..., :K].transpose(0, 1)
+    ran = torch.arange(1, fed.timesteps + 1) <= exits[:, None]
+    assert torch.equal(seen[ran], shown[ran])
+    assert len(exits.unique()) > 1
 
 
 # --- what is computed ------------------------------------------------------------------------------------------------

@@ -9,7 +9,15 @@ from torch import nn
 from bench_core import load_registry
 from bench_core.conversion import replace_activations
 from bench_core.errors import UsageError
-from bench_core.snn import GlobalAveragePool, Residual, SpikingNetwork, if_neuron, lif_neuron
+from bench_core.snn import (
+    GlobalAveragePool,
+    Residual,
+    SpikingNetwork,
+    SpikingNeuron,
+    Synapse,
+    if_neuron,
+    lif_neuron,
+)
 from bench_core.snn.models import Parts, resnet, sew_resnet, vgg
 from bench_core.snn.models.chain import POOL
 from bench_core.snn.models.resnet import ResNet, ResNet8, ResNet18, ResNet19, ResNet20, ResNet20Seenn, ResNet34
@@ -198,6 +206,50 @@ def test_every_weight_gets_a_gradient(model, normalization):
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
+
+
+class Skip(nn.Sequential):
+    """A module that isn't what it is derived from: its input to the neuron is needed once more."""
+
+    def forward(self, x):
+        current = self[0](x)
+        return current - 0.5 * self[1](current)
+
+
+def synapse():
+    torch.manual_seed(2)
+    return Synapse(nn.Conv2d(3, 3, 3, padding=1))
+
+
+def soft():
+    return SpikingNeuron(decay=0.7, threshold=0.4, reset="soft", amplitude=0.4)
+
+
+ODD = {
+    "derived": lambda: [synapse(), soft(), Skip(synapse(), soft()), synapse()],
+    "sequential": lambda: [synapse(), nn.Sequential(soft(), synapse(), soft()), synapse()],
+    "starts with a sequential": lambda: [nn.Sequential(synapse()), soft(), synapse()],
+    "starts with a residual": lambda: [Residual([synapse()]), soft(), synapse()],
+    "branch starts with a neuron": lambda: [synapse(), Residual([soft(), synapse()]), soft(), synapse()],
+    "shortcut starts with a neuron": lambda: [synapse(), Residual([synapse()], [soft(), synapse()]), soft(), synapse()],
+    "two neurons": lambda: [synapse(), soft(), soft(), synapse()],
+}
+
+
+@pytest.mark.parametrize("constant_input", [True, False], ids=["constant", "events"])
+@pytest.mark.parametrize("made", ODD.values(), ids=ODD)
+def test_spikes_overwrite_no_current_that_is_used_again(made, constant_input):
+    inputs = torch.randn(*(() if constant_input else (T,)), B, 3, 6, 6)
+    frames = [inputs] * T if constant_input else list(inputs)
+    plain = SpikingNetwork(made(), constant_input=constant_input).eval().to(memory_format=torch.channels_last)
+    prepared = SpikingNetwork(made(), constant_input=constant_input).prepare_for_inference()
+    with torch.inference_mode():
+        expected = plain.run(inputs, T)
+        assert expected.std() > 0
+        for fold in (1, 2, T):
+            assert torch.equal(prepared.run(inputs, T, fold=fold), expected)
+        prepared.reset()
+        assert torch.equal(torch.stack([prepared.step(frame) for frame in frames]), expected)
 
 
 def test_a_sum_of_spikes_is_a_whole_number_that_grows():

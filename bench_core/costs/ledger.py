@@ -173,7 +173,7 @@ class _Synapses:
         """
         spikes = gathered.to(torch.float64)
         if self._amplitude != 1.0:
-            spikes = spikes.div_(self._amplitude).round_()
+            spikes = (spikes / self._amplitude).round_()
         self._weights = self._weights.to(spikes.device)
         return spikes @ self._weights
 

@@ -127,9 +127,12 @@ class SpikingNetwork(nn.Module):
 
 
 def _write_in_place(layers: Iterable[nn.Module], *, kept: nn.Module | None = None, fresh: bool = False) -> bool:
-    """Let neurons write over a current that was just computed and that nobody else has, which is not so of ``kept``'s.
+    """Let neurons write over a current that was just computed and that nobody else has.
+
+    In layers that this doesn't know none do.
 
     Args:
+        kept: a layer whose output is used again.
         fresh: whether that holds of what the first layer is given.
 
     Returns:
@@ -138,14 +141,15 @@ def _write_in_place(layers: Iterable[nn.Module], *, kept: nn.Module | None = Non
     for layer in layers:
         if isinstance(layer, SpikingNeuron):
             layer.in_place, fresh = fresh, False
-        elif isinstance(layer, nn.Sequential):
-            fresh = _write_in_place(layer, kept=kept, fresh=fresh)
-        elif isinstance(layer, Residual):
+        elif type(layer) is nn.Sequential:  # what is derived from it may do anything
+            fresh = _write_in_place(layer, fresh=fresh)
+        elif type(layer) is Residual:
             _write_in_place(layer.body)
             _write_in_place(layer.shortcut)
             fresh = True
         else:
-            fresh = isinstance(layer, Synapse) and layer is not kept
+            fresh = type(layer) is Synapse
+        fresh = fresh and layer is not kept
     return fresh
 
 

@@ -57,7 +57,7 @@ class SpikingNeuron(nn.Module):
         self.initial = initial
         self.amplitude = amplitude
         self.surrogate = surrogate
-        self.potential: torch.Tensor | None = None  # [B, ...]
+        self.potential: torch.Tensor | None = None  # [B, ...], written to in every step
         self.in_place = False
         self.keeps_potentials = False
         self.potentials: torch.Tensor | None = None
@@ -104,8 +104,12 @@ class SpikingNeuron(nn.Module):
             if potential is None:
                 potential = torch.full_like(step, self.initial)
                 place = potential
-            elif potential.requires_grad or potential.is_inference() != torch.is_inference_mode_enabled():
-                place = None  # another mode made it
+            elif (
+                potential.requires_grad
+                or potential.is_inference() != torch.is_inference_mode_enabled()
+                or potential.dtype != step.dtype
+            ):
+                place = None  # it was made in another mode
             potential = torch.add(step, potential, alpha=self.decay, out=place)
             torch.ge(potential, self.threshold, out=fired)
             if self.reset_mode == "hard":

@@ -16,13 +16,18 @@ def kept_rows(state: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 
 def overwrite_rows(state: torch.Tensor, index: torch.Tensor, values: torch.Tensor | float) -> None:
-    """``state[index] = values``: rows [R] of ``state`` [B, ...] become ``values`` [R, ...] or one number."""
-    if state.device.type != "cpu" or state.dtype not in (torch.float32, torch.float64):  # what NumPy can look at
-        state[index] = values
+    """``state[index] = values``: rows [R] of ``state`` [B, ...] become ``values`` [R, ...] or one number.
+
+    No gradient goes through it.
+    """
+    state = state.detach()
+    alike = not isinstance(values, torch.Tensor) or values.dtype == state.dtype
+    if state.device.type != "cpu" or state.dtype not in (torch.float32, torch.float64) or not alike:
+        state[index] = values  # NumPy can't look at it
         return
     order = _order_in_memory(state)
     rows = state.permute(order).numpy()
-    rows[index.numpy()] = values.permute(order).numpy() if isinstance(values, torch.Tensor) else values
+    rows[index.numpy()] = values.detach().permute(order).numpy() if isinstance(values, torch.Tensor) else values
 
 
 def _order_in_memory(state: torch.Tensor) -> list[int]:
