@@ -35,6 +35,7 @@ _BETWEEN_LOOKS = 0.05  # seconds
 _BETWEEN_CENSUSES = 1.0
 _PATIENCE = 60.0  # until a file that another machine wrote is seen here
 _CONNECT = "10s"
+_TRIM, _TRIM_DEFAULT = "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_", 65536  # in Dask's settings
 _START = 10.0  # seconds without a process that might become a worker
 _ENDED = ("finished", "error", "cancelled")
 _GONE = "what is finished is kept, the same command continues"
@@ -55,6 +56,7 @@ def local_workers(jobs: int) -> Iterator["Client"]:
     from distributed import Client, LocalCluster
 
     _quiet()
+    _let_workers_keep_memory()
     others = set(active_children())
     cluster = LocalCluster(
         n_workers=0,  # so that Ctrl-C finds a cluster to end, even while its workers start
@@ -80,6 +82,17 @@ def local_workers(jobs: int) -> Iterator["Client"]:
             cluster.close(timeout=1)
         raise
     cluster.close()
+
+
+def _let_workers_keep_memory() -> None:
+    """Undo Dask's default of giving freed memory back at once, with which half of a recording's time is page faults.
+
+    glibc's own rule, which adapts to what is allocated, holds again; what somebody else set stays.
+    """
+    import dask
+
+    if dask.config.get(_TRIM, None) == _TRIM_DEFAULT:
+        dask.config.set({_TRIM: None})
 
 
 def _await_worker(client: "Client", others: Set[BaseProcess]) -> None:

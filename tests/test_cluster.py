@@ -588,6 +588,24 @@ def test_the_row_of_a_workload_without_memory_has_the_reason(registry, tmp_path,
     assert capfd.readouterr().err.count("workload converted: failed") == 1  # the other split isn't tried
 
 
+def test_workers_keep_freed_memory_unless_somebody_wants_otherwise(monkeypatch):
+    import dask
+
+    def seen_by_a_worker():
+        with local_workers(1) as client:
+            (found,) = client.run(os.environ.get, "MALLOC_TRIM_THRESHOLD_").values()
+        return found
+
+    assert seen_by_a_worker() is None
+    with dask.config.set({"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 131072}):
+        assert seen_by_a_worker() == "131072"
+    monkeypatch.setenv(
+        "DASK_DISTRIBUTED__NANNY__PRE_SPAWN_ENVIRON", '{"MALLOC_TRIM_THRESHOLD_": None}'
+    )  # as documented
+    documented = dask.config.collect_env()["distributed"]["nanny"]["pre_spawn_environ"]
+    assert documented == {"MALLOC_TRIM_THRESHOLD_": None}
+
+
 @pytest.mark.filterwarnings("error")
 def test_two_runs_on_one_machine_do_not_ask_for_the_same_port():
     with local_workers(1) as first, local_workers(1) as second:
