@@ -2,12 +2,14 @@
 
     python benchmarks/replay_speed.py [--samples 10000] [--loop-samples 200]
 
-All are timed in this one run on the same random logits (T = 16, K = 10). The loops stop each sample at each of 100
-thresholds; they are timed on a part of the samples and scaled up in proportion. ``arrays`` are loops with one small
-array per sample, as papers' code has them; ``lists`` are the same in plain Python numbers, the fastest loops there are.
+All are timed in this one run on the same random logits (T = 16, K = 10). Sweeps include fits, loops don't: they stop
+each sample at each of 100 thresholds; they are timed on a part of the samples and scaled up in proportion. ``arrays``
+are loops with one small array per sample, as papers' code has them; ``lists`` are the same in plain Python numbers, the
+fastest loops there are.
 """
 
 import argparse
+import bisect
 import math
 import time
 from collections.abc import Callable
@@ -15,12 +17,16 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from bench_core import Calibration, ScoreStrategy, Trace, load_registry
+from bench_core import Calibration, ExitStrategy, Trace, load_registry
 from bench_core.costs.operations import Array
+from bench_core.exits import ScoreFamily
 from bench_core.replay import score_table
 from bench_core.sweep import distinct_thresholds, sort_scores
 
 TIMESTEPS, CLASSES, THRESHOLDS = 16, 10, 100
+
+ListScore = Callable[[list[float], int], float]  # (S_t, t) -> score
+ArrayScore = Callable[[Array, int], float]
 
 
 def random_trace(samples: int) -> Trace:
@@ -32,17 +38,17 @@ def random_trace(samples: int) -> Trace:
     return Trace(logits, labels, torch.arange(samples))
 
 
-def sweep(strategy: ScoreStrategy, trace: Trace) -> int:
-    """Average exit timestep and accuracy at every distinct threshold; how many there are."""
-    scores = sort_scores(score_table(strategy.learn(Calibration(trace)), trace), trace)
+def sweep(strategy: ExitStrategy, trace: Trace) -> int:
+    """Fit, then average exit timestep and accuracy at every distinct threshold; how many there are."""
+    family = strategy.fit(Calibration(trace))
+    assert isinstance(family, ScoreFamily)
+    scores = sort_scores(score_table(family.strategy, trace), trace)
     thresholds = distinct_thresholds(scores)
     scores.curve(thresholds)
     return len(thresholds)
 
 
-def loop_lists(
-    logits: list[list[list[float]]], labels: list[int], score: Callable[[list[float]], float], thresholds: list[float]
-) -> None:
+def loop_lists(logits: list[list[list[float]]], labels: list[int], score: ListScore, thresholds: list[float]) -> None:
     """The same by loops over thresholds, samples and timesteps, in plain Python numbers."""
     for threshold in thresholds:
         exits = correct = 0
@@ -50,13 +56,13 @@ def loop_lists(
             total = [0.0] * CLASSES
             for t, step in enumerate(sample, start=1):
                 total = [a + b for a, b in zip(total, step, strict=True)]
-                if t == TIMESTEPS or score(total) > threshold:
+                if t == TIMESTEPS or score(total, t) > threshold:
                     break
             exits += t
             correct += total.index(max(total)) == label
 
 
-def loop_arrays(logits: Array, labels: Array, score: Callable[[Array], float], thresholds: list[float]) -> None:
+def loop_arrays(logits: Array, labels: Array, score: ArrayScore, thresholds: list[float]) -> None:
     """The same by loops over thresholds, samples and timesteps, on an array [K] each."""
     for threshold in thresholds:
         exits = correct = 0
@@ -64,20 +70,20 @@ def loop_arrays(logits: Array, labels: Array, score: Callable[[Array], float], t
             total = np.zeros(CLASSES)
             for t, step in enumerate(sample, start=1):
                 total += step
-                if t == TIMESTEPS or score(total) > threshold:
+                if t == TIMESTEPS or score(total, t) > threshold:
                     break
             exits += t
             correct += total.argmax() == label
 
 
-def spread_thresholds(logits: list[list[list[float]]], score: Callable[[list[float]], float]) -> list[float]:
+def spread_thresholds(logits: list[list[list[float]]], score: ListScore) -> list[float]:
     """Thresholds spread evenly over the running maxima of the scores, as the distinct thresholds of the sweep are."""
     maxima = []
     for sample in logits:
         total, highest = [0.0] * CLASSES, -math.inf
-        for step in sample[:-1]:
+        for t, step in enumerate(sample[:-1], start=1):
             total = [a + b for a, b in zip(total, step, strict=True)]
-            highest = max(highest, score(total))
+            highest = max(highest, score(total, t))
             maxima.append(highest)
     return np.quantile(maxima, np.linspace(0, 1, THRESHOLDS)).tolist()
 
@@ -98,17 +104,23 @@ def gap_score(total: list[float]) -> float:
     return first - second
 
 
-def margin_score(total: list[float]) -> float:
-    return gap_score(softmax(total))
+def list_scores(known: list[list[float]]) -> dict[str, ListScore]:
+    """The scores in plain Python numbers; ``known`` is what conformal p-values are counted in, ascending at each t."""
 
+    def conformal_score(total: list[float], t: int) -> float:
+        highest = max(total)
+        surprise = math.log(sum(math.exp(x - highest) for x in total)) + highest - sorted(total)[-2]
+        samples = len(known[t - 1])
+        return -TIMESTEPS * (1 + samples - bisect.bisect_left(known[t - 1], surprise)) / (samples + 1)
 
-LOOP_SCORES: dict[str, Callable[[list[float]], float]] = {
-    "seenn-i": lambda total: max(softmax(total)),
-    "dt-snn": entropy_score,
-    "dynamic-confidence": lambda total: max(softmax([x / 4 for x in total])),
-    "topk-cutoff": gap_score,
-    "margin": margin_score,
-}
+    return {
+        "seenn-i": lambda total, _t: max(softmax(total)),
+        "dt-snn": lambda total, _t: entropy_score(total),
+        "dynamic-confidence": lambda total, _t: max(softmax([x / 4 for x in total])),
+        "topk-cutoff": lambda total, _t: gap_score(total),
+        "margin": lambda total, _t: gap_score(softmax(total)),
+        "spikecp": conformal_score,
+    }
 
 
 def array_softmax(total: Array) -> Array:
@@ -126,13 +138,30 @@ def array_gap_score(total: Array) -> float:
     return first - second
 
 
-ARRAY_SCORES: dict[str, Callable[[Array], float]] = {
-    "seenn-i": lambda total: array_softmax(total).max(),
-    "dt-snn": array_entropy_score,
-    "dynamic-confidence": lambda total: array_softmax(total / 4).max(),
-    "topk-cutoff": array_gap_score,
-    "margin": lambda total: array_gap_score(array_softmax(total)),
-}
+def array_scores(known: Array) -> dict[str, ArrayScore]:
+    """The same on arrays."""
+
+    def conformal_score(total: Array, t: int) -> float:
+        surprise = np.log(np.exp(total - total.max()).sum()) + total.max() - np.sort(total)[-2]
+        samples = len(known[t - 1])
+        score: float = -TIMESTEPS * (1 + samples - np.searchsorted(known[t - 1], surprise)) / (samples + 1)
+        return score
+
+    return {
+        "seenn-i": lambda total, _t: array_softmax(total).max(),
+        "dt-snn": lambda total, _t: array_entropy_score(total),
+        "dynamic-confidence": lambda total, _t: array_softmax(total / 4).max(),
+        "topk-cutoff": lambda total, _t: array_gap_score(total),
+        "margin": lambda total, _t: array_gap_score(array_softmax(total)),
+        "spikecp": conformal_score,
+    }
+
+
+def label_surprise(trace: Trace) -> Array:
+    """-log softmax(S_t)[label] of every sample, ascending at each t, float64 [T, N]."""
+    logs = trace.logits.to(torch.float64).cumsum(1).log_softmax(2)
+    surprise: Array = -logs.gather(2, trace.labels[:, None, None].expand(-1, TIMESTEPS, 1)).squeeze(2).numpy()
+    return np.sort(surprise.T, axis=1)
 
 
 def main() -> None:
@@ -148,11 +177,13 @@ def main() -> None:
     few = trace.select(torch.arange(arguments.loop_samples))
     logits, labels = few.logits.to(torch.float64), few.labels
     scale = len(trace) / arguments.loop_samples
+    known = label_surprise(trace)
+    in_lists, on_arrays = list_scores(known.tolist()), array_scores(known)
     start = time.perf_counter()
     _ = trace.correct
     totals = [time.perf_counter() - start, 0.0, 0.0]
     print(f"{'correctness, once':20s} {totals[0]:8.3f} s")
-    for name, score in LOOP_SCORES.items():
+    for name, score in in_lists.items():
         start = time.perf_counter()
         distinct = sweep(strategies[name], trace)
         swept = time.perf_counter()
@@ -160,7 +191,7 @@ def main() -> None:
         lists = time.perf_counter()
         loop_lists(logits.tolist(), labels.tolist(), score, thresholds)
         arrays = time.perf_counter()
-        loop_arrays(logits.numpy(), labels.numpy(), ARRAY_SCORES[name], thresholds)
+        loop_arrays(logits.numpy(), labels.numpy(), on_arrays[name], thresholds)
         end = time.perf_counter()
         times = [swept - start, (arrays - lists) * scale, (end - arrays) * scale]
         totals = [total + seconds for total, seconds in zip(totals, times, strict=True)]
