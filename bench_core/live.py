@@ -56,7 +56,7 @@ class LiveSamples:
         return cls(inputs, split.sample_ids[positions], timesteps, dataset.classes, dataset.constant_input)
 
     def __len__(self) -> int:
-        return len(self.sample_ids)
+        return self.sample_ids.shape[0]
 
     def at(self, positions: torch.Tensor) -> "LiveSamples":
         """The samples at ``positions`` [N'], in that order."""
@@ -96,7 +96,7 @@ def run_live(
     Raises:
         UsageError: refill is asked of a network that can't take in new samples.
     """
-    count = samples.sample_ids.shape[0]
+    count = len(samples)
     size = max(1, min(batch or count, count))
     refill = refill and size < count
     if refill and not hasattr(network, "renew"):

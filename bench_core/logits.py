@@ -64,10 +64,9 @@ class SampleRows:
         """``read``; what is picked out is put into ``place``, if there is one."""
         if self._index is not None:
             positions = self._index[start:stop]
-            in_a_row = self._slice(positions)
-            if in_a_row is not None:
-                return in_a_row
-            return self._pick(positions, None if place is None else place[: len(positions)])
+            if not len(positions) or bool((positions.diff() != 1).any()):
+                return self._pick(positions, None if place is None else place[: len(positions)])
+            start, stop = int(positions[0]), int(positions[-1]) + 1  # in a row, so nothing need be picked
         pieces = []
         for part, end in zip(self._parts, self._ends.tolist(), strict=True):
             first = end - len(part)
@@ -88,15 +87,6 @@ class SampleRows:
             tensor = self.read(0, self.shape[0]) if self._index is None else self._pick(self._index, None)
             self._parts, self._index, self._ends = [tensor], None, torch.tensor([len(tensor)])
         return self._parts[0]
-
-    def _slice(self, positions: torch.Tensor) -> torch.Tensor | None:
-        """Samples that stand in a row in one part, which need no copy; None where they don't."""
-        if not len(positions) or not bool((positions.diff() == 1).all()):
-            return None
-        number = int(torch.bucketize(positions[0], self._ends, right=True))
-        part = self._parts[number].detach()
-        start = int(positions[0]) - (int(self._ends[number]) - len(part))
-        return part[start : start + len(positions)] if start + len(positions) <= len(part) else None
 
     def _pick(self, positions: torch.Tensor, place: torch.Tensor | None) -> torch.Tensor:
         owners = torch.bucketize(positions, self._ends, right=True)

@@ -114,10 +114,9 @@ class OperationLedger:
         self._forget()
         acs = torch.stack([values[..., :-1].sum(-1) for values in counted.values()]).sum(0)
         spikes = torch.stack([values[..., -1] for values in counted.values()]).sum(0)
-        events = (
-            None if self._constant_input else self._input.meet(self._input.gather(inputs))[..., :-1]
-        )  # each is like a spike
-        if events is not None:
+        events = None
+        if not self._constant_input:  # each event is like a spike
+            events = self._input.meet(self._input.gather(inputs))[..., :-1]
             acs = acs + events.sum(-1)
         found = {"acs": acs, "spikes": spikes}
         if self._per_layer:
