@@ -5,7 +5,8 @@
 ``recorded`` is what ``exitbench run`` does, from images to a trace, operation counts included; ``uncounted`` the same
 without counts. The plain loops know nothing of this package's layers: they step through all T with the same weights
 and equations as papers' public code writes them, in PyTorch's default memory layout, from images to logits too.
-``plain`` evaluates the first layer once where the input is constant, ``every step`` at every step.
+``plain`` evaluates the first layer once where the input is constant, ``every step`` at every step. ``own layers`` does
+that too, in the default layout and from images, but with this package's layers, so that it gains from them as well.
 
 ``stepwise`` calls the network step by step with inputs at hand, and ``fold F`` computes F timesteps together. All are
 timed in turns in this one run, with the same batch; speeds are medians over repetitions, ratios those of speeds.
@@ -24,6 +25,8 @@ from bench_core.recording import BATCH, Recording, record_part
 from bench_core.snn import AveragePool, Flatten, SpikingNeuron, Synapse
 
 FOLDS = (1, 2, 4, 8)
+SHOWN = ("recorded", "uncounted", "plain", "every step", "own layers", "stepwise")
+RIVALS = ("plain", "every step", "own layers", "stepwise", "uncounted")
 
 
 def plain(layers: list[nn.Module], inputs: torch.Tensor, timesteps: int, *, constant: bool, once: bool) -> torch.Tensor:
@@ -72,7 +75,8 @@ def ways_of(subject: Subject, samples: int) -> dict[str, Callable[[], object]]:
     network, dataset, T = subject.network, subject.workload.dataset, subject.spec.timesteps
     split, positions = dataset.split("test"), torch.arange(samples)
     check(subject)
-    layers = list(copy.deepcopy(network).to(memory_format=torch.contiguous_format).layers)
+    contiguous = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
+    layers = list(contiguous.layers)
 
     def from_inputs(one: Callable[[torch.Tensor], object]) -> None:
         with torch.inference_mode():
@@ -87,6 +91,12 @@ def ways_of(subject: Subject, samples: int) -> dict[str, Callable[[], object]]:
     def loop(once: bool) -> None:
         from_images(lambda x: plain(layers, x, T, constant=network.constant_input, once=once))
 
+    def own_layers(inputs: torch.Tensor) -> None:
+        contiguous.reset()
+        for t in range(T):
+            contiguous._current = None
+            contiguous.step(inputs if network.constant_input else inputs[t])
+
     def stepwise(inputs: torch.Tensor) -> None:
         network.reset()
         for t in range(T):
@@ -97,6 +107,7 @@ def ways_of(subject: Subject, samples: int) -> dict[str, Callable[[], object]]:
         "uncounted": lambda: from_images(lambda x: network.run(x, T, fold=1)),
         "plain": lambda: loop(True),
         "every step": lambda: loop(False),
+        "own layers": lambda: from_images(own_layers),
         "stepwise": lambda: from_inputs(stepwise),
     }
     for fold in FOLDS:
@@ -111,11 +122,11 @@ def main() -> None:
     for subject in subjects(arguments.suite, arguments.samples):
         ways = ways_of(subject, arguments.samples)
         found = speeds(ways, samples=arguments.samples, repetitions=arguments.repetitions)
-        ratios = [f"{found['recorded'] / found[name]:.2f}" for name in ("plain", "every step", "uncounted")]
-        names = [*list(ways)[:5], *(f"fold {fold}" for fold in FOLDS)]
+        ratios = [f"{found['recorded'] / found[name]:.2f}" for name in RIVALS]
+        names = [*SHOWN, *(f"fold {fold}" for fold in FOLDS)]
         rows.append([subject.spec.name, *ratios, *(f"{found[name]:.0f}" if name in found else "" for name in names)])
-    heads = ["workload", "/ plain", "/ every step", "/ uncounted", "recorded", "uncounted", "plain", "every step"]
-    print(tabulate(rows, [*heads, "stepwise", *(f"fold {fold}" for fold in FOLDS)], disable_numparse=True))
+    heads = ["workload", *(f"/ {name}" for name in RIVALS), *SHOWN, *(f"fold {fold}" for fold in FOLDS)]
+    print(tabulate(rows, heads, disable_numparse=True))
 
 
 if __name__ == "__main__":
