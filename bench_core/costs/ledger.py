@@ -20,6 +20,8 @@ worked out once, from the network's end to its beginning, and counting is one pr
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import zip_longest
 
 import torch
 from torch import nn
@@ -77,8 +79,9 @@ class OperationLedger:
         self._position = {module: index for index, module in enumerate(prices.counted)}
         self._per_layer = per_layer
         self._input = _Synapses(prices.input, 1.0, apart=per_layer)
+        self._seen_at = {neuron: sent.seen_at for neuron, sent in prices.sent.items()}
         self._neurons = {
-            neuron: _Synapses(costs, neuron.amplitude, apart=per_layer) for neuron, costs in prices.neurons.items()
+            neuron: _Synapses(sent.costs, sent.unit, apart=per_layer) for neuron, sent in prices.sent.items()
         }
         self.neuron_updates = sum(layer.size for layer in self.layers if layer.kind == "neurons")
         self.macs_once = self.layers[0].synapses if network.constant_input else 0
@@ -91,7 +94,7 @@ class OperationLedger:
         Yields a function that, given the network's input, returns what was spent since its last call: ``acs`` and
         ``spikes``, int64 [B, T], and where asked for ``layer_acs`` and ``layer_spikes``, int64 [B, T, L].
         """
-        hooks = [neuron.register_forward_hook(self._count) for neuron in self._neurons]
+        hooks = [place.register_forward_hook(partial(self._count, neuron)) for neuron, place in self._seen_at.items()]
         try:
             yield self._collect
         finally:
@@ -99,8 +102,7 @@ class OperationLedger:
                 hook.remove()
             self._forget()
 
-    def _count(self, neuron: nn.Module, _inputs: object, output: torch.Tensor) -> None:
-        assert isinstance(neuron, SpikingNeuron)
+    def _count(self, neuron: SpikingNeuron, _place: object, _inputs: object, output: torch.Tensor) -> None:
         self._counted[neuron].append(self._neurons[neuron].gather(output))
 
     def _forget(self) -> None:
@@ -141,29 +143,29 @@ class _Synapses:
     """The synapses behind a layer of neurons: how many each of its spikes meets.
 
     Args:
-        costs: accumulates that a spike sent from each position causes, by the layer that does them, float64 [C, H, W]
+        costs: accumulates that a spike seen at each position causes, by the layer that does them, float64 [C, H, W]
             or [F].
-        amplitude: what a spike carries.
+        unit: what one spike adds to the values seen.
         apart: count each layer by itself.
 
     Attributes:
         layers: those behind, in the order of the columns.
     """
 
-    def __init__(self, costs: dict[nn.Module, torch.Tensor], amplitude: float, *, apart: bool) -> None:
+    def __init__(self, costs: dict[nn.Module, torch.Tensor], unit: float, *, apart: bool) -> None:
         self.layers = list(costs)
-        self._amplitude = amplitude
+        self._unit = unit
         fan_outs = list(costs.values()) if apart else [torch.stack(list(costs.values())).sum(0)]
         self._channels_alike = all(values.dim() == 3 and bool((values == values[:1]).all()) for values in fan_outs)
         columns = [(values[0] if self._channels_alike else values).flatten() for values in fan_outs]
         self._weights = torch.stack([*columns, torch.ones_like(columns[0])], dim=1)
 
-    def gather(self, spikes: torch.Tensor) -> torch.Tensor:
-        """What ``meet`` needs to know of spikes [T, B, ...], zeros and multiples of the amplitude: [T, B, positions].
+    def gather(self, seen: torch.Tensor) -> torch.Tensor:
+        """What ``meet`` needs to know of values seen [T, B, ...], multiples of the unit: [T, B, positions].
 
         Where the fan-out is the same in every channel these are the sums over channels.
         """
-        return spikes.sum(2).flatten(2) if self._channels_alike else spikes.flatten(2)
+        return seen.sum(2).flatten(2) if self._channels_alike else seen.flatten(2)
 
     def meet(self, gathered: torch.Tensor) -> torch.Tensor:
         """Synapses met, by column, and last the spikes themselves, per timestep and sample, float64 [T, B, columns].
@@ -171,8 +173,8 @@ class _Synapses:
         Whole numbers, exact below 2**53.
         """
         spikes = gathered.to(torch.float64)
-        if self._amplitude != 1.0:
-            spikes = (spikes / self._amplitude).round_()
+        if self._unit != 1.0:
+            spikes = spikes.div_(self._unit).round_() if spikes is not gathered else (spikes / self._unit).round_()
         self._weights = self._weights.to(spikes.device)
         return spikes @ self._weights
 
@@ -198,12 +200,27 @@ class _Behind:
         return _Behind(reached, costs)
 
 
+@dataclass(frozen=True)
+class _Sent:
+    """Spikes of a layer of neurons, and where they are seen.
+
+    Attributes:
+        seen_at: the neurons themselves, or an average pool right behind them: it holds every spike in fewer values.
+        unit: what one spike adds to the output there.
+        costs: accumulates of a spike, by the layer that does them, float64 [C, H, W] or [F] of that output.
+    """
+
+    seen_at: nn.Module
+    unit: float
+    costs: dict[nn.Module, torch.Tensor]
+
+
 class _Prices:
     """What a spike costs, from wherever it is sent.
 
     Attributes:
         input: accumulates of an input event, by layer, float64 [C, H, W] each.
-        neurons: accumulates of a spike of each layer of neurons, by layer.
+        sent: the spikes of each layer of neurons.
         counted: the modules that do something, input to output.
         layers: what is told of them.
     """
@@ -212,7 +229,8 @@ class _Prices:
         self._names = {module: name for name, module in network.named_modules()}
         self._shapes = self._measure(network, input_shape)
         self._synapses: dict[nn.Module, int] = {}
-        self._found: dict[nn.Module, dict[nn.Module, torch.Tensor]] = {}
+        self._costs: dict[nn.Module, dict[nn.Module, torch.Tensor]] = {}  # of a spike at a layer's output
+        self._next: dict[nn.Module, nn.Module | None] = {}  # the layer behind, in a row of layers
         stem, *others = network.layers
         logits = _Behind(torch.ones(self._shapes[network.layers[-1]][1], dtype=torch.float64))
         behind = self._walk(others, logits)
@@ -221,23 +239,25 @@ class _Prices:
         costs = self._step(stem, behind).costs
         assert costs is not None
         self.input = costs
-        if not self._found:
+        self.sent = {neuron: self._spikes_of(neuron) for neuron in network.neurons()}
+        if not self.sent:
             raise UncountableLayerError("a network without neurons")
-        self.neurons = {neuron: self._found[neuron] for neuron in network.neurons()}
-        self.counted = [module for module in network.modules() if module in self._synapses or module in self._found]
+        self.counted = [module for module in network.modules() if module in self._synapses or module in self.sent]
         self.layers = tuple(self._describe(module) for module in self.counted)
 
     def _walk(self, layers: Sequence[nn.Module], behind: _Behind) -> _Behind:
-        for layer in reversed(layers):
+        for layer, following in reversed(list(zip_longest(layers, layers[1:]))):
+            self._next[layer] = following
             behind = self._step(layer, behind)
         return behind
 
     def _step(self, layer: nn.Module, behind: _Behind) -> _Behind:
         """What lies behind the input of ``layer``, where ``behind`` lies behind its output."""
+        if behind.costs is not None:
+            self._costs[layer] = behind.costs
         if isinstance(layer, SpikingNeuron):
             if behind.costs is None:
                 raise self._uncountable(layer, "whose spikes meet no synapse")
-            self._found[layer] = behind.costs
             return _Behind(torch.ones(self._shapes[layer][1], dtype=torch.float64))
         if isinstance(layer, Synapse):
             return self._before_synapse(layer, behind)
@@ -284,6 +304,15 @@ class _Prices:
         if isinstance(layer, AveragePool):
             return behind.before(lambda values: _spread(values, layer.size, self._shapes[layer][0]))
         raise self._uncountable(layer)
+
+    def _spikes_of(self, neuron: SpikingNeuron) -> _Sent:
+        channels, *sides = self._shapes[neuron][1]
+        pool = self._next[neuron]
+        if isinstance(pool, AveragePool) and all(side % pool.size == 0 for side in sides):
+            window = pool.size**2
+            if window * channels**2 <= 2**22:  # sums over channels in float32 are then off by less than half a spike
+                return _Sent(pool, neuron.amplitude / window, self._costs[pool])
+        return _Sent(neuron, neuron.amplitude, self._costs[neuron])
 
     def _describe(self, module: nn.Module) -> CountedLayer:
         kinds = {Synapse: "synapses", Residual: "sum", SpikingNeuron: "neurons"}

@@ -51,26 +51,33 @@ def saccade_frames(images: torch.Tensor, timesteps: int, frames: int | None = No
         levels = (levels * torch.tensor(_LUMA, device=images.device).reshape(3, 1, 1)).sum(1)
     padded = F.pad(levels.reshape(batch, height, width), [margin] * 4)
 
-    def log_intensity(position: torch.Tensor) -> torch.Tensor:
+    def see(position: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        """The log intensity in front of the sensor, written to ``seen``."""
         row, column = (position + margin).tolist()
         top, left = int(row), int(column)
         down, right = row - top, column - left
         rows = padded[:, top : top + height + 1, left : left + width + 1]
         rows = torch.lerp(rows[:, :-1], rows[:, 1:], down) if down else rows[:, :-1]
-        level = torch.lerp(rows[:, :, :-1], rows[:, :, 1:], right) if right else rows[:, :, :-1]
-        return (level + INTENSITY_OFFSET).log_()
+        if right:
+            torch.lerp(rows[:, :, :-1], rows[:, :, 1:], right, out=seen)
+        else:
+            seen.copy_(rows[:, :, :-1])
+        return seen.add_(INTENSITY_OFFSET).log_()
 
-    wanted = timesteps if frames is None else frames
-    path = saccade_path(timesteps)[: wanted * SUBSTEPS + 1]
-    reference = log_intensity(path[0])
-    counts = torch.zeros(wanted, batch, 2, height, width, device=images.device)
-    for moment, position in enumerate(path[1:]):
-        moved = log_intensity(position).sub_(reference).div_(CONTRAST_THRESHOLD)
-        events = moved.to(torch.int32).to(torch.float32)  # truncates, at a fraction of the time of torch.trunc
-        reference += events * CONTRAST_THRESHOLD
-        frame = counts[moment // SUBSTEPS]
-        frame[:, 0] += events.clamp(min=0.0)
-        frame[:, 1] -= events.clamp(max=0.0)
+    # All in the same memory: what is new would have to come into the cache first.
+    reference, level, spare = torch.empty(3, batch, height, width, device=images.device)
+    path = saccade_path(timesteps)
+    see(path[0], reference)
+    counts = torch.zeros(timesteps if frames is None else frames, batch, 2, height, width, device=images.device)
+    for frame, positions in zip(counts, path[1:].split(SUBSTEPS), strict=False):
+        brighter, sent = frame[:, 0], frame[:, 1]
+        for position in positions:
+            moved = see(position, level).sub_(reference)
+            events = torch.div(moved, CONTRAST_THRESHOLD, rounding_mode="trunc", out=level)
+            reference += torch.mul(events, CONTRAST_THRESHOLD, out=spare)
+            brighter += torch.clamp(events, min=0.0, out=spare)
+            sent += events
+        torch.sub(brighter, sent, out=sent)  # of all events that leaves the darkening ones
     return counts
 
 
