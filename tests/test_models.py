@@ -10,6 +10,7 @@ from bench_core import load_registry
 from bench_core.conversion import replace_activations
 from bench_core.errors import UsageError
 from bench_core.snn import (
+    AveragePool,
     GlobalAveragePool,
     Residual,
     SpikingNetwork,
@@ -169,9 +170,10 @@ def test_all_ways_of_running_agree(model, normalization, neuron, constant_input)
             assert torch.equal(net.run(inputs, T, fold=fold), folded), fold
         net.reset()
         assert torch.equal(torch.stack([net.step(frame) for frame in frames]), folded)
-        assert normalization == "tebn" or any(neuron.in_place for neuron in net.neurons())
+        used = {neuron.spike_memory for neuron in net.neurons()}
+        assert normalization == "tebn" or used == {"current", "own" if constant_input else "current"}
         for neuron in net.neurons():
-            neuron.in_place = False
+            neuron.spike_memory = "new"
         assert torch.equal(net.run(inputs, T), folded)
 
 
@@ -250,6 +252,68 @@ def test_spikes_overwrite_no_current_that_is_used_again(made, constant_input):
             assert torch.equal(prepared.run(inputs, T, fold=fold), expected)
         prepared.reset()
         assert torch.equal(torch.stack([prepared.step(frame) for frame in frames]), expected)
+
+
+class Delay(nn.Module):
+    """Gives what it was given a timestep ago, and holds it without a copy."""
+
+    def __init__(self):
+        super().__init__()
+        self.held = None
+
+    def forward(self, x):
+        before = torch.zeros_like(x[:1]) if self.held is None else self.held
+        self.held = x[-1:]
+        return torch.cat([before, x[:-1]])
+
+
+class Behind(nn.Sequential):
+    """A row of layers, of a kind of its own."""
+
+
+HOLDING = {
+    "as a layer": lambda: [synapse(), soft(), Delay(), synapse()],
+    "in a shortcut": lambda: [synapse(), soft(), Residual([synapse()], [Delay()]), synapse()],
+    "in a row": lambda: [synapse(), soft(), nn.Sequential(Delay()), synapse()],
+    "in another row": lambda: [synapse(), soft(), Behind(Delay()), synapse()],
+}
+
+
+@pytest.mark.parametrize("constant_input", [True, False], ids=["constant", "events"])
+@pytest.mark.parametrize("made", HOLDING.values(), ids=HOLDING)
+def test_spikes_overwrite_no_spikes_that_are_held(made, constant_input):
+    inputs = torch.randn(*(() if constant_input else (T,)), B, 3, 6, 6)
+    with torch.inference_mode():
+        plain = SpikingNetwork(made(), constant_input=constant_input).eval().to(memory_format=torch.channels_last)
+        expected = plain.run(inputs, T)
+        assert expected.std() > 0
+        assert not torch.equal(expected[0], expected[1])
+        for fold in (1, 2, T):
+            prepared = SpikingNetwork(made(), constant_input=constant_input).prepare_for_inference()
+            assert torch.equal(prepared.run(inputs, T, fold=fold), expected)
+
+
+@pytest.mark.parametrize("behind", [lambda: AveragePool(2), synapse, lambda: Residual([synapse()])])
+def test_spikes_behind_a_current_that_is_kept_have_one_place_in_memory(behind):
+    net = SpikingNetwork([synapse(), soft(), behind(), synapse()], constant_input=True).prepare_for_inference()
+    places, x = [], torch.randn(B, 3, 6, 6)
+    net.layers[1].register_forward_hook(lambda _m, _i, spikes: places.append(spikes.data_ptr()))
+    with torch.inference_mode():
+        expected = net.run(x, T, fold=1)
+        assert len(set(places)) == 1
+    with torch.no_grad():  # where what was made in inference mode can't be written to
+        assert torch.equal(net.run(x, T, fold=1), expected)
+        net.reset()
+        for t in range(T):
+            with torch.inference_mode(t % 2 == 0):
+                assert torch.equal(net.step(x), expected[t])
+            net.keep(torch.arange(B - 1 if t else B))
+            x, expected = x[: B - 1 if t else B], expected[:, : B - 1 if t else B]
+    net.double()
+    with torch.inference_mode():
+        assert net.run(x.double(), T).dtype == torch.float64
+    net.reset()
+    assert net.layers[1]._spikes is None
 
 
 def test_a_sum_of_spikes_is_a_whole_number_that_grows():

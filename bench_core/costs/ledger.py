@@ -161,11 +161,11 @@ class _Synapses:
         self._weights = torch.stack([*columns, torch.ones_like(columns[0])], dim=1)
 
     def gather(self, seen: torch.Tensor) -> torch.Tensor:
-        """What ``meet`` needs to know of values seen [T, B, ...], multiples of the unit: [T, B, positions].
+        """What ``meet`` needs to know of values seen [T, B, ...], multiples of the unit: [T, B, positions], a copy.
 
         Where the fan-out is the same in every channel these are the sums over channels.
         """
-        return seen.sum(2).flatten(2) if self._channels_alike else seen.flatten(2)
+        return seen.sum(2).flatten(2) if self._channels_alike else seen.flatten(2).clone()
 
     def meet(self, gathered: torch.Tensor) -> torch.Tensor:
         """Synapses met, by column, and last the spikes themselves, per timestep and sample, float64 [T, B, columns].

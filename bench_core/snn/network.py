@@ -1,11 +1,11 @@
 """A spiking network: layers in order, run folded over all timesteps or step by step."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 
-from bench_core.snn.layers import Residual, Synapse
+from bench_core.snn.layers import AveragePool, GlobalAveragePool, Residual, Synapse
 from bench_core.snn.neurons import SpikingNeuron
 from bench_core.snn.normalization import TemporalScale
 from bench_core.snn.rows import kept_rows, overwrite_rows
@@ -113,44 +113,56 @@ class SpikingNetwork(nn.Module):
     def prepare_for_inference(self) -> "SpikingNetwork":
         """Evaluation mode, normalisation fused, memory laid out for speed. Changes this network and returns it.
 
-        Afterwards spikes overwrite the currents they come from: a hook that wants a synapse's output has to copy it.
+        Afterwards spikes overwrite the currents they come from or, where those are kept, the spikes of the step before;
+        a hook that wants to hold what a synapse or a neuron gives has to copy it.
         """
         self.eval()
         for module in list(self.modules()):
             if isinstance(module, Synapse):
                 module.fuse()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-        _write_in_place(self.layers, kept=self.layers[0] if self.constant_input else None)
+        _save_memory(list(self.layers), kept=self.layers[0] if self.constant_input else None)
         self._holders = None
         self._holders = list(self._stateful())
         return self
 
 
-def _write_in_place(layers: Iterable[nn.Module], *, kept: nn.Module | None = None, fresh: bool = False) -> bool:
-    """Let neurons write over a current that was just computed and that nobody else has.
+def _save_memory(layers: Sequence[nn.Module], *, kept: nn.Module | None = None, fresh: bool = False) -> bool:
+    """Let neurons write over a current that was just computed and that nobody else has, or over spikes read before.
 
     In layers that this doesn't know none do.
 
     Args:
-        kept: a layer whose output is used again.
+        kept: a layer whose output is used again, step after step.
         fresh: whether that holds of what the first layer is given.
 
     Returns:
         Whether it holds of what the last one gives.
     """
-    for layer in layers:
+    for before, layer, behind in zip([None, *layers], layers, [*layers[1:], None], strict=False):
         if isinstance(layer, SpikingNeuron):
-            layer.in_place, fresh = fresh, False
+            if fresh:
+                layer.spike_memory = "current"
+            elif kept is not None and before is kept and _only_reads(behind):
+                layer.spike_memory = "own"
+            fresh = False
         elif type(layer) is nn.Sequential:  # what is derived from it may do anything
-            fresh = _write_in_place(layer, fresh=fresh)
+            fresh = _save_memory(list(layer), fresh=fresh)
         elif type(layer) is Residual:
-            _write_in_place(layer.body)
-            _write_in_place(layer.shortcut)
+            _save_memory(list(layer.body))
+            _save_memory(list(layer.shortcut))
             fresh = True
         else:
             fresh = type(layer) is Synapse
         fresh = fresh and layer is not kept
     return fresh
+
+
+def _only_reads(layer: nn.Module | None) -> bool:
+    """Whether a layer is done with its input when it returns: it neither holds it nor passes it on."""
+    if type(layer) is Residual:
+        return all(_only_reads(branch[0]) for branch in (layer.body, layer.shortcut) if len(branch))
+    return type(layer) in (AveragePool, GlobalAveragePool, Synapse)
 
 
 class AnalogNetwork(nn.Module):

@@ -16,6 +16,7 @@ from bench_core.snn.surrogate import SURROGATES, Surrogate
 __all__ = ["NEURONS", "SpikingNeuron", "if_neuron", "lif_neuron", "trained_neuron"]
 
 ResetMode = Literal["hard", "soft"]
+SpikeMemory = Literal["new", "current", "own"]
 
 
 class SpikingNeuron(nn.Module):
@@ -33,7 +34,8 @@ class SpikingNeuron(nn.Module):
         surrogate: what stands in for the spike's derivative, one of ``bench_core.snn.surrogate.SURROGATES``.
 
     Attributes:
-        in_place: without gradients, spikes are written over the current that they come from, which saves memory.
+        spike_memory: where spikes go without gradients: to ``new`` memory; over the ``current`` that they come from; or
+            to memory of the neurons' ``own``, over those of the call before. The latter two are quicker.
         keeps_potentials: keep the potential after every timestep of a training pass, for regularisers.
         potentials: what was kept, after the reset, [T, B, ...], with gradient; else None.
     """
@@ -58,14 +60,15 @@ class SpikingNeuron(nn.Module):
         self.amplitude = amplitude
         self.surrogate = surrogate
         self.potential: torch.Tensor | None = None  # [B, ...], written to in every step
-        self.in_place = False
+        self.spike_memory: SpikeMemory = "new"
+        self._spikes: torch.Tensor | None = None  # that own memory
         self.keeps_potentials = False
         self.potentials: torch.Tensor | None = None
 
     def reset(self) -> None:
         """Forget the potential: the next call starts new samples."""
         own = self.__dict__  # as below: a module's own way to set something takes longer than a small layer's step
-        own["potential"] = own["potentials"] = None
+        own["potential"] = own["potentials"] = own["_spikes"] = None
 
     def keep(self, index: torch.Tensor) -> None:
         """Go on with the samples at ``index`` [B'] only."""
@@ -98,7 +101,7 @@ class SpikingNeuron(nn.Module):
 
     def _infer(self, current: torch.Tensor) -> torch.Tensor:
         potential = self.potential
-        spikes = current if self.in_place else _laid_out_like(current)
+        spikes = self._memory_for_spikes(current)
         for step, fired in zip(current, spikes, strict=True):
             place = potential  # new memory would cost more than the sum
             if potential is None:
@@ -119,6 +122,22 @@ class SpikingNeuron(nn.Module):
             if self.amplitude != 1.0:
                 fired.mul_(self.amplitude)
         self.__dict__["potential"] = potential
+        return spikes
+
+    def _memory_for_spikes(self, current: torch.Tensor) -> torch.Tensor:
+        if self.spike_memory == "current":
+            return current
+        if self.spike_memory == "new":
+            return _laid_out_like(current)
+        spikes = self._spikes
+        if (
+            spikes is None
+            or spikes.shape != current.shape
+            or spikes.dtype != current.dtype
+            or spikes.is_inference() != torch.is_inference_mode_enabled()
+        ):
+            spikes = _laid_out_like(current)
+            self.__dict__["_spikes"] = spikes
         return spikes
 
     def extra_repr(self) -> str:
