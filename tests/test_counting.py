@@ -79,6 +79,28 @@ NETS = {
         *(conv(2, 3, 2, dilation=2), n(), Residual([conv(3, 3, 3, padding=1), n()])),
         *(Residual([conv(3, 3, 1)]), n(), Flatten(), linear(75, 5)),
     ],
+    "a pool that keeps all, and a sum": lambda: [
+        *(conv(2, 4, 2), n(0.3), AveragePool(2), Residual([conv(4, 4, 3, padding=1), n(), conv(4, 4, 1)]), n()),
+        *(Flatten(), linear(36, 5)),
+    ],
+    "pools that keep all": lambda: [
+        *(conv(2, 4, 4), n(1.7), AveragePool(2), AveragePool(2), Residual([conv(4, 3, 1)], [conv(4, 3, 1)]), n()),
+        *(Flatten(), linear(3, 5)),
+    ],
+    "one pool over everything": lambda: [conv(2, 4, 1), n(0.7), AveragePool(7), Flatten(), linear(4, 5)],
+    "pools in branches": lambda: [
+        *(conv(2, 4, 2), n(), Residual([conv(4, 4, 3, padding=1), n(0.9), AveragePool(3)], [AveragePool(3)])),
+        *(Residual([conv(4, 4, 3, padding=1), n(0.3), AveragePool(2), conv(4, 4, 1)], [conv(4, 4, 2)]), n()),
+        *(Flatten(), linear(4, 5)),
+    ],
+    "pools in rows": lambda: [
+        *(conv(2, 4, 2), nn.Sequential(n(0.4), AveragePool(2), conv(4, 4, 2), nn.Sequential(n(1.3), AveragePool(2)))),
+        *(Flatten(), linear(4, 5)),
+    ],
+    "neurons at the end of a row": lambda: [
+        *(conv(2, 4, 2), nn.Sequential(n(0.4)), AveragePool(2), conv(4, 4, 2), n(), AveragePool(2)),
+        *(Flatten(), linear(4, 5)),
+    ],
     "a sum within a sum": lambda: [
         *(conv(2, 3, 3), n(), Residual([conv(3, 3, 3, padding=1)], [Residual([conv(3, 3, 1)], [conv(3, 3, 1)])]), n()),
         *(Flatten(), linear(75, 5)),
@@ -173,6 +195,92 @@ def test_a_layer_is_told_of_by_its_place_with_its_size_and_synapses(built):
         "layers.8": ("synapses", 5, 36 * 5),
     }
     assert ledger.neuron_updates == 4 * 49 + 4 * 36
+
+
+@pytest.mark.parametrize(
+    ("name", "at"),
+    {
+        "identity shortcut": ["1", "3.body.1", "4", "5.body.1", "6"],  # its pool drops a rim
+        "a pool that keeps all, and a sum": ["2", "3.body.1", "4"],
+        "pools that keep all": ["2", "5"],
+        "one pool over everything": ["2"],
+        "pools in branches": ["1", "2.body.2", "3.body.2", "4"],
+        "pools in rows": ["1.1", "1.3.1"],
+        "neurons at the end of a row": ["1.0", "5"],
+    }.items(),
+)
+def test_spikes_are_counted_in_a_pool_behind_them_that_keeps_all(built, name, at):
+    net, _, ledger, _ = built[name]
+    with ledger.counting():
+        found = [place for place, module in net.named_modules() if module._forward_hooks]
+    assert found == [f"layers.{place}" for place in at]
+
+
+class SumPool(AveragePool):
+    """A pool that isn't what it is derived from."""
+
+    def forward(self, x):
+        return self.size**2 * super().forward(x)
+
+
+class Louder(nn.Sequential):
+    """A row that isn't one."""
+
+    def forward(self, x):
+        return self[1](3 * self[0](x))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        lambda neuron: [neuron, SumPool(2)],
+        lambda neuron: [Louder(neuron, AveragePool(2))],
+    ],
+    ids=["a pool of its own kind", "a row of its own kind"],
+)
+def test_spikes_are_counted_in_no_pool_that_may_do_anything(row):
+    neuron = n()
+    layers = [conv(2, 4, 2), *row(neuron), Flatten(), linear(36, 5)]
+    net = SpikingNetwork(layers, constant_input=False).prepare_for_inference()
+    script(net, torch.ones)
+    inputs = torch.zeros(T, B, *SHAPE)
+    ledger = OperationLedger(net, SHAPE)
+    with torch.inference_mode(), ledger.counting() as collect:
+        net.run(inputs, T)
+        assert collect(inputs)["spikes"].tolist() == [[4 * 36] * T] * B
+
+
+@pytest.mark.parametrize("amplitude", [0.1, 0.3, 0.7, 1.0, 1e-3 / 3])
+@pytest.mark.parametrize(("channels", "side"), [(32, 56), (64, 32), (8, 64), (1, 224), (6, 28), (1024, 2), (2048, 2)])
+def test_a_pool_counts_only_where_it_rounds_nothing_away(amplitude, channels, side):
+    net = SpikingNetwork(
+        [conv(1, channels, 1), n(amplitude), AveragePool(side), Flatten(), linear(channels, 3)], constant_input=False
+    ).prepare_for_inference()
+    script(net, torch.ones)
+    ledger = OperationLedger(net, (1, side, side))
+    inputs = torch.zeros(1, 1, 1, side, side)
+    for density in (1.0, 0.9):
+        sent = torch.full((1, 1, channels, side, side), density).bernoulli_()
+        script(net, lambda _shape, sent=sent: sent)
+        with torch.inference_mode(), ledger.counting() as collect:
+            net.run(inputs, 1)
+            found = collect(inputs)
+        assert found["spikes"].item() == sent.sum(dtype=torch.float64).item()
+        assert found["acs"].item() == 3 * found["spikes"].item()
+
+
+@pytest.mark.parametrize("fold", [1, 2, T])
+def test_spikes_that_overwrite_each_other_are_all_counted(fold):
+    torch.manual_seed(0)
+    net = SpikingNetwork([linear(6, 8), lif(), linear(8, 5)], constant_input=True).prepare_for_inference()
+    sent = []
+    net.layers[1].register_forward_hook(lambda _m, _i, output: sent.append(output.clone()))
+    inputs, ledger = torch.randn(B, 6), OperationLedger(net, (6,))
+    sent.clear()  # of what the ledger looked at
+    with torch.inference_mode(), ledger.counting() as collect:
+        net.run(inputs, T, fold=fold)
+        assert collect(inputs)["spikes"].tolist() == torch.cat(sent).sum(2).t().tolist()
+    assert len({tuple(spikes.flatten().tolist()) for spikes in torch.cat(sent)}) > 1
 
 
 # --- by hand ---------------------------------------------------------------------------------------------------------

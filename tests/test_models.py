@@ -309,11 +309,35 @@ def test_spikes_behind_a_current_that_is_kept_have_one_place_in_memory(behind):
                 assert torch.equal(net.step(x), expected[t])
             net.keep(torch.arange(B - 1 if t else B))
             x, expected = x[: B - 1 if t else B], expected[:, : B - 1 if t else B]
-    net.double()
     with torch.inference_mode():
-        assert net.run(x.double(), T).dtype == torch.float64
+        net.reset()
+        net.step(x)
+        net.double()
+        net._current = net._current.double()
+        assert net.step(x.double()).dtype == torch.float64
     net.reset()
     assert net.layers[1]._spikes is None
+
+
+@pytest.mark.parametrize("behind", [nn.Identity, lambda: nn.Sequential(synapse()), lambda: AveragePool(1)])
+def test_a_network_can_be_prepared_anew(behind):
+    x = torch.randn(B, 3, 6, 6)
+
+    def made(*, constant_input):
+        return SpikingNetwork([synapse(), soft(), behind(), synapse()], constant_input=constant_input)
+
+    plain = made(constant_input=True).eval().to(memory_format=torch.channels_last)
+    layers = made(constant_input=False).prepare_for_inference().layers
+    prepared = SpikingNetwork(list(layers), constant_input=True).prepare_for_inference()
+    with torch.inference_mode():
+        assert torch.equal(prepared.run(x, T, fold=1), plain.run(x, T))
+
+
+def test_a_prepared_network_can_have_gradients_behind_frozen_layers():
+    net = SpikingNetwork([synapse(), soft(), synapse()], constant_input=True).prepare_for_inference()
+    net.layers[0].requires_grad_(requires_grad=False)
+    net.run(torch.randn(B, 3, 6, 6), T, fold=1).square().sum().backward()
+    assert net.layers[2].operation.weight.grad.abs().sum() > 0
 
 
 def test_a_sum_of_spikes_is_a_whole_number_that_grows():

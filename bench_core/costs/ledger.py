@@ -17,7 +17,7 @@ Every rule says that a spike has a price that depends on where it was sent from 
 worked out once, from the network's end to its beginning, and counting is one product per layer of neurons.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -245,9 +245,11 @@ class _Prices:
         self.counted = [module for module in network.modules() if module in self._synapses or module in self.sent]
         self.layers = tuple(self._describe(module) for module in self.counted)
 
-    def _walk(self, layers: Sequence[nn.Module], behind: _Behind) -> _Behind:
+    def _walk(self, row: Iterable[nn.Module], behind: _Behind) -> _Behind:
+        layers = list(row)
         for layer, following in reversed(list(zip_longest(layers, layers[1:]))):
-            self._next[layer] = following
+            if type(row) in (list, nn.Sequential):  # what is derived from it may do anything between two layers
+                self._next[layer] = following
             behind = self._step(layer, behind)
         return behind
 
@@ -264,7 +266,7 @@ class _Prices:
         if isinstance(layer, Residual):
             return self._before_residual(layer, behind)
         if isinstance(layer, nn.Sequential):
-            return self._walk(list(layer), behind)
+            return self._walk(layer, behind)
         return self._before_what_passes_on(layer, behind)
 
     def _before_synapse(self, layer: Synapse, behind: _Behind) -> _Behind:
@@ -284,7 +286,7 @@ class _Prices:
     def _before_residual(self, layer: Residual, behind: _Behind) -> _Behind:
         if behind.reached is not None and behind.costs is None:  # a spike that comes to a sum of currents is added
             behind = _Behind(behind.reached, {layer: behind.reached})
-        body, shortcut = (self._walk(list(branch), behind).costs for branch in (layer.body, layer.shortcut))
+        body, shortcut = (self._walk(branch, behind).costs for branch in (layer.body, layer.shortcut))
         if body is None or shortcut is None:
             raise self._uncountable(layer, "which isn't fed by spikes")
         costs = dict(body)
@@ -307,10 +309,11 @@ class _Prices:
 
     def _spikes_of(self, neuron: SpikingNeuron) -> _Sent:
         channels, *sides = self._shapes[neuron][1]
-        pool = self._next[neuron]
-        if isinstance(pool, AveragePool) and all(side % pool.size == 0 for side in sides):
+        pool = self._next.get(neuron)
+        if type(pool) is AveragePool and all(side % pool.size == 0 for side in sides):
             window = pool.size**2
-            if window * channels**2 <= 2**22:  # sums over channels in float32 are then off by less than half a spike
+            # The pool and the sum over channels, in float32, are off by at most this over 2**24 spikes: a quarter.
+            if window * channels * (window + channels) <= 2**22:
                 return _Sent(pool, neuron.amplitude / window, self._costs[pool])
         return _Sent(neuron, neuron.amplitude, self._costs[neuron])
 

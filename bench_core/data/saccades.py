@@ -70,14 +70,14 @@ def saccade_frames(images: torch.Tensor, timesteps: int, frames: int | None = No
     see(path[0], reference)
     counts = torch.zeros(timesteps if frames is None else frames, batch, 2, height, width, device=images.device)
     for frame, positions in zip(counts, path[1:].split(SUBSTEPS), strict=False):
-        brighter, sent = frame[:, 0], frame[:, 1]
+        brighter, balance = frame[:, 0], frame[:, 1]
         for position in positions:
             moved = see(position, level).sub_(reference)
             events = torch.div(moved, CONTRAST_THRESHOLD, rounding_mode="trunc", out=level)
             reference += torch.mul(events, CONTRAST_THRESHOLD, out=spare)
             brighter += torch.clamp(events, min=0.0, out=spare)
-            sent += events
-        torch.sub(brighter, sent, out=sent)  # of all events that leaves the darkening ones
+            balance += events
+        torch.sub(brighter, balance, out=balance)  # which are the darkening ones
     return counts
 
 

@@ -134,17 +134,15 @@ def _save_memory(layers: Sequence[nn.Module], *, kept: nn.Module | None = None, 
 
     Args:
         kept: a layer whose output is used again, step after step.
-        fresh: whether that holds of what the first layer is given.
+        fresh: whether what the first layer is given was just computed, and nobody else has it.
 
     Returns:
-        Whether it holds of what the last one gives.
+        Whether that holds of what the last one gives.
     """
     for before, layer, behind in zip([None, *layers], layers, [*layers[1:], None], strict=False):
         if isinstance(layer, SpikingNeuron):
-            if fresh:
-                layer.spike_memory = "current"
-            elif kept is not None and before is kept and _only_reads(behind):
-                layer.spike_memory = "own"
+            read_again = kept is not None and before is kept
+            layer.spike_memory = "current" if fresh else "own" if read_again and _only_reads(behind) else "new"
             fresh = False
         elif type(layer) is nn.Sequential:  # what is derived from it may do anything
             fresh = _save_memory(list(layer), fresh=fresh)

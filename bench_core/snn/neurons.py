@@ -127,7 +127,7 @@ class SpikingNeuron(nn.Module):
     def _memory_for_spikes(self, current: torch.Tensor) -> torch.Tensor:
         if self.spike_memory == "current":
             return current
-        if self.spike_memory == "new":
+        if self.spike_memory == "new" or torch.is_grad_enabled():  # a gradient may want to see what was sent
             return _laid_out_like(current)
         spikes = self._spikes
         if (

@@ -49,6 +49,8 @@ def price(place, size, layers, residual=None):
             for way in ways:
                 found.update(price(place, size, way, layer))
             return found
+        if isinstance(layer, nn.Sequential):
+            return price(place, size, [*layer, *layers[index + 1 :]], residual)
         if isinstance(layer, AveragePool):
             place = (place[0], place[1] // layer.size, place[2] // layer.size)
             size = (size[0], size[1] // layer.size, size[2] // layer.size)
@@ -69,6 +71,8 @@ def neurons_with_what_lies_behind(layers, rest=()):
         behind = [*layers[index + 1 :], *rest]
         if isinstance(layer, SpikingNeuron):
             yield layer, behind
+        elif isinstance(layer, nn.Sequential):
+            yield from neurons_with_what_lies_behind(list(layer), behind)
         elif isinstance(layer, Residual):
             yield from neurons_with_what_lies_behind(list(layer.body), behind)
             yield from neurons_with_what_lies_behind(list(layer.shortcut), behind)
