@@ -3,12 +3,14 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from bench_core.costs.operations import Array
+from bench_core.progress import progress
 from bench_core.scoring import PolicySamples, WorkloadScores, policy_samples
 from bench_core.selection import OperatingPoint
 from bench_core.statistics import bootstrap_means, holm, interval, mcnemar, sign_flip_p, sign_flip_sums
@@ -102,13 +104,10 @@ class Drawn:
     """Bootstrap means and sign-flip sums of columns, each distinct column once."""
 
     def __init__(self, columns: Sequence[tuple[Array, bool]], *, resamples: int, seed: int) -> None:
-        self._means = _by_digest(
-            [column for column, _ in columns], lambda stacked: bootstrap_means(stacked, resamples=resamples, seed=seed)
-        )
-        self._flipped = _by_digest(
-            [column for column, signed in columns if signed],
-            lambda stacked: sign_flip_sums(stacked, flips=resamples, seed=seed),
-        )
+        every, signed = _by_length(c for c, _ in columns), _by_length(c for c, flipped in columns if flipped)
+        with progress("intervals and ranks", resamples * (len(every) + len(signed)), "draws") as advance:
+            self._means = _by_digest(every, partial(bootstrap_means, resamples=resamples, seed=seed, advance=advance))
+            self._flipped = _by_digest(signed, partial(sign_flip_sums, flips=resamples, seed=seed, advance=advance))
 
     def means(self, column: Array) -> Array:
         """Bootstrap means [R]."""
@@ -119,13 +118,18 @@ class Drawn:
         return self._flipped[_digest(column)]
 
 
-def _by_digest(columns: Sequence[Array], draw: Callable[[Array], Array]) -> dict[bytes, Array]:
-    """What ``draw`` makes of each distinct column; columns of one length are drawn together."""
-    by_length: dict[int, dict[bytes, Array]] = {}
+def _by_length(columns: Iterable[Array]) -> list[dict[bytes, Array]]:
+    """Distinct columns by digest, those of one length together."""
+    found: dict[int, dict[bytes, Array]] = {}
     for column in columns:
-        by_length.setdefault(len(column), {}).setdefault(_digest(column), column)
+        found.setdefault(len(column), {}).setdefault(_digest(column), column)
+    return list(found.values())
+
+
+def _by_digest(columns: Iterable[dict[bytes, Array]], draw: Callable[[Array], Array]) -> dict[bytes, Array]:
+    """What ``draw`` makes of each column, of all of one length at once."""
     found: dict[bytes, Array] = {}
-    for distinct in by_length.values():
+    for distinct in columns:
         found.update(zip(distinct, draw(np.stack(list(distinct.values()), axis=1)).T, strict=True))
     return found
 

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.stats import binom
 
 from bench_core.costs.operations import Array
+from bench_core.progress import Advance
 
 __all__ = [
     "bootstrap_means",
@@ -33,13 +34,18 @@ _NUMBERS = 2**24  # drawn at once at most
 _SIGNS = 0x5349474E  # the stream of the signs, apart from that of the resamples
 
 
-def bootstrap_means(values: Array, *, resamples: int, seed: int) -> Array:
+def _untold(units: int = 1, remark: str = "") -> None:
+    """Nobody wants to know."""
+
+
+def bootstrap_means(values: Array, *, resamples: int, seed: int, advance: Advance = _untold) -> Array:
     """Means of every column of whole numbers over resampled rows.
 
     Args:
         values: int64 [N, M], one column per quantity; their sums must stay below 2**53.
         resamples: R.
         seed: of the resample counts; the same counts serve all columns.
+        advance: told of resamples as they are done.
 
     Returns:
         float64 [R, M].
@@ -55,6 +61,7 @@ def bootstrap_means(values: Array, *, resamples: int, seed: int) -> Array:
         places = drawn + np.arange(count)[:, None] * samples  # resample r counts in the r-th block
         counts = np.bincount(places.reshape(-1), minlength=count * samples).reshape(count, samples)
         sums[start : start + count] = counts.astype(columns.dtype) @ columns
+        advance(count)
     return sums / samples
 
 
@@ -81,7 +88,7 @@ def significantly_more(a: Array, b: Array) -> bool:
     return interval(a - b)[0] > 0
 
 
-def sign_flip_sums(values: Array, *, flips: int, seed: int) -> Array:
+def sign_flip_sums(values: Array, *, flips: int, seed: int, advance: Advance = _untold) -> Array:
     """Sums of every column of whole numbers, the sign of each row flipped at random.
 
     The sum of a flipped difference is the difference of two flipped sums, so one matrix of signs serves every pair.
@@ -90,6 +97,7 @@ def sign_flip_sums(values: Array, *, flips: int, seed: int) -> Array:
         values: int64 [N, M], one column per policy; their sums must stay below 2**53.
         flips: F.
         seed: of the signs; the same signs serve all columns.
+        advance: told of flips as they are done.
 
     Returns:
         float64 [F, M], whole numbers.
@@ -106,6 +114,7 @@ def sign_flip_sums(values: Array, *, flips: int, seed: int) -> Array:
         for first in range(0, count, step):
             kept = np.unpackbits(drawn[first : first + step], axis=1, count=samples)  # 1: the sign stays
             sums[start + first : start + first + len(kept)] = kept.astype(columns.dtype) @ columns
+            advance(len(kept))
     flipped: Array = 2 * sums - values.sum(0)
     return flipped
 

@@ -19,6 +19,7 @@ from bench_core.snn.neurons import NEURONS
 from bench_core.snn.normalization import NORMALIZATIONS
 from bench_core.snn.surrogate import SURROGATES
 from bench_core.training.losses import LOSSES
+from tests import first_command
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -202,3 +203,30 @@ def test_the_readmes_own_logits_make_a_trace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(block, {"logits": torch.randn(5, 3, 4), "labels": torch.randint(0, 4, (5,))})
     assert (tmp_path / "test.safetensors").is_file()
+
+
+def test_the_readmes_first_command_is_what_tox_runs():
+    assert first_command.first_commands() == [
+        ["pip", "install", "-c", "constraints.txt", "."],
+        ["exitbench", "run"],
+    ]
+    tox = (ROOT / "tox.ini").read_text(encoding="utf-8")
+    assert "first-command" in re.search(r"^env_list = (.*)$", tox, flags=re.MULTILINE)[1].split(", ")
+
+
+def test_a_board_that_differs_from_the_committed_one_is_found():
+    rows = first_command.rows_of(QUICK)
+    key = next(key for key, row in rows.items() if row["accuracy"])
+    lacking = next((key for key, row in rows.items() if not row["accuracy"]), None)
+
+    def changed(**cells):
+        return rows | {key: rows[key] | cells}
+
+    assert first_command.difference(rows, rows) == ""
+    near = f"{float(rows[key]['accuracy']) + 0.004}"
+    assert first_command.difference(changed(accuracy=near), rows) == ""
+    assert "accuracy" in first_command.difference(changed(accuracy="0.5"), rows)
+    assert "average_exit_timestep" in first_command.difference(changed(average_exit_timestep="1.0"), rows)
+    assert "committed" in first_command.difference(changed(accuracy=""), rows)
+    assert lacking is None or "n/a" in first_command.difference(rows | {lacking: rows[key]}, rows)
+    assert "other rows" in first_command.difference({key: rows[key]}, rows)

@@ -7,17 +7,20 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
-from bench_core import columns, competition, recording, stages
+from bench_core import Requirement, columns, competition, load_registry, load_suite, recording, stages
+from bench_core.competition import fitted_artifacts
 from bench_core.data import calibration_halves
 from bench_core.errors import DataError, UsageError
 from bench_core.execution import competitors, run_suite
 from bench_core.exits import Calibration, NeverExit
 from bench_core.live import LiveSamples, run_live
+from bench_core.planning import plan
 from bench_core.replay import replay_policy
 from bench_core.report.terminal import terminal
 from bench_core.reproduction import reproduce_board
@@ -40,6 +43,7 @@ from tests.helpers.suites import (
 )
 from tests.helpers.tiny_plugin import TinyShapes
 
+QUICK = Path(__file__).parent.parent / "results" / "quick"
 DETERMINISTIC = tuple(f"{name}.csv" for name in TABLES)
 WORKLOADS = [DIRECT, EVENTS, CONVERTED]
 
@@ -758,3 +762,19 @@ def test_dropout_is_another_trace_that_says_so_and_is_the_same_every_time(finish
     assert len(set(keys)) == 3
     again = recorded_trace(workload, weights, "calibration", Store(tmp_path / "c", zoo=None))
     assert again.digest == plain.digest
+
+
+def test_the_default_suite_trains_nothing(tmp_path):
+    """Its networks and the policies that are fitted to them come with the package."""
+    store = Store(tmp_path, offline=True)  # raises where something would have to be made
+    planned = plan(load_suite("quick"), load_registry())
+    fitted = [entrant.strategy for entrant in planned.competitors if Requirement.INPUTS in entrant.strategy.requires]
+    assert len(planned.workloads) == 6
+    assert [strategy.name for strategy in fitted] == ["seenn-ii"]
+    for workload in planned.workloads:
+        weights = trained_weights(workload, store)
+        trace = load_trace(QUICK / "traces" / f"{workload.spec.name}-calibration.safetensors")
+        for strategy in fitted:
+            family = strategy.fit(Calibration(trace, _artifact=fitted_artifacts(workload, weights, store)))
+            assert len([family.policy(value) for value in family.values]) == 3
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
