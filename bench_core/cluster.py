@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bench_core.errors import ClusterError, StoreError
+from bench_core.errors import ClusterError, StoreError, UsageError, one_line
 from bench_core.graph import Answer, Order, Stage, perform, read_answer, stage_request
 from bench_core.progress import note, progress
 from bench_core.store import Store
@@ -29,7 +29,16 @@ from bench_core.store import Store
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-__all__ = ["StagesUnderWay", "duration", "local_workers", "require_dask", "run_stages", "scheduler_at", "share_cores"]
+__all__ = [
+    "StagesUnderWay",
+    "check_address",
+    "duration",
+    "local_workers",
+    "require_dask",
+    "run_stages",
+    "scheduler_at",
+    "share_cores",
+]
 
 _BETWEEN_LOOKS = 0.05  # seconds
 _BETWEEN_CENSUSES = 1.0
@@ -47,6 +56,23 @@ def require_dask(flag: str) -> None:
         import distributed  # noqa: F401
     except ImportError as error:
         raise ClusterError(f"{flag} needs dask: pip install 'exitbench[cluster]'") from error
+
+
+def check_address(address: str) -> None:
+    """Raises UsageError for what is no scheduler's address, such as one without a port; nobody is asked."""
+    from distributed.comm.addressing import get_address_host_port, parse_address
+
+    try:
+        if parse_address(address)[0] == "inproc":  # a scheduler in the calling process
+            return
+        port = get_address_host_port(address)[1]
+        if not 0 < port < 65536:
+            raise ValueError(f"port {port} is not in 1 .. 65535")
+    except Exception as error:  # each way to travel has errors of its own
+        reason = f"{error!s:.200}"
+        raise UsageError(
+            one_line(f"--scheduler {address or repr(address)}: no address ({reason}); write tcp://HOST:PORT")
+        ) from error
 
 
 @contextmanager
@@ -111,16 +137,18 @@ def _await_worker(client: "Client", others: Set[BaseProcess]) -> None:
 
 @contextmanager
 def scheduler_at(address: str) -> Iterator["Client"]:
-    """A client of a running scheduler. Raises ClusterError where none answers."""
+    """A client of a running scheduler. Raises UsageError for what is no address, ClusterError where none answers."""
     require_dask("--scheduler")
+    check_address(address)
     from distributed import Client
 
     _quiet()
+    client = Client.__new__(Client)  # at hand before it connects, so that it is closed where it can't
     try:
-        client = Client(address, timeout=_CONNECT, set_as_default=False)
-    except (OSError, ValueError, TypeError) as error:
-        raise ClusterError(f"--scheduler {address}: no scheduler answers there ({error!s:.200})") from error
-    try:
+        try:
+            Client.__init__(client, address, timeout=_CONNECT, set_as_default=False)
+        except (OSError, ValueError, TypeError) as error:
+            raise ClusterError(f"--scheduler {address}: no scheduler answers there ({error!s:.200})") from error
         yield client
     finally:
         with suppress(Exception):  # it may be gone

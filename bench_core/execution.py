@@ -1,7 +1,9 @@
 """The main job: have every missing stage carried out, here or by workers; then scores, wall clock and the board."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +19,11 @@ from bench_core.competition import (
     score_workload,
     suite_tables,
 )
-from bench_core.errors import UsageError
+from bench_core.errors import StoreError, UsageError
 from bench_core.failures import guarded
 from bench_core.graph import Order, missing_stages, perform_here
 from bench_core.planning import Competitor, Plan, competitors, plan
 from bench_core.plugin_manager import Registry
-from bench_core.progress import note
 from bench_core.provenance import manifest
 from bench_core.published import read_published
 from bench_core.results import Board, make_folder, read_kept, write_board
@@ -39,7 +40,16 @@ from bench_core.training.log import training_log
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["Competitor", "Plan", "competitors", "plan", "policy_artifacts", "run_suite", "score_workload"]
+__all__ = [
+    "Competitor",
+    "Plan",
+    "check_workers",
+    "competitors",
+    "plan",
+    "policy_artifacts",
+    "run_suite",
+    "score_workload",
+]
 
 
 def run_suite(
@@ -74,58 +84,93 @@ def run_suite(
         The board. Failures are rows with a status; ``Board.failures`` counts them.
 
     Raises:
-        UsageError: before anything is computed, for a name, knob or operating point that can't be.
+        UsageError: before anything is computed, for a name, knob, operating point or address that can't be.
+        StoreError: the store can't be written to, or lacks something and is offline.
         ClusterError: Dask or the scheduler can't be had, or went away.
     """
     store = store or default_store()
     planned = plan(suite, registry)
-    make_folder(output)
-    published = read_published(output, {workload.dataset.name for workload in planned.workloads})
-    failed = _fill(store, suite, planned, registry, jobs=jobs, scheduler=scheduler, refit=refit)
-    recorded: dict[str, RecordedWorkload | str] = {}
-    shifted: dict[str, list[Condition] | str] = {}
-    for workload in planned.workloads:
-        name = workload.spec.name
-        what = f"workload {name}"
-        ready = recorded[name] = failed.get(what) or guarded(what, recorded_workload, workload, store)
-        if suite.shift and not isinstance(ready, str):
-            what = f"{name} under corruption"
-            shifted[name] = failed.get(what) or guarded(what, recorded_conditions, ready, suite.shift, store)
+    check_workers(store, jobs=jobs, scheduler=scheduler)
+    with _results_folder(output):
+        published = read_published(output, {workload.dataset.name for workload in planned.workloads})
+        failed = _fill(store, suite, planned, registry, jobs=jobs, scheduler=scheduler, refit=refit)
+        recorded: dict[str, RecordedWorkload | str] = {}
+        shifted: dict[str, list[Condition] | str] = {}
+        for workload in planned.workloads:
+            name = workload.spec.name
+            what = f"workload {name}"
+            ready = recorded[name] = failed.get(what) or guarded(what, recorded_workload, workload, store)
+            if suite.shift and not isinstance(ready, str):
+                what = f"{name} under corruption"
+                shifted[name] = failed.get(what) or guarded(what, recorded_conditions, ready, suite.shift, store)
 
-    scores: list[WorkloadScores] = []
-    facts = {}
-    for name, ready in recorded.items():
-        what = f"workload {name}"
-        outcome = ready if isinstance(ready, str) else guarded(what, _compete, ready, planned, failed, refit)
-        if isinstance(outcome, str):
-            recorded[name] = outcome
-            entries = [Entry(e.label, e.strategy.family_knob.name, None, outcome) for e in planned.competitors]
-            scores.append(WorkloadScores(name, entries))
-        else:
-            scores.append(outcome[0])
-            facts[name] = outcome[1]
-            if isinstance(conditions := shifted.get(name), list):
-                facts[name]["shift"] = condition_digests(conditions)
+        scores: list[WorkloadScores] = []
+        facts = {}
+        for name, ready in recorded.items():
+            what = f"workload {name}"
+            outcome = ready if isinstance(ready, str) else guarded(what, _compete, ready, planned, failed, refit)
+            if isinstance(outcome, str):
+                recorded[name] = outcome
+                entries = [Entry(e.label, e.strategy.family_knob.name, None, outcome) for e in planned.competitors]
+                scores.append(WorkloadScores(name, entries))
+            else:
+                scores.append(outcome[0])
+                facts[name] = outcome[1]
+                if isinstance(conditions := shifted.get(name), list):
+                    facts[name]["shift"] = condition_digests(conditions)
 
-    note("intervals and ranks …")
-    board = Board(
-        **suite_tables(suite, planned, scores),
-        measurements=None if remeasure else read_kept(output, "measurements"),
-        raw=None if remeasure else read_kept(output, "measurements-raw"),
-        manifest=manifest(suite, registry, facts, command),
-        training=_training(recorded),
-        published=published,
-    )
-    if suite.shift:
-        board.shift = shift_table(scores, shifted, resamples=suite.resamples, seed=suite.seed)
-    for result in scores:
-        ready = recorded[result.name]
-        if not isinstance(ready, str):
-            measure_policies(board, suite.latency, ready, result)
-            if export_traces:
-                _export(ready, shifted.get(result.name, ""), output / "traces")
-    write_board(board, output)
-    return board
+        board = Board(
+            **suite_tables(suite, planned, scores),
+            measurements=None if remeasure else read_kept(output, "measurements"),
+            raw=None if remeasure else read_kept(output, "measurements-raw"),
+            manifest=manifest(suite, registry, facts, command),
+            training=_training(recorded),
+            published=published,
+        )
+        if suite.shift:
+            board.shift = shift_table(scores, shifted, resamples=suite.resamples, seed=suite.seed)
+        for result in scores:
+            ready = recorded[result.name]
+            if not isinstance(ready, str):
+                measure_policies(board, suite.latency, ready, result)
+                if export_traces:
+                    _export(ready, shifted.get(result.name, ""), output / "traces")
+        write_board(board, output)
+        return board
+
+
+def check_workers(store: Store, *, jobs: int | None, scheduler: str | None) -> None:
+    """Refuse ``jobs`` and ``scheduler`` that can't be, whether or not there is anything to share among workers.
+
+    Raises:
+        UsageError: they contradict each other or the store, or the scheduler's address is none.
+        ClusterError: Dask isn't installed.
+    """
+    if jobs is None and scheduler is None:
+        return
+    if jobs is not None and scheduler is not None:
+        raise UsageError("--jobs starts workers, --scheduler finds them; leave one out")
+    if store.offline:
+        raise UsageError("--offline-store makes nothing; leave out --jobs and --scheduler")
+    from bench_core.cluster import check_address, require_dask
+
+    require_dask("--jobs" if scheduler is None else "--scheduler")
+    if scheduler is not None:
+        check_address(scheduler)
+
+
+@contextmanager
+def _results_folder(folder: Path) -> Iterator[None]:
+    """A folder for results; what of it this call made goes again where it is left empty by an error."""
+    new = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
+    try:
+        make_folder(folder)
+        yield
+    except BaseException:
+        with suppress(OSError):  # something is in it
+            for place in new:
+                place.rmdir()
+        raise
 
 
 def _export(ready: RecordedWorkload, conditions: list[Condition] | str, folder: Path) -> None:
@@ -162,23 +207,33 @@ def _fill(
     refit: bool,
 ) -> dict[str, str]:
     """Have every stage carried out whose artifact the store lacks; why a workload, or what else of it, failed."""
-    if jobs is None and scheduler is None:
-        stages, failed = missing_stages(planned, store, refit=refit)
-        return failed | perform_here(stages, planned, store, refit=refit)
-    if jobs is not None and scheduler is not None:
-        raise UsageError("--jobs starts workers, --scheduler finds them; leave one out")
-    if store.offline:
-        raise UsageError("--offline-store makes nothing; leave out --jobs and --scheduler")
-    from bench_core.cluster import local_workers, require_dask, run_stages, scheduler_at
-
-    require_dask("--jobs" if scheduler is None else "--scheduler")
     stages, failed = missing_stages(planned, store, refit=refit)
+    if scheduler is None and any(stage.kind in ("train", "record") for stage in stages):
+        _refuse_unwritable(store)
+    if jobs is None and scheduler is None:
+        return failed | perform_here(stages, planned, store, refit=refit)
     if not stages:
         return failed
+    from bench_core.cluster import local_workers, run_stages, scheduler_at
+
     workers: AbstractContextManager[Client]
     workers = local_workers(jobs or 1) if scheduler is None else scheduler_at(scheduler)
     with workers as client:
         return failed | run_stages(client, stages, Order.of(suite, registry, store, refit=refit), store)
+
+
+def _refuse_unwritable(store: Store) -> None:
+    """Raises StoreError where nothing could be kept of what takes long to make; leaves nothing behind."""
+    if store.offline:
+        return
+    place = next(place for place in (store.root, *store.root.absolute().parents) if os.path.lexists(place))
+    try:
+        with tempfile.TemporaryDirectory(prefix=".exitbench-probe-", dir=place):
+            pass
+    except OSError as error:
+        raise StoreError(
+            f"store {store.root}: can't be written ({error.strerror}); set EXITBENCH_HOME to another folder"
+        ) from error
 
 
 def _training(recorded: Mapping[str, RecordedWorkload | str]) -> pd.DataFrame:

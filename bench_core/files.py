@@ -1,5 +1,7 @@
 """Files that are whole or absent, and locks that die with their process: what a store stands on when runs are killed.
 
+``refuse_outputs`` says before the work begins which files can't be written after it.
+
 What is being written lies in a folder of its own, ``.writing-…``, beside its final place. The writer holds a lock on
 it, which the kernel lets go when the process ends, however it ends; what nobody holds was left by one that was killed.
 """
@@ -11,11 +13,13 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["UNFINISHED", "alone_in", "exclusive", "publish", "unfinished", "whole_file", "workspace"]
+from bench_core.errors import UsageError
+
+__all__ = ["UNFINISHED", "alone_in", "exclusive", "publish", "refuse_outputs", "unfinished", "whole_file", "workspace"]
 
 UNFINISHED = ".writing-"
 _SECONDS_PER_DAY = 86_400.0
@@ -57,6 +61,32 @@ def publish(written: Path, path: Path) -> None:
     _flush(path.parent)  # the new name too, before anything is removed that it replaces
 
 
+def refuse_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path]) -> None:
+    """Raise UsageError for files that can't be written, or that would overwrite an input or one another.
+
+    Args:
+        outputs: by the flag that names them; None where it isn't given.
+        inputs: files, and folders in which nothing may be written; they need not exist.
+    """
+    read = list(inputs)
+    wanted = {f"{flag} {path}": path for flag, path in outputs.items() if path is not None}
+    for number, (name, path) in enumerate(wanted.items()):
+        try:
+            _refuse_place(name, path)
+            for other, second in list(wanted.items())[:number]:
+                if _leads_into(path, second):
+                    raise UsageError(f"{name}: the same file as {other}; name another")
+            for source in read:
+                if _leads_into(path, source):
+                    raise UsageError(
+                        f"{name}: would overwrite what exitbench reads from {source}; choose another place"
+                    )
+            with workspace(path.parent):  # as it will be written
+                pass
+        except OSError as error:
+            raise UsageError(f"{name}: can't be written ({error.strerror}); choose another place") from error
+
+
 def unfinished(folder: Path, *, pattern: str = f"{UNFINISHED}*", remove: bool = False) -> list[Path]:
     """What processes that have ended left unfinished in ``folder``, or of its lock files; removed where asked for."""
     return [path for path in sorted(folder.glob(pattern)) if _is_abandoned(path, remove=remove)]
@@ -87,6 +117,25 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _refuse_place(name: str, path: Path) -> None:
+    if not path.parent.is_dir():
+        raise UsageError(f"{name}: its folder doesn't exist; make {path.parent} first")
+    if path.is_dir():
+        raise UsageError(f"{name}: is a folder; name a file")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{name}: is no regular file; name a file")
+
+
+def _leads_into(path: Path, place: Path) -> bool:
+    """Whether a path is a place, under whatever name, or lies in it."""
+    if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(place)):
+        return True
+    try:
+        return path.samefile(place)
+    except OSError:  # one of the two is not there
+        return False
 
 
 @contextmanager

@@ -115,6 +115,7 @@ class Configurable:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for the closest known name, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1)
+    """`` (did you mean 'x'?)`` for the closest known name, in lower case if need be, or nothing."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1) or difflib.get_close_matches(name.lower(), names, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

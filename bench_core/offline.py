@@ -1,7 +1,7 @@
 """Strategies on given trace files, without a suite: what ``exitbench replay`` does."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from bench_core.curves import FamilyOnTrace
 from bench_core.data import SPLITS, Dataset, ImageSplit
 from bench_core.errors import DataError, UsageError
 from bench_core.exits import ExitPolicy, ExitStrategy, Requirement, ScoreFamily
+from bench_core.files import refuse_outputs
 from bench_core.knobs import KnobValue, nearest
 from bench_core.metrics import ReferencePoints, reference_points, static_accuracy
 from bench_core.plugin_manager import Registry
@@ -22,7 +23,8 @@ from bench_core.replay import InputFrames, Outcome
 from bench_core.results import write_text
 from bench_core.scoring import Contest, Recorded, fit_family, halve, policy_samples, score_strategy
 from bench_core.selection import OperatingPoint
-from bench_core.store import Store
+from bench_core.shards import read_index
+from bench_core.store import KINDS, ZOO, Store
 from bench_core.trace import Trace
 from bench_core.trace_files import load_trace
 
@@ -155,20 +157,16 @@ def replay_files(
         settings: knob values by name.
         operating_point: such as ``iso-accuracy:0.5``, ``budget:0.5`` or ``risk:1,0.05``; default ``iso-accuracy:0``.
         store: where trained policies are kept; None keeps nothing.
-        per_sample, json_file: files to write.
+        per_sample, json_file: files to write; none of those that are read.
 
     Raises:
         UsageError, TraceError: before anything is written.
     """
     choice = PolicyChoice.of(registry.find("strategies", strategy_name), settings or {}, operating_point)
     strategy = choice.strategy
-    for path in (per_sample, json_file):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise UsageError(f"{path}: its folder doesn't exist; make it first")
-        if path is not None and path.is_dir():
-            raise UsageError(f"{path}: is a folder; name a file")
-    if per_sample is not None and json_file is not None and per_sample.absolute() == json_file.absolute():
-        raise UsageError(f"{per_sample}: --per-sample and --json name the same file")
+    refuse_outputs(
+        {"--per-sample": per_sample, "--json": json_file}, _files_read([calibration_path, test_path], registry, store)
+    )
     calibration, test = _matching_traces(calibration_path, test_path)
     same = calibration.digest == test.digest
     if same:
@@ -264,6 +262,16 @@ class PolicyChoice:
         scores = score_strategy(self.strategy, Contest(fit, select, test, artifacts), [self.point])
         chosen = scores.policies[0]
         return ChosenPolicy({knob: chosen.value, **scores.parameters}, chosen.status, chosen.policy, chosen.outcome)
+
+
+def _files_read(traces: Iterable[Path], registry: Registry, store: Store | None) -> list[Path]:
+    """The files of traces, shards too, and of plugins, and the folders of kept policies. Raises TraceError."""
+    found = [Path(plugin.distribution) for plugin in registry.plugins if plugin.version == "file"]
+    for path in traces:
+        found.append(path)
+        if path.suffix == ".json":
+            found += [path.parent / shard.file for shard in read_index(path)]
+    return [*found, ZOO, *(store.root / kind for kind in KINDS)] if store else found
 
 
 def _matching_traces(calibration_path: Path, test_path: Path) -> tuple[Trace, Trace]:

@@ -12,6 +12,8 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib.abc import Loader
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -70,8 +72,9 @@ class Registry:
         known: Mapping[str, Any] = getattr(self, kind)
         if name not in known:
             words = kind.replace("_", " ")
+            close = nearest(name, known)
             raise UsageError(
-                f"unknown {_SINGULAR[kind]} {name!r}{nearest(name, known)}; `exitbench list {kind.replace('_', '-')}` "
+                f"unknown {_SINGULAR[kind]} {name!r}{close}; `exitbench list {kind.replace('_', '-')}` "
                 f"shows the installed {words}"
             )
         return known[name]
@@ -103,7 +106,7 @@ _HOOKS: dict[str, tuple[str, type]] = {
 def load_registry(files: Iterable[Path] = ()) -> Registry:
     """Load every installed plugin and the given single-file ones.
 
-    Raises UsageError for a file that isn't there. Raises PluginError for a broken plugin only where
+    Raises UsageError for a file that isn't there or isn't Python's. Raises PluginError for a broken plugin only where
     ``EXITBENCH_STRICT_PLUGINS=1`` is set; elsewhere it stands in ``Registry.problems``.
     """
     manager = pluggy.PluginManager(hookspecs.PROJECT)
@@ -116,6 +119,8 @@ def load_registry(files: Iterable[Path] = ()) -> Registry:
             manager.register(plugin, name=f"{record.distribution}:{record.name}")
             _refuse_unknown_hooks(plugin)
             _collect(registry, record, manager, plugin)
+            if not manager.get_hookcallers(plugin):
+                raise PluginError(record.name, "registers nothing; is @hookimpl missing?")
         except (Exception, SystemExit) as error:  # whatever a plugin raises is that plugin's problem, not the run's
             if os.environ.get("EXITBENCH_STRICT_PLUGINS") == "1":
                 raise
@@ -139,15 +144,13 @@ def _from_files(files: Iterable[Path]) -> list[tuple[PluginRecord, Callable[[], 
     for path in files:
         if not path.is_file():
             raise UsageError(f"--plugin {path}: no such file")
+        spec = importlib.util.spec_from_file_location(f"exitbench_file_{path.stem}", path)
+        if spec is None or spec.loader is None:
+            raise UsageError(f"--plugin {path}: not a Python file; its name has to end in .py")
 
-        def load(path: Path = path) -> ModuleType:
-            name = f"exitbench_file_{path.stem}"
-            spec = importlib.util.spec_from_file_location(name, path)
-            if spec is None or spec.loader is None:
-                raise PluginError(path.name, "not a Python file")
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[name] = module
-            spec.loader.exec_module(module)
+        def load(spec: ModuleSpec = spec, loader: Loader = spec.loader) -> ModuleType:
+            module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+            loader.exec_module(module)
             return module
 
         found.append((PluginRecord(path.stem, str(path), "file"), load))

@@ -8,8 +8,9 @@ and equations as papers' public code writes them, in PyTorch's default memory la
 ``plain`` evaluates the first layer once where the input is constant, ``every step`` at every step. ``own layers`` does
 that too, in the default layout and from images, but with this package's layers, so that it gains from them as well.
 
-``stepwise`` calls the network step by step with inputs at hand, and ``fold F`` computes F timesteps together. All are
-timed in turns in this one run, with the same batch; speeds are medians over repetitions, ratios those of speeds.
+``stepwise`` calls the network that is recorded step by step, from images too, and counts nothing: what ``recorded``
+lacks to it is what counting costs. ``fold F`` computes F timesteps together, with inputs at hand. All are timed in
+turns in this one run, with the same batch; speeds are medians over repetitions, ratios those of speeds.
 """
 
 import copy
@@ -108,7 +109,7 @@ def ways_of(subject: Subject, samples: int) -> dict[str, Callable[[], object]]:
         "plain": lambda: loop(True),
         "every step": lambda: loop(False),
         "own layers": lambda: from_images(own_layers),
-        "stepwise": lambda: from_inputs(stepwise),
+        "stepwise": lambda: from_images(stepwise),
     }
     for fold in FOLDS:
         if fold < T:

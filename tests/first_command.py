@@ -53,13 +53,9 @@ def difference(found: dict[tuple[str, ...], dict[str, str]], expected: dict[tupl
         return f"other rows than the committed board's: {sorted(found.keys() ^ expected.keys())[:5]}"
     for key, row in expected.items():
         for column, tolerance in TOLERANCES.items():
-            cells = found[key][column], row[column]
-            if "" in cells:
-                far = cells[0] != cells[1]
-            else:
-                far = abs(float(cells[0]) - float(cells[1])) > tolerance
-            if far:
-                return f"{', '.join(key)}: {column} {cells[0] or 'n/a'}, committed {cells[1] or 'n/a'}"
+            here, there = found[key][column], row[column]
+            if here != there and (not here or not there or abs(float(here) - float(there)) > tolerance):
+                return f"{', '.join(key)}: {column} {here or 'n/a'}, committed {there or 'n/a'}"
     return ""
 
 

@@ -176,6 +176,35 @@ WRONG = {
     "bad operating point": (ran("bad-point"), ["'iso-acuracy:1'", "iso-accuracy:POINTS"]),
     "budget above one": (ran("bad-budget"), ["'budget:1.5'", "0 < SHARE <= 1"]),
     "unknown name for --only": (ran("tiny", "--only", "seen-i"), ["'seen-i'", "did you mean 'seenn-i'"]),
+    "a misspelt workload for --only": (
+        ran("tiny", "--only", "dirct"),
+        ["--only 'dirct'", "did you mean 'direct'", "tiny has direct", "exitbench list strategies"],
+    ),
+    "another case for --only": (ran("tiny", "--only", "SEENN-I"), ["--only 'SEENN-I'", "did you mean 'seenn-i'"]),
+    "another case for a workload": (ran("tiny", "--only", "seenn-i,DIRECT"), ["--only 'DIRECT'", "'direct'"]),
+    "nothing for --only": (ran("tiny", "--only", ""), ["--only ''", "leave it out"]),
+    "a comma for --only": (ran("tiny", "--only", "seenn-i", "--only", ","), ["--only ','", "leave it out"]),
+    "no name for --output": (["run", "tiny.toml", *TINY, "--output", ""], ["--output ''", "leave it out"]),
+    "no name behind --output=": (["run", "tiny.toml", *TINY, "--output="], ["--output ''", "leave it out"]),
+    "no name for --output, dry": (["run", "tiny.toml", *TINY, "--dry-run", "--output", ""], ["--output ''"]),
+    "no name for --scheduler": (ran("tiny", "--scheduler", ""), ["--scheduler ''"]),
+    "no name for --device": (ran("tiny", "--device", ""), ["--device ''"]),
+    "no name for a suite": (["run", "", "--output", "board"], ["run ''"]),
+    "no name for a report's folder": (["report", "a-folder", "--output", ""], ["--output ''"]),
+    "no name for a store's entry": (["store", "show", ""], ["show ''"]),
+    "jobs and a scheduler": (ran("tiny", "--jobs", "2", "--scheduler", "tcp://127.0.0.1:9"), ["leave one out"]),
+    "jobs and a scheduler, dry": (
+        ran("tiny", "--dry-run", "--jobs", "2", "--scheduler", "tcp://127.0.0.1:9"),
+        ["leave one out"],
+    ),
+    "jobs and nothing to make": (ran("tiny", "--jobs", "2", "--offline-store"), ["--offline-store", "--jobs"]),
+    "a scheduler without a port": (ran("tiny", "--scheduler", "nonsense"), ["--scheduler nonsense", "tcp://HOST:PORT"]),
+    "a scheduler without a port, dry": (ran("tiny", "--dry-run", "--scheduler", "x"), ["--scheduler x", "port"]),
+    "a store without anything": (ran("tiny", "--offline-store"), ["not there", "--offline-store"]),
+    "a plugin of another kind": (
+        ["run", "tiny.toml", "--plugin", "text.safetensors", "--output", "board"],
+        ["--plugin text.safetensors", "not a Python file", ".py"],
+    ),
     "output is a file": (["run", "tiny.toml", *TINY, "--output", "a-file"], ["--output a-file"]),
     "output below a file": (["run", "tiny.toml", *TINY, "--output", "a-file/board"], ["a-file"]),
     "output where nobody may write": (
@@ -296,6 +325,27 @@ def test_wrong_input_is_one_line_exit_2_and_nothing_written(place, exitbench, mo
     check_refusal(answer, words)
 
 
+@pytest.mark.parametrize("home", ["/proc/nope", "/etc/passwd", "/etc/passwd/below"])
+@pytest.mark.parametrize("output", ["board", "new/board", "a-folder", "a-folder/board"])
+def test_a_store_that_cannot_be_is_refused_before_anything_is_made(place, exitbench, monkeypatch, home, output):
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("EXITBENCH_HOME", home)
+    before = tree(place)
+    answer = exitbench("run", "tiny.toml", *TINY, "--output", output)
+    assert tree(place) == before
+    check_refusal(answer, [f"store {home}: can't be written", "EXITBENCH_HOME"])
+
+
+def test_what_lay_in_the_folder_of_a_run_that_is_refused_stays(place, tmp_path, exitbench, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "board").mkdir()
+    (tmp_path / "board" / "notes").write_text("mine")
+    before = tree(tmp_path)
+    answer = exitbench("run", place / "tiny.toml", *TINY, "--offline-store", "--output", "board")
+    assert tree(tmp_path) == before
+    check_refusal(answer, ["not there"])
+
+
 @pytest.mark.parametrize("case", ["unknown suite", "NaN logits", "unknown flag", "unknown command", "missing option"])
 def test_a_process_of_its_own_refuses_alike(place, case):
     arguments, words = WRONG[case]
@@ -361,6 +411,14 @@ def test_a_broken_plugin_is_listed_and_the_exit_code_is_1(tmp_path, exitbench):
     assert "strategy: seenn-i" in answer.out
     assert len(answer.err.splitlines()) == 1
     assert "brittle" in answer.err
+    assert answer.code == 1
+
+
+def test_a_plugin_without_a_mark_is_listed_and_the_exit_code_is_1(tmp_path, exitbench):
+    plugin = write_plugin(tmp_path / "unmarked.py", COUNTING.replace("@hookimpl\n", ""))
+    answer = exitbench("list", "plugins", "--plugin", plugin)
+    assert "registers nothing; is @hookimpl missing?" in " ".join(answer.out.split())
+    assert "unmarked: registers nothing; is @hookimpl missing?" in answer.err
     assert answer.code == 1
 
 

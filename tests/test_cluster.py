@@ -17,14 +17,14 @@ import pytest
 import torch
 
 from bench_core import recording, stages
-from bench_core.cluster import StagesUnderWay, duration, local_workers, share_cores
-from bench_core.errors import ClusterError, RecordingError, UsageError
+from bench_core.cluster import StagesUnderWay, check_address, duration, local_workers, share_cores
+from bench_core.errors import ClusterError, RecordingError, StoreError, UsageError
 from bench_core.execution import plan, run_suite
 from bench_core.graph import Answer, Order, Stage, missing_stages, perform, read_answer, stage_request
 from bench_core.results import TABLES
 from bench_core.stages import Workload, recorded_trace, recording_key, trained_weights
 from bench_core.store import Store
-from tests.helpers.processes import PATIENCE, environment, in_session, run_command, started, wait_until
+from tests.helpers.processes import PATIENCE, completed, environment, in_session, run_command, started, wait_until
 from tests.helpers.suites import (
     CONVERTED,
     DIRECT,
@@ -514,6 +514,57 @@ def test_flags_that_contradict_each_other_are_refused(registry, suite, tmp_path)
         run_suite(suite, store=Store(tmp_path), jobs=1, scheduler="tcp://127.0.0.1:1", **options)
     with pytest.raises(UsageError, match="offline-store"):
         run_suite(suite, store=Store(tmp_path, offline=True), jobs=1, **options)
+
+
+ADDRESSES = {
+    "no port": "nonsense",
+    "no port behind a scheme": "tcp://localhost",
+    "empty": "",
+    "port of letters": "localhost:port",
+    "port of zero": "tcp://localhost:0",
+    "port too large": "tcp://localhost:65536",
+    "unknown scheme": "http://localhost:8786",
+    "IPv6 without brackets": "::1",
+    "two schemes": "tcp://tcp://localhost:8786",
+}
+
+
+@pytest.mark.parametrize("address", ADDRESSES.values(), ids=ADDRESSES.keys())
+def test_what_is_no_address_is_refused_before_anything_is_made(registry, suite, alone, place, tmp_path, address):
+    """Where every artifact is there and no worker is needed, too."""
+    for store in (Store(place / "alone-store", zoo=None), Store(tmp_path / "s", zoo=None)):
+        with pytest.raises(UsageError, match=r"^--scheduler .*: no address .*; write tcp://HOST:PORT$"):
+            run_suite(suite, registry=registry, output=tmp_path / "b", store=store, scheduler=address)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "address", ["localhost:8786", "tcp://127.0.0.1:1", "tls://[::1]:65535", "inproc://10.0.0.1/7/1"]
+)
+def test_an_address_is_accepted(address):
+    check_address(address)
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "tls://127.0.0.1:9", "inproc://nobody"])
+def test_a_scheduler_that_does_not_answer_is_one_line_and_nothing_is_made(place, tmp_path, address):
+    """Without credentials for TLS, and in another process, the client that was begun has to be closed by hand."""
+    write_suite(tmp_path / "tiny.toml")
+    command = run_command("tiny.toml", "--scheduler", address, "--output", "new/board")
+    done = completed(command, home=tmp_path / "home", cwd=tmp_path)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"exitbench: --scheduler {address}: no scheduler answers there")
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.toml"]
+
+
+@pytest.mark.parametrize("options", [{}, {"jobs": 1}], ids=["here", "jobs"])
+def test_a_folder_that_was_made_goes_again_where_the_store_cannot_be_written(registry, suite, tmp_path, options):
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"file/store: can't be written \(Not a directory\)"):
+        run_suite(
+            suite, registry=registry, output=tmp_path / "a" / "b", store=Store(tmp_path / "file" / "store"), **options
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 # --- out of memory ---------------------------------------------------------------------------------------------------

@@ -104,6 +104,8 @@ BROKEN = {
     "takes its own name twice": (strategy() + hook("Mine(), Mine()"), "'mine' is taken by plugin suspect"),
     "unknown hook": (hook().replace("bench_exit_strategies", "bench_exit_stategies"), "bench_exit_stategies"),
     "hook with an argument": (strategy() + hook().replace("strategies()", "strategies(suite)"), "suite"),
+    "no mark": (strategy() + hook().replace("@hookimpl\n", ""), "registers nothing; is @hookimpl missing?"),
+    "nothing at all": ("", "registers nothing; is @hookimpl missing?"),
     "several lines": ("raise ValueError('first\\nsecond')", "first"),
 }
 
@@ -162,16 +164,24 @@ def test_a_plugin_file_that_is_not_there_is_refused(tmp_path):
         load_registry([tmp_path / "absent.py"])
 
 
-def test_a_plugin_file_of_another_kind_is_a_problem(tmp_path):
-    (tmp_path / "notes.txt").write_text("hello")
-    (problem,) = load_registry([tmp_path / "notes.txt"]).problems
-    assert "not a Python file" in str(problem)
+@pytest.mark.parametrize("name", ["notes.txt", "notes"])
+def test_a_plugin_file_of_another_kind_is_refused(tmp_path, name):
+    (tmp_path / name).write_text("hello")
+    with pytest.raises(UsageError, match=rf"--plugin .*{re.escape(name)}: not a Python file; .*\.py"):
+        load_registry([tmp_path / name])
+
+
+def test_a_hook_that_returns_an_empty_list_is_no_problem(tmp_path):
+    registry, record = loaded(tmp_path, hook(""))
+    assert (record.provides, record.problem, registry.problems) == ([], "", [])
 
 
 def test_an_unknown_name_is_refused_with_the_nearest(tmp_path):
     registry = load_registry()
     for kind, name, nearest in (
         ("strategies", "senn-i", "seenn-i"),
+        ("strategies", "SEENN-I", "'seenn-i'"),
+        ("models", "Small-Conv", "'small-conv'"),
         ("models", "small-con", "small-conv"),
         ("datasets", "fashion", ""),
         ("cost_models", "cmos", ""),

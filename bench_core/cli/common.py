@@ -2,10 +2,13 @@
 
 import os
 import sys
+from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from bench_core.errors import UsageError
 
@@ -17,7 +20,7 @@ __all__ = [
     "SuiteOption",
     "app",
     "refuse_file",
-    "refuse_missing_folder",
+    "refuse_output",
     "registry_of",
     "settings_of",
     "shown_points",
@@ -26,7 +29,20 @@ __all__ = [
     "workload_of",
 ]
 
+
+class _Commands(TyperGroup):
+    """All commands. Nothing they take may be empty: as a path that would be the current folder."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for before, given in pairwise(["exitbench", *args]):
+            flag, sign, value = given.partition("=")
+            if not given or (sign and not value and flag.startswith("--")):
+                raise UsageError(f"{flag or before} '': is empty; give a value, or leave it out")
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(
+    cls=_Commands,
     name="exitbench",
     help="Compare dynamic-exit methods for spiking neural networks on the same traces.",
     no_args_is_help=True,
@@ -67,11 +83,27 @@ def registry_of(files: list[Path] | None) -> Any:
     return registry
 
 
-def suite_of(name: str, only: list[str] | None) -> Any:
-    from bench_core.suite import load_suite
+def suite_of(name: str, only: list[str] | None, registry: Any) -> Any:
+    """A suite, of it what ``--only`` names. Raises UsageError for a text without a name, and for an unknown one."""
+    from bench_core.knobs import nearest
+    from bench_core.suite import EVERY_STRATEGY, load_suite
 
     suite = load_suite(name)
-    names = [part for text in only or [] for part in text.split(",") if part]
+    workloads = dict.fromkeys(known for spec in suite.workloads for known in (spec.name, spec.base_name))
+    names = []
+    for text in only or []:
+        parts = [part for part in text.split(",") if part]
+        if not parts:
+            raise UsageError(f"--only {text!r}: names nothing; name workloads or strategies, or leave it out")
+        names += parts
+    known = [*workloads, *registry.strategies]
+    for wanted in names:
+        if wanted not in (*known, EVERY_STRATEGY):
+            close = nearest(wanted, known)
+            raise UsageError(
+                f"--only {wanted!r}: no workload or strategy{close}; "
+                f"suite {suite.name} has {', '.join(workloads)}, `exitbench list strategies` shows the strategies"
+            )
     return suite.only(names) if names else suite
 
 
@@ -109,6 +141,18 @@ def refuse_file(folder: Path, flag: str = "--output") -> None:
             raise UsageError(f"{flag} {folder}: {place} is a file")
 
 
-def refuse_missing_folder(path: Path, flag: str = "--output") -> None:
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"{flag} {path}: its folder doesn't exist; make it first")
+def refuse_output(
+    output: Path | None,
+    flag: str = "--output",
+    *,
+    suite: str = "",
+    plugin: Iterable[Path] | None = None,
+    read: Iterable[Path] = (),
+) -> None:
+    """Refuse a file that can't be written, or that is an input or a file of the store, before any work is done."""
+    from bench_core.files import refuse_outputs
+    from bench_core.store import KINDS, ZOO, default_store
+
+    suites = [Path(suite)] if suite.endswith(".toml") else []
+    kept = (default_store().root / kind for kind in KINDS)
+    refuse_outputs({flag: output}, [*read, *suites, *(plugin or []), ZOO, *kept])

@@ -1,5 +1,6 @@
 """``exitbench run``: the main job."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +27,10 @@ def run(
     suite: SuiteName = "quick",
     plugin: PluginFiles = None,
     only: Only = None,
-    output: Annotated[Path | None, typer.Option(help="Folder of the results; default exitbench-results/SUITE.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the results; default exitbench-results/SUITE, with --only SUITE-only."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
     remeasure: Annotated[bool, typer.Option("--remeasure", help="Measure wall clock again.")] = False,
     refit: Annotated[bool, typer.Option("--refit", help="Train policy networks again, and score again.")] = False,
@@ -43,7 +47,7 @@ def run(
     ] = False,
 ) -> None:
     """The main job: train, convert and record what is missing, then replay and write the leaderboard."""
-    from bench_core.execution import plan, run_suite
+    from bench_core.execution import check_workers, plan, run_suite
     from bench_core.report.terminal import terminal
     from bench_core.store import default_store
 
@@ -51,10 +55,11 @@ def run(
         raise UsageError("--offline-store makes nothing, --refit makes policies again; leave one out")
     use_device(device, here=scheduler is None)
     registry = registry_of(plugin)
-    chosen = suite_of(suite, only)
-    place = output or Path("exitbench-results") / chosen.name
+    chosen = suite_of(suite, only, registry)
+    place = output or Path("exitbench-results") / (f"{chosen.name}-only" if only else chosen.name)
     refuse_file(place)
     store = default_store(offline=offline_store)
+    check_workers(store, jobs=jobs, scheduler=scheduler)
     if dry_run:
         planned = plan(chosen, registry)
         for workload in planned.workloads:
@@ -73,7 +78,7 @@ def run(
         export_traces=traces,
         jobs=jobs,
         scheduler=scheduler,
-        command=f"exitbench run {suite}",
+        command=shlex.join(["exitbench", "run", suite, *(part for name in only or [] for part in ("--only", name))]),
     )
     print(terminal(board, shown_points(chosen.operating_points)))
     print(f"All operating points: {place}/leaderboard.md; figures: {place}/rows.csv")

@@ -11,12 +11,11 @@ from bench_core.cli.common import (
     PluginFiles,
     SuiteOption,
     app,
-    refuse_missing_folder,
+    refuse_output,
     registry_of,
     settings_of,
     workload_of,
 )
-from bench_core.errors import UsageError
 
 
 @app.command()
@@ -72,10 +71,7 @@ def verify(
     from bench_core.suite import load_suite
     from bench_core.verification import verify
 
-    if json_file is not None:
-        refuse_missing_folder(json_file, "--json")
-        if json_file.is_dir():
-            raise UsageError(f"--json {json_file}: is a folder; name a file")
+    refuse_output(json_file, "--json", suite=suite, plugin=plugin)
     registry, spec = registry_of(plugin), load_suite(suite)
     method = registry.find("strategies", strategy)
     found = [workload_of(suite, name, registry) for name in workload or [one.name for one in spec.workloads]]

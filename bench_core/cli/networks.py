@@ -1,7 +1,10 @@
 """``exitbench train`` and ``record``: what happens to a network before any method sees it."""
 
 import math
+import sys
 import time
+from collections.abc import Iterator
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +15,7 @@ from bench_core.cli.common import (
     PluginFiles,
     SuiteOption,
     app,
-    refuse_missing_folder,
+    refuse_output,
     registry_of,
     use_device,
     workload_of,
@@ -41,6 +44,7 @@ def train(
     until = math.inf if minutes is None else time.monotonic() + 60 * minutes
     use_device(device)
     found = workload_of(suite, workload, registry_of(plugin))
+    refuse_output(output, suite=suite, plugin=plugin)
     try:
         artifact = trained_weights(found, default_store(), retrain=again, until=until)
     except TrainingPausedError as paused:
@@ -122,7 +126,7 @@ def _record_workload(
 
     found = workload_of(suite, workload, registry_of(plugin))
     place = output or Path(f"{workload}-{split}.safetensors")
-    refuse_missing_folder(place)
+    refuse_output(place, suite=suite, plugin=plugin)
     store = default_store()
     trace = recorded_trace(found, trained_weights(found, store), split, store, dropout=dropout, per_layer=per_layer)
     save_trace(trace, place)
@@ -148,15 +152,25 @@ def _record_own(
 
     name = name or model.partition(":")[2]
     place = output or Path(f"{name}-{split}.safetensors")
-    refuse_missing_folder(place)
-    if place.is_dir():
-        raise UsageError(f"--output {place}: is a folder; name a file")
+    refuse_output(place, plugin=plugin, read=[checkpoint, *_module_files(model)])
     data = registry_of(plugin).find("datasets", dataset)
     trace = record_factory(model, checkpoint, data, split, timesteps, name=name, batch=batch or BATCH)
     save_trace(trace, place)
     print(_recorded(place, trace))
     accuracy = [100 * float(share) for share in static_accuracy(trace)]
     print(f"accuracy {accuracy[0]:.2f} % after one timestep, {accuracy[-1]:.2f} % after T = {trace.timesteps}")
+
+
+def _module_files(model: str) -> Iterator[Path]:
+    """The files of ``package.module`` in ``--model``, found without running them."""
+    where = [str(Path.cwd()), *sys.path]
+    for name in model.partition(":")[0].split("."):
+        spec = PathFinder.find_spec(name, where) if name else None
+        if spec is None:
+            return
+        if spec.origin is not None:
+            yield Path(spec.origin)
+        where = list(spec.submodule_search_locations or ())
 
 
 def _recorded(place: Path, trace: Any) -> str:

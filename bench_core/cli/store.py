@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench_core.cli.common import app, refuse_missing_folder
+from bench_core.cli.common import app, refuse_output
 
 if TYPE_CHECKING:
     from bench_core.store import Store
@@ -89,7 +89,7 @@ def store_export(
     from bench_core.inventory import choose, entries, shipped_entries
     from bench_core.store import default_store
 
-    refuse_missing_folder(output)
+    refuse_output(output)
     members = export_bundle(choose([*entries(default_store()), *shipped_entries()], names), output)
     for member in members:
         print(f"{member.name}: {member.size} bytes")
