@@ -687,3 +687,19 @@ def test_the_board_of_a_run_is_printed_again(tmp_path, exitbench, monkeypatch):
     assert again.out.strip() in answer.out
     wrong = exitbench("leaderboard", "exitbench-results/tiny", "--operating-point", "budget:0.9")
     check_refusal(wrong, ["'budget:0.9'", "budget:0.5", "iso-accuracy:1"])
+
+
+def test_a_part_of_a_suite_leaves_the_whole_board_alone(tmp_path, exitbench, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_suite(tmp_path / "tiny.toml")
+    assert exitbench("run", "tiny.toml", *TINY).code == 0
+    whole = tmp_path / "exitbench-results" / "tiny"
+    before = tree(whole)
+    answer = exitbench("run", "tiny.toml", *TINY, "--only", "fixed", "--only", "seenn-i,direct")
+    assert answer.code == 0
+    assert tree(whole) == before
+    part = tmp_path / "exitbench-results" / "tiny-only"
+    assert f"{part.relative_to(tmp_path)}/rows.csv" in answer.out
+    assert 0 < len((part / "rows.csv").read_text().splitlines()) < len((whole / "rows.csv").read_text().splitlines())
+    command = json.loads((part / "manifest.json").read_text())["command"]
+    assert command == "exitbench run tiny.toml --only fixed --only seenn-i,direct"

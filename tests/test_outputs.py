@@ -34,6 +34,7 @@ class make(nn.Sequential):
 REPLAY = ("replay", "--strategy", "seenn-i", "--calibration", "cal.safetensors", "--test", "test.safetensors")
 SHARDS = ("replay", "--strategy", "seenn-i", "--calibration", "cal.json", "--test", "test.json")
 SUITE = ("direct", "--suite", "tiny.toml", "--plugin", "plugin.py")
+VERIFY = ("verify", "--strategy", "seenn-i", "--suite", "tiny.toml", "--plugin", "plugin.py")
 OWN = ("--model", "own_package.nets:make", "--checkpoint", "net.safetensors", "--dataset", "tiny-shapes")
 OWN = ("record", *OWN, "--timesteps", "2", "--plugin", "plugin.py")
 
@@ -96,6 +97,8 @@ READ = {
     "trace on a link to the checkpoint": (*OWN, "--output", "linked-net.safetensors"),
     "trace on the network's code": (*OWN, "--output", "own_package/nets.py"),
     "trace on the data set's plugin": (*OWN, "--output", "plugin.py"),
+    "times on the suite": (*VERIFY, "--json", "again/tiny.toml"),
+    "times on a plugin": (*VERIFY, "--json", "plugin.py"),
 }
 UNWRITABLE = {
     "a folder": ("a-folder", "a-folder: is a folder; name a file"),
@@ -111,6 +114,8 @@ WRITERS = {
     "train": ("train", *SUITE, "--output"),
     "record": ("record", *SUITE, "--output"),
     "record --model": (*OWN, "--output"),
+    "verify": (*VERIFY, "--json"),
+    "store export": ("store", "export", "direct", "--output"),
 }
 
 
