@@ -72,9 +72,8 @@ class Registry:
         known: Mapping[str, Any] = getattr(self, kind)
         if name not in known:
             words = kind.replace("_", " ")
-            close = nearest(name, known)
             raise UsageError(
-                f"unknown {_SINGULAR[kind]} {name!r}{close}; `exitbench list {kind.replace('_', '-')}` "
+                f"unknown {_SINGULAR[kind]} {name!r}{nearest(name, known)}; `exitbench list {kind.replace('_', '-')}` "
                 f"shows the installed {words}"
             )
         return known[name]

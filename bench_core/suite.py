@@ -188,7 +188,7 @@ class Suite(_Spec):
         return self
 
     def only(self, names: list[str]) -> "Suite":
-        """The suite reduced to some workloads and strategies. Raises SuiteError for a name that is neither."""
+        """The suite reduced to some workloads and strategies; a name that is no workload is taken for a strategy."""
         workloads = [workload for workload in self.workloads if {workload.name, workload.base_name} & set(names)]
         named = {name for workload in workloads for name in (workload.name, workload.base_name)}
         strategies = [name for name in names if name not in named]
