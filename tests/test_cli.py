@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from bench_plugins.seenn_ii import BETAS
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from bench_core import Calibration, load_trace
@@ -615,6 +616,55 @@ def test_a_strategy_that_needs_no_inputs_is_replayed_though_the_data_are_lost(tm
     answer = exitbench("replay", *files, "--strategy", "seenn-i", "--plugin", plugin, "--json", outputs[0])
     assert answer.code == 0, answer.err
     assert json.loads(outputs[0].read_text())["samples"] == N
+
+
+KEPT_TO_ITSELF = """
+from typing import ClassVar
+
+from bench_core import hookimpl
+from bench_plugins.qcfs import QCFS
+
+
+class Secret(QCFS):
+    name: ClassVar[str] = "secret"
+
+    def __init__(self, **knobs):
+        super().__init__(**knobs)
+        self.what_json_lacks = object()
+
+
+@hookimpl
+def bench_converters():
+    return [Secret()]
+"""
+
+
+def test_convert_shows_and_copies_the_spiking_twin(tmp_path, exitbench, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    secret = {**CONVERTED, "name": "secret", "conversion": {"converter": "secret"}}
+    suite = ("--suite", write_suite(tmp_path / "tiny.toml", workloads=[DIRECT, CONVERTED, secret]), *TINY)
+    plugin = ("--plugin", write_plugin(tmp_path / "secret.py", KEPT_TO_ITSELF))
+    answer = exitbench("convert", "converted", *suite, *plugin, "--output", "spiking.safetensors")
+    assert answer.code == 0, answer.err
+    shown = [line.split() for line in answer.out.splitlines() if line.startswith("layers.")]
+    with safe_open("spiking.safetensors", "pt") as stream:
+        kept = json.loads(stream.metadata()["artifact"])["neurons"]
+    assert len(shown) == len(kept) == 2
+    for cells, neuron in zip(shown, kept, strict=True):
+        numbers = [neuron[name] for name in ("threshold", "initial", "amplitude")]
+        assert [float(cell) for cell in cells[1:4]] == pytest.approx(numbers, rel=1e-4)
+        assert cells[4:] == ["soft", "1"]
+        assert neuron["initial"] == neuron["threshold"] / 2
+    assert "converted: converted by qcfs from weights sha256" in answer.out
+
+    again = exitbench("convert", "converted", *suite, *plugin)
+    assert again.out == answer.out
+    assert "convert" not in again.err  # it was kept
+    check_refusal(exitbench("convert", "direct", *suite, *plugin), ["direct", "nothing to convert"])
+    check_refusal(exitbench("convert", "convertd", *suite, *plugin), ["'convertd'", "did you mean 'converted'"])
+    assert exitbench("train", "secret", *suite, *plugin).code == 0
+    check_refusal(exitbench("convert", "secret", *suite, *plugin, "--output", "x"), ["--output x", "converter secret"])
+    assert exitbench("convert", "secret", *suite, *plugin).code == 0
 
 
 def test_train_record_and_replay_with_inputs_one_after_the_other(tmp_path, exitbench, monkeypatch):

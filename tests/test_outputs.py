@@ -14,7 +14,7 @@ from bench_core.errors import UsageError
 from bench_core.files import refuse_outputs
 from bench_core.trace_files import save_trace, save_trace_shards
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
-from tests.helpers.suites import TINY_PLUGIN, write_suite
+from tests.helpers.suites import CONVERTED, DIRECT, TINY_PLUGIN, write_suite
 from tests.traces import make_trace
 
 NET = """
@@ -54,7 +54,7 @@ def folder(tmp_path, monkeypatch):
     save_file(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).state_dict(), place / "net.safetensors")
     (place / "own_package" / "nets.py").write_text(NET)
     (place / "plugin.py").write_text(Path(TINY_PLUGIN).read_text())
-    write_suite(place / "tiny.toml")
+    write_suite(place / "tiny.toml", workloads=[DIRECT, CONVERTED])
     (place / "link").symlink_to("cal.safetensors")
     (place / "again").symlink_to(".")
     (place / "linked-net.safetensors").symlink_to("net.safetensors")
@@ -97,6 +97,7 @@ READ = {
     "trace on a link to the checkpoint": (*OWN, "--output", "linked-net.safetensors"),
     "trace on the network's code": (*OWN, "--output", "own_package/nets.py"),
     "trace on the data set's plugin": (*OWN, "--output", "plugin.py"),
+    "converted network on the suite": ("convert", "converted", *SUITE[1:], "--output", "tiny.toml"),
     "times on the suite": (*VERIFY, "--json", "again/tiny.toml"),
     "times on a plugin": (*VERIFY, "--json", "plugin.py"),
 }
@@ -115,6 +116,7 @@ WRITERS = {
     "record": ("record", *SUITE, "--output"),
     "record --model": (*OWN, "--output"),
     "verify": (*VERIFY, "--json"),
+    "convert": ("convert", "converted", *SUITE[1:], "--output"),
     "store export": ("store", "export", "direct", "--output"),
 }
 

@@ -1,4 +1,4 @@
-"""``exitbench train`` and ``record``: what happens to a network before any method sees it."""
+"""``exitbench train``, ``convert`` and ``record``: what happens to a network before any method sees it."""
 
 import math
 import sys
@@ -58,6 +58,45 @@ def train(
 
     print(loss_curve(artifact.metadata["history"]))
     print(f"{workload}: weights sha256 {artifact.digest}")
+
+
+@app.command()
+def convert(
+    workload: Annotated[str, typer.Argument(help="A workload of the suite whose recipe trains an ANN.")],
+    suite: SuiteOption = "quick",
+    plugin: PluginFiles = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Also copy the converted network to this .safetensors file.")
+    ] = None,
+    device: DeviceOption = None,
+) -> None:
+    """Convert one trained network of a suite, and show the neurons that stand where it had activations."""
+    from tabulate import tabulate
+
+    from bench_core.snn import SpikingNeuron
+    from bench_core.stages import conversion_key, spiking_network, trained_weights
+    from bench_core.store import copy_artifact, default_store
+
+    use_device(device)
+    found = workload_of(suite, workload, registry_of(plugin))
+    if found.converter is None:
+        raise UsageError(f"{workload}: is trained as a spiking network, so there is nothing to convert")
+    refuse_output(output, suite=suite, plugin=plugin)
+    store = default_store()
+    weights = trained_weights(found, store)
+    key = conversion_key(found, weights)
+    if output is not None and key is None:
+        raise UsageError(f"--output {output}: what converter {found.converter.name} makes can't be kept as a file")
+    network = spiking_network(found, weights, store)
+    neurons = {name: layer for name, layer in network.named_modules() if isinstance(layer, SpikingNeuron)}
+    rows = [[name, n.threshold, n.initial, n.amplitude, n.reset_mode, n.decay] for name, n in neurons.items()]
+    print(tabulate(rows, ["neurons", "threshold", "initial", "amplitude", "reset", "decay"]))
+    if output is not None:
+        kept = store.get("converted", str(key))
+        if kept is None:  # its neurons are of another kind, or the store is offline
+            raise UsageError(f"--output {output}: what converter {found.converter.name} makes wasn't kept")
+        copy_artifact(kept, output)
+    print(f"{workload}: converted by {found.converter.name} from weights sha256 {weights.digest}")
 
 
 @app.command()
