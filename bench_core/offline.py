@@ -24,7 +24,7 @@ from bench_core.results import write_text
 from bench_core.scoring import Contest, Recorded, fit_family, halve, policy_samples, score_strategy
 from bench_core.selection import OperatingPoint
 from bench_core.shards import read_index
-from bench_core.store import KINDS, ZOO, Store
+from bench_core.store import Store
 from bench_core.trace import Trace
 from bench_core.trace_files import load_trace
 
@@ -271,7 +271,7 @@ def _files_read(traces: Iterable[Path], registry: Registry, store: Store | None)
         found.append(path)
         if path.suffix == ".json":
             found += [path.parent / shard.file for shard in read_index(path)]
-    return [*found, ZOO, *(store.root / kind for kind in KINDS)] if store else found
+    return [*found, *store.places] if store else found
 
 
 def _matching_traces(calibration_path: Path, test_path: Path) -> tuple[Trace, Trace]:

@@ -80,6 +80,11 @@ class Store:
         self._zoo = zoo
         self._zoo_index: dict[tuple[str, str], Path] | None = None
 
+    @property
+    def places(self) -> list[Path]:
+        """The folders that artifacts are read from: the store's own, by kind, and the zoo."""
+        return [*(self.root / kind for kind in KINDS), *([self._zoo] if self._zoo else [])]
+
     def path(self, kind: str, key: str) -> Path:
         """Where an artifact of this kind and key lives in the store."""
         return self.root / kind / key[:2] / f"{key}.safetensors"

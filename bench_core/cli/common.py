@@ -150,9 +150,10 @@ def refuse_output(
     read: Iterable[Path] = (),
 ) -> None:
     """Refuse a file that can't be written, or that is an input or a file of the store, before any work is done."""
+    if output is None:
+        return
     from bench_core.files import refuse_outputs
-    from bench_core.store import KINDS, ZOO, default_store
+    from bench_core.store import default_store
 
     suites = [Path(suite)] if suite.endswith(".toml") else []
-    kept = (default_store().root / kind for kind in KINDS)
-    refuse_outputs({flag: output}, [*read, *suites, *(plugin or []), ZOO, *kept])
+    refuse_outputs({flag: output}, [*read, *suites, *(plugin or []), *default_store().places])

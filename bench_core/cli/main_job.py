@@ -59,8 +59,8 @@ def run(
     place = output or Path("exitbench-results") / (f"{chosen.name}-only" if only else chosen.name)
     refuse_file(place)
     store = default_store(offline=offline_store)
-    check_workers(store, jobs=jobs, scheduler=scheduler)
     if dry_run:
+        check_workers(store, jobs=jobs, scheduler=scheduler)
         planned = plan(chosen, registry)
         for workload in planned.workloads:
             trained = store.get("networks", workload.training_key) is not None

@@ -174,7 +174,7 @@ class _Synapses:
         """
         spikes = gathered.to(torch.float64)
         if self._unit != 1.0:
-            spikes = spikes.div_(self._unit).round_() if spikes is not gathered else (spikes / self._unit).round_()
+            spikes = (spikes / self._unit).round_()
         self._weights = self._weights.to(spikes.device)
         return spikes @ self._weights
 
