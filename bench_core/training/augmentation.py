@@ -16,7 +16,8 @@ def augment(
     generator: torch.Generator,
     *,
     shift: int,
-    flip: bool,
+    flip: bool | torch.Tensor,
+    reflect: bool = False,
     autoaugment: bool = False,
     cutout: int = 0,
     fill: tuple[int, ...] = (0,),
@@ -27,7 +28,8 @@ def augment(
         images: [B, C, H, W], as a rule uint8; the result has the same shape and type.
         generator: of the random numbers, on the CPU.
         shift: move each image by up to so many pixels; zeros move in.
-        flip: mirror every other image, at random.
+        flip: mirror every other image, at random; or which to mirror, bool [B].
+        reflect: what moves in is the image's own reflection in its border instead of zeros.
         autoaugment: a random policy of AutoAugment's for CIFAR; needs uint8.
         cutout: erase a square of this side around a random pixel; what lies outside the image is lost (DeVries and
             Taylor, arXiv 1708.04552).
@@ -35,11 +37,13 @@ def augment(
     """
     batch, channels, height, width = images.shape
     device = images.device
-    if flip:
-        mirrored = (torch.rand(batch, generator=generator) < 0.5).to(device)
-        images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+    if isinstance(flip, torch.Tensor) or flip:
+        mirrored = flip if isinstance(flip, torch.Tensor) else torch.rand(batch, generator=generator) < 0.5
+        images = torch.where(mirrored.to(device)[:, None, None, None], images.flip(-1), images)
     if shift:
-        padded = F.pad(images, [shift] * 4)
+        if reflect and shift >= min(height, width):
+            raise ValueError(f"images of {height} x {width} have no reflection {shift} pixels wide; shift less")
+        padded = _reflected(images, shift) if reflect else F.pad(images, [shift] * 4)
         top, left = torch.randint(0, 2 * shift + 1, (2, batch, 1, 1, 1), generator=generator).to(device)
         rows = (top + torch.arange(height, device=device)[:, None]).expand(batch, channels, height, 1)
         columns = (left + torch.arange(width, device=device)[None, :]).expand(batch, channels, 1, width)
@@ -53,13 +57,28 @@ def augment(
 
 
 def augment_frames(
-    frames: torch.Tensor, generator: torch.Generator, *, shift: int, flip: bool, cutout: int = 0
+    frames: torch.Tensor,
+    generator: torch.Generator,
+    *,
+    shift: int,
+    flip: bool | torch.Tensor,
+    reflect: bool = False,
+    cutout: int = 0,
 ) -> torch.Tensor:
     """The same for frames of events [T, B, C, H, W]: all frames of a sample are changed alike."""
     steps, channels = frames.shape[0], frames.shape[2]
     stacked = frames.transpose(0, 1).flatten(1, 2)
-    changed = augment(stacked, generator, shift=shift, flip=flip, cutout=cutout)
+    changed = augment(stacked, generator, shift=shift, flip=flip, reflect=reflect, cutout=cutout)
     return changed.reshape(len(changed), steps, channels, *changed.shape[2:]).transpose(0, 1)
+
+
+def _reflected(images: torch.Tensor, width: int) -> torch.Tensor:
+    """Images with a border of their own reflection, without the edge pixels; torch's own padding refuses uint8."""
+    for dimension in (-2, -1):
+        last = images.shape[dimension] - 1
+        places = torch.arange(-width, last + width + 1, device=images.device).abs()
+        images = images.index_select(dimension, last - (last - places).abs())
+    return images
 
 
 def _erase(images: torch.Tensor, generator: torch.Generator, side: int, fill: tuple[int, ...]) -> torch.Tensor:

@@ -3,8 +3,9 @@
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,13 +16,19 @@ from bench_core.progress import Advance, progress
 from bench_core.snn.network import AnalogNetwork, SpikingNetwork
 from bench_core.store import Store
 from bench_core.training.augmentation import augment, augment_frames
+from bench_core.training.averaging import WeightAverage, estimate_statistics
+from bench_core.training.compilation import compiled
 from bench_core.training.losses import LOSSES
 from bench_core.training.recipe import Recipe
 from bench_core.training.regularizers import LayerRecord, Regularizer, TrainingBatch, layer_records
+from bench_core.training.schedule import rate_factor
 
 __all__ = ["EpochRecord", "train_network"]
 
 _BATCHES_BETWEEN_REMARKS = 10
+_STATISTICS_BATCHES = 64  # that batch-norm statistics of averaged weights are estimated on
+_WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_clock = time.perf_counter
 
 
 @dataclass(frozen=True)
@@ -65,16 +72,18 @@ def train_network(
         TrainingPausedError: ``until`` came before the last epoch.
     """
     training = _Training(network, dataset, split, regularizer, timesteps=timesteps, recipe=recipe, seed=seed)
-    history = _resume(training.trained, training.optimizer, store, key)
+    history = training.resume(store, key)
     with progress(title, recipe.epochs * training.batches, "batches") as advance:
         advance(len(history) * training.batches)
-        for epoch in range(done := len(history), recipe.epochs):
-            if epoch > done and time.monotonic() + (history[-1].seconds or 0.0) > until:
+        done = len(history)
+        while not training.is_over(history):
+            if (epoch := len(history)) > done and time.monotonic() + (history[-1].seconds or 0.0) > until:
                 stopped = f"{title}: stopped after epoch {epoch} of {recipe.epochs}"
                 raise TrainingPausedError(f"{stopped}; the same command goes on")
             with layer_records(network, wanted=regularizer is not None) as records:
-                history.append(training.run_epoch(epoch, records, advance))
-            _save(training.trained, training.optimizer, history, store, key)
+                history.append(training.run_epoch(history, records, advance))
+            training.save(history, store, key)
+    training.finish()
     return history
 
 
@@ -103,50 +112,70 @@ class _Training:
         self.trained: dict[str, nn.Module] = {"network": network}
         if self.companion is not None:
             self.trained["companion"] = self.companion.to(self.device).train()
+        self.average = WeightAverage(network, recipe.average) if recipe.average else None
+        self.forward = _forward(network, timesteps, self.device, compile_it=recipe.compile)
         self.optimizer = torch.optim.SGD(
-            [parameter for module in self.trained.values() for parameter in module.parameters()],
-            lr=self.recipe.learning_rate,
-            momentum=self.recipe.momentum,
-            weight_decay=self.recipe.weight_decay,
+            _parameter_groups(self.trained.values(), recipe),
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
         )
         if recipe.autoaugment and dataset.recorded:
             raise UsageError(f"autoaugment: it changes images, but {dataset.name} holds recordings of events")
         self.samples = len(split)
+        coins = torch.Generator().manual_seed(seed)
+        self.turns = torch.randint(2, (self.samples,), generator=coins)  # 0: mirrored in the first epoch, 1: the next
         self.batches = self.samples // recipe.batch_size
         if not self.batches:
             raise UsageError(
                 f"batch_size = {recipe.batch_size} is larger than the training split ({self.samples} samples)"
             )
 
-    def run_epoch(self, epoch: int, records: list[LayerRecord], advance: Advance) -> EpochRecord:
+    def is_over(self, history: list[EpochRecord]) -> bool:
+        """Whether all epochs are trained or all time is used."""
+        return self._share(len(history) * self.batches, _seconds(history)) >= 1.0
+
+    def run_epoch(self, history: list[EpochRecord], records: list[LayerRecord], advance: Advance) -> EpochRecord:
+        """Train the epoch after those of ``history``; where time runs out, the part of it that there was time for."""
+        epoch, before = len(history), _seconds(history)
         recipe = self.recipe
         self.network.train()
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        generator = self._generator(epoch)
         order = torch.randperm(self.samples, generator=generator)
         seen = torch.zeros(2, dtype=torch.float64, device=self.device)  # stays there, so that the device needn't wait
-        start, shown = time.perf_counter(), 0
-        for batch in range(self.batches):
-            self.optimizer.param_groups[0]["lr"] = self._rate(epoch * self.batches + batch)
-            index = order[batch * recipe.batch_size : (batch + 1) * recipe.batch_size]
+        start, done, shown = _clock(), 0, 0
+        while done < self.batches:
+            step = epoch * self.batches + done
+            share = self._share(step, before + _clock() - start)
+            if done and share >= 1.0:
+                break
+            self._set_rate(share)
+            index = order[done * recipe.batch_size : (done + 1) * recipe.batch_size]
             records.clear()
-            seen += self._step(index, generator, records)
-            done = batch + 1
+            seen += self._step(index, epoch, generator, records)
+            if self.average is not None:
+                self.average.update(step)
+            done += 1
             if done % _BATCHES_BETWEEN_REMARKS == 0 or done == self.batches:
-                loss, accuracy = (seen / done).tolist()
-                remark = f"epoch {epoch + 1}: loss {loss:.3f}, accuracy {100 * accuracy:.1f} %"
-                advance(done - shown, remark)
+                advance(done - shown, f"epoch {epoch + 1}: {_remark(seen / done)}")
                 shown = done
-        seconds = time.perf_counter() - start
-        return EpochRecord(epoch + 1, loss, accuracy, seconds)
+        loss, accuracy = (seen / done).tolist()
+        return EpochRecord(epoch + 1, loss, accuracy, _clock() - start)
 
-    def _step(self, index: torch.Tensor, generator: torch.Generator, records: list[LayerRecord]) -> torch.Tensor:
+    def finish(self) -> None:
+        """Turn what the last step left into what training returns."""
+        if self.average is not None:
+            self.average.apply()
+            estimate_statistics(self.network, self._run, self._statistics_inputs())
+
+    def _step(
+        self, index: torch.Tensor, epoch: int, generator: torch.Generator, records: list[LayerRecord]
+    ) -> torch.Tensor:
         """One step on the samples at ``index`` [B]: mean loss and share of right answers, float64 [2]."""
         recipe = self.recipe
-        inputs, labels = self._inputs(self.images[index].to(self.device), generator), self.labels[index]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            logits = _logits(self.network, inputs, self.timesteps)
-        logits = logits.float()
-        loss = LOSSES[recipe.loss](logits, labels)
+        inputs, labels = self._inputs(index, epoch, generator), self.labels[index]
+        logits = self._run(inputs).float()
+        loss = LOSSES[recipe.loss](logits, labels, recipe.label_smoothing)
         if self.regularizer is not None and recipe.regularizer is not None:
             first = inputs if self.dataset.constant_input else inputs[0]
             batch = TrainingBatch(first, records, logits, labels, self.companion)
@@ -157,34 +186,122 @@ class _Training:
         right = (logits.detach().sum(0).argmax(1) == labels).float().mean()
         return torch.stack((loss.detach(), right)).double()
 
-    def _inputs(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def _run(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Logits [T, B, K] in the recipe's precision."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+            return self.forward(inputs)
+
+    def _inputs(self, index: torch.Tensor, epoch: int, generator: torch.Generator) -> torch.Tensor:
         """Augmented network input: images are changed before they are encoded, recordings afterwards."""
         recipe, dataset = self.recipe, self.dataset
+        images = self.images[index].to(self.device)
+        flip = recipe.flip if isinstance(recipe.flip, bool) else (self.turns[index] + epoch) % 2 == 0
+        reflect = recipe.border == "reflection"
         if dataset.recorded:
             frames = dataset.encode(images, self.timesteps)
-            return augment_frames(frames, generator, shift=recipe.shift, flip=recipe.flip, cutout=recipe.cutout)
+            return augment_frames(
+                frames, generator, shift=recipe.shift, flip=flip, reflect=reflect, cutout=recipe.cutout
+            )
         images = augment(
             images,
             generator,
             shift=recipe.shift,
-            flip=recipe.flip,
+            flip=flip,
+            reflect=reflect,
             autoaugment=recipe.autoaugment,
             cutout=recipe.cutout,
             fill=dataset.mean_color,
         )
         return dataset.encode(images, self.timesteps)
 
-    def _rate(self, step: int) -> float:
+    def _statistics_inputs(self) -> Iterator[torch.Tensor]:
+        """Augmented batches of a further epoch."""
+        epoch, size = self.recipe.epochs, self.recipe.batch_size
+        generator = self._generator(epoch)
+        order = torch.randperm(self.samples, generator=generator)
+        for batch in range(min(self.batches, _STATISTICS_BATCHES)):
+            yield self._inputs(order[batch * size : (batch + 1) * size], epoch, generator)
+
+    def _generator(self, epoch: int) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+
+    def _share(self, step: int, seconds: float) -> float:
+        """Share of the training that is done, by steps or by the clock, whichever is further."""
         share = step / (self.recipe.epochs * self.batches)
-        return self.recipe.learning_rate * 0.5 * (1.0 + math.cos(math.pi * share))
+        return share if self.recipe.minutes is None else max(share, seconds / (60.0 * self.recipe.minutes))
+
+    def _set_rate(self, share: float) -> None:
+        recipe = self.recipe
+        rate = recipe.learning_rate * rate_factor(share, schedule=recipe.schedule, warmup=recipe.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def save(self, history: list[EpochRecord], store: Store, key: str) -> None:
+        """Put weights, optimiser state and average into the store."""
+        tensors: dict[str, torch.Tensor] = {}
+        for part, module in self.trained.items():
+            tensors |= {f"{part}.{name}": tensor for name, tensor in module.state_dict().items()}
+            for name, parameter in module.named_parameters():
+                if (buffer := self.optimizer.state[parameter].get("momentum_buffer")) is not None:
+                    tensors[f"momentum.{part}.{name}"] = buffer
+        if self.average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.tensors.items()}
+        tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
+        store.put("training", key, tensors, {"history": [dataclasses.asdict(record) for record in history]})
+
+    def resume(self, store: Store, key: str) -> list[EpochRecord]:
+        """Take up what ``save`` put into the store, if it did; the epochs that are done."""
+        saved = store.get("training", key)
+        if saved is None:
+            return []
+        for part, module in self.trained.items():
+            module.load_state_dict(_below(f"{part}.", saved.tensors))
+            momenta = _below(f"momentum.{part}.", saved.tensors)
+            for name, parameter in module.named_parameters():
+                if (buffer := momenta.get(name)) is not None:
+                    self.optimizer.state[parameter]["momentum_buffer"] = buffer.to(parameter.device, copy=True)
+        if self.average is not None:
+            for name, tensor in _below("average.", saved.tensors).items():
+                self.average.tensors[name].copy_(tensor)
+        return [EpochRecord(**record) for record in saved.metadata["history"]]
 
 
-def _logits(network: SpikingNetwork | AnalogNetwork, inputs: torch.Tensor, timesteps: int) -> torch.Tensor:
-    """Logits [T, B, K]; an ANN counts as one timestep."""
+def _below(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with ``prefix``, under what follows it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _seconds(history: list[EpochRecord]) -> float:
+    return sum(record.seconds or 0.0 for record in history)
+
+
+def _remark(seen: torch.Tensor) -> str:
+    loss, accuracy = seen.tolist()
+    return f"loss {loss:.3f}, accuracy {100 * accuracy:.1f} %"
+
+
+def _forward(
+    network: SpikingNetwork | AnalogNetwork, timesteps: int, device: torch.device, *, compile_it: bool
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function from inputs to logits [T, B, K]; an ANN counts as one timestep."""
     if isinstance(network, SpikingNetwork):
-        return network.run(inputs, timesteps)
-    logits: torch.Tensor = network(inputs.contiguous(memory_format=torch.channels_last))
-    return logits.unsqueeze(0)
+        run = compiled(network.run, device) if compile_it else network.run
+        return lambda inputs: run(inputs, timesteps)
+    call = compiled(network, device) if compile_it else network
+    return lambda inputs: call(inputs.contiguous(memory_format=torch.channels_last)).unsqueeze(0)
+
+
+def _parameter_groups(modules: Iterable[nn.Module], recipe: Recipe) -> list[dict[str, Any]]:
+    """The optimiser's groups: parameters that the weight decay is on, and those that it spares."""
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
+    for module in modules:
+        weights = {id(part.weight) for part in module.modules() if isinstance(part, _WEIGHTED)}
+        for parameter in module.parameters():
+            spare = recipe.decayed == "weights" and id(parameter) not in weights
+            (spared if spare else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
 
 
 def _companion(regularizer: Regularizer | None, dataset: Dataset, timesteps: int, seed: int) -> nn.Module | None:
@@ -193,29 +310,3 @@ def _companion(regularizer: Regularizer | None, dataset: Dataset, timesteps: int
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return regularizer.companion(dataset.input_shape, timesteps)
-
-
-def _save(
-    trained: Mapping[str, nn.Module], optimizer: torch.optim.SGD, history: list[EpochRecord], store: Store, key: str
-) -> None:
-    tensors: dict[str, torch.Tensor] = {}
-    for part, module in trained.items():
-        tensors |= {f"{part}.{name}": tensor for name, tensor in module.state_dict().items()}
-        for name, parameter in module.named_parameters():
-            if (buffer := optimizer.state[parameter].get("momentum_buffer")) is not None:
-                tensors[f"momentum.{part}.{name}"] = buffer
-    tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
-    store.put("training", key, tensors, {"history": [dataclasses.asdict(record) for record in history]})
-
-
-def _resume(trained: Mapping[str, nn.Module], optimizer: torch.optim.SGD, store: Store, key: str) -> list[EpochRecord]:
-    saved = store.get("training", key)
-    if saved is None:
-        return []
-    for part, module in trained.items():
-        prefix = f"{part}."
-        module.load_state_dict({n.removeprefix(prefix): t for n, t in saved.tensors.items() if n.startswith(prefix)})
-        for name, parameter in module.named_parameters():
-            if (buffer := saved.tensors.get(f"momentum.{part}.{name}")) is not None:
-                optimizer.state[parameter]["momentum_buffer"] = buffer.to(parameter.device, copy=True)
-    return [EpochRecord(**record) for record in saved.metadata["history"]]

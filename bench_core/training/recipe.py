@@ -8,7 +8,25 @@ __all__ = ["Recipe", "RegularizerSpec", "Trunk"]
 
 # Fields that came after the first recipes: at their default they are no part of the identity.
 _LATER = frozenset(
-    {"autoaugment", "cutout", "normalization", "neuron", "surrogate", "regularizer", "trunk", "precision"}
+    {
+        "autoaugment",
+        "average",
+        "border",
+        "compile",
+        "cutout",
+        "decayed",
+        "label_smoothing",
+        "minutes",
+        "nesterov",
+        "neuron",
+        "normalization",
+        "precision",
+        "regularizer",
+        "schedule",
+        "surrogate",
+        "trunk",
+        "warmup",
+    }
 )
 
 
@@ -29,13 +47,26 @@ class RegularizerSpec(BaseModel):
 
 
 class Recipe(BaseModel):
-    """Stochastic gradient descent with momentum, a cosine schedule to zero, a fixed number of epochs.
+    """Stochastic gradient descent with momentum and a learning rate that falls to zero, over epochs or by the clock.
 
     Attributes:
         epochs, batch_size: the number of steps follows; an incomplete batch at the end of an epoch is dropped.
-        learning_rate, momentum, weight_decay: of SGD; the rate falls along a half cosine, step by step.
+        minutes: time budget. The learning rate follows the share of it that is used, or the share of the steps where
+            that is larger, so that training ends at rate zero when the time is up, in the middle of an epoch if need
+            be, and after ``epochs`` at the latest. Time is counted over all sittings; weights depend on the machine.
+        learning_rate, momentum, weight_decay: of SGD; the rate is highest after the warm-up.
+        nesterov: whether the momentum is Nesterov's.
+        schedule: how the rate falls, step by step: along half a ``cosine`` or ``linear``.
+        warmup: share of the training in which the rate rises linearly from zero.
+        decayed: which parameters the weight decay is on: ``all``, or ``weights`` of convolutions and linear layers only
+            (not normalisation, biases, thresholds).
+        average: decay per step of an exponential moving average of the weights, which is what training returns, with
+            batch-norm statistics estimated anew; 0 for none.
         loss: see ``bench_core.training.losses``.
-        shift, flip: augmentation of the raw images: shifts of up to so many pixels, random mirroring.
+        label_smoothing: share of the target that is spread evenly over all classes.
+        shift, flip: augmentation of the raw images: shifts of up to so many pixels, random mirroring; ``alternating``
+            mirrors an image in every other epoch, and half of the images in the first.
+        border: what moves in at a shift: ``zeros``, or the image's ``reflection``.
         autoaugment, cutout: more of it: AutoAugment's policy for CIFAR, an erased square of this side in pixels.
         normalization: between synapses and neurons: ``bn``, ``tdbn`` or ``tebn`` (``bench_core.snn.normalization``).
         neuron: of a network that is trained directly: ``lif`` or ``if`` (``bench_core.snn.neurons.NEURONS``).
@@ -43,19 +74,28 @@ class Recipe(BaseModel):
         regularizer: added to the loss, or None.
         precision: of the network's forward and backward pass: ``float32``, or ``bfloat16`` where torch's autocast
             allows it. Weights, normalisation statistics, losses and regularisers stay float32 either way.
+        compile: whether ``torch.compile`` makes the pass faster, after a minute or so of compilation.
         trunk: what is trained first; this one goes on from its weights. Branches of one trunk share it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     epochs: int = Field(ge=1)
+    minutes: float | None = Field(None, gt=0, allow_inf_nan=False)
     batch_size: int = Field(128, ge=2)
     learning_rate: float = Field(0.1, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
+    nesterov: bool = False
+    schedule: Literal["cosine", "linear"] = "cosine"
+    warmup: float = Field(0.0, ge=0, lt=1)
+    decayed: Literal["all", "weights"] = "all"
+    average: float = Field(0.0, ge=0, lt=1)
     loss: Literal["mean-cross-entropy", "tet", "accumulated-prefix"] = "mean-cross-entropy"
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
     shift: int = Field(0, ge=0, le=8)
-    flip: bool = False
+    flip: bool | Literal["alternating"] = False
+    border: Literal["zeros", "reflection"] = "zeros"
     autoaugment: bool = False
     cutout: int = Field(0, ge=0, le=128)
     normalization: Literal["bn", "tdbn", "tebn"] = "bn"
@@ -63,7 +103,14 @@ class Recipe(BaseModel):
     surrogate: Literal["triangle", "rectangle", "arctan", "dspike"] = "triangle"
     regularizer: RegularizerSpec | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
     trunk: "Trunk | None" = None
+
+    @model_validator(mode="after")
+    def _has_momentum_for_nesterov(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
 
     @model_validator(mode="after")
     def _fits_its_trunk(self) -> Self:

@@ -1,0 +1,25 @@
+"""Compilation of a network's forward and backward pass, where the machine can."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+
+import torch
+
+from bench_core.progress import note
+
+__all__ = ["compiled"]
+
+Forward = Callable[..., torch.Tensor]
+_COMPILER = {"darwin": "clang++", "win32": "cl"}
+
+
+def compiled(forward: Forward, device: torch.device) -> Forward:
+    """Return ``forward`` behind ``torch.compile``, or as it is, with a note, where a CPU lacks a C++ compiler."""
+    compiler = os.environ.get("CXX") or _COMPILER.get(sys.platform, "g++")
+    if device.type == "cpu" and shutil.which(compiler) is None:
+        note(f"compile: no C++ compiler ({compiler}) found; training without compilation")
+        return forward
+    made: Forward = torch.compile(forward)
+    return made
