@@ -15,9 +15,11 @@ from bench_core.errors import ExitBenchError, SuiteError, UsageError
 from bench_core.snn import if_neuron
 from bench_core.stages import Workload, trained_weights
 from bench_core.store import Store
-from bench_core.training import Recipe, Regularizer, RegularizerSpec, loop, train_network
+from bench_core.training import Recipe, Regularizer, RegularizerSpec, compilation, loop, train_network
 from bench_core.training.augmentation import augment
+from bench_core.training.averaging import WeightAverage, estimate_statistics
 from bench_core.training.losses import LOSSES, mean_cross_entropy, temporal_efficient_training
+from bench_core.training.schedule import rate_factor
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.suites import DIRECT, parsed_suite, tiny_registry
 from tests.helpers.tiny_plugin import TinyConv, TinyEvents, TinyShapes
@@ -72,6 +74,15 @@ def test_losses_are_known_by_the_names_of_recipes():
         assert Recipe(epochs=1, loss=name).loss == name
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_smooth_labels_spread_a_share_of_the_target_over_all_classes(name):
+    logits, labels = some_logits()
+    hard = LOSSES[name](logits, labels, 0.0)
+    assert torch.equal(hard, LOSSES[name](logits, labels))
+    uniform = sum(LOSSES[name](logits, torch.full_like(labels, k), 0.0) for k in range(K)) / K
+    assert LOSSES[name](logits, labels, 0.3).item() == pytest.approx((0.7 * hard + 0.3 * uniform).item(), rel=1e-12)
+
+
 # --- augmentation ----------------------------------------------------------------------------------------------------
 
 
@@ -110,6 +121,30 @@ def test_shifting_moves_every_image_as_a_whole_and_zeros_move_in():
         else:
             pytest.fail("an image that is no shift of the original")
     assert len(shifts) > 15
+
+
+def test_at_a_reflecting_border_an_image_moves_in_that_is_its_own_mirror_image():
+    seeds = [torch.Generator().manual_seed(3) for _ in range(2)]
+    found = augment(images(), seeds[0], shift=3, flip=False, reflect=True)
+    top, left = torch.randint(0, 7, (2, 64, 1, 1, 1), generator=seeds[1]).reshape(2, -1).tolist()
+    assert len(set(top)) > 3
+    for number, image in enumerate(images()[:, 0].tolist()):
+        for row in range(8):
+            for column in range(8):
+                y, x = (7 - abs(7 - abs(place)) for place in (row + top[number] - 3, column + left[number] - 3))
+                assert found[number, 0, row, column] == image[y][x]
+
+
+def test_a_reflection_wider_than_the_image_is_refused():
+    with pytest.raises(ValueError, match="8 x 8 have no reflection 8 pixels wide"):
+        augment(images(), torch.Generator(), shift=8, flip=False, reflect=True)
+
+
+def test_which_images_are_mirrored_may_be_given():
+    mirrored = torch.arange(64) % 3 == 0
+    found = augment(images(), torch.Generator(), shift=0, flip=mirrored)
+    assert torch.equal(found[mirrored], images()[mirrored].flip(-1))
+    assert torch.equal(found[~mirrored], images()[~mirrored])
 
 
 def test_augmentation_is_decided_by_the_generator_alone():
@@ -282,6 +317,224 @@ def test_training_without_momentum_works_and_resumes(stores, monkeypatch):
 def test_a_batch_larger_than_the_split_is_refused_in_words(stores):
     with pytest.raises(ExitBenchError, match="batch_size"):
         train(next(stores), RECIPE.model_copy(update={"batch_size": 401}))
+
+
+# --- options of a recipe ---------------------------------------------------------------------------------------------
+
+FAST = {
+    "nesterov": {"nesterov": True},
+    "linear": {"schedule": "linear", "warmup": 0.3},
+    "label smoothing": {"label_smoothing": 0.2},
+    "decay of weights": {"decayed": "weights", "weight_decay": 0.01},
+    "average": {"average": 0.9},
+    "alternating flips": {"flip": "alternating"},
+    "reflected borders": {"border": "reflection"},
+    "compiled": {"compile": True},
+}
+FAST["all"] = {name: value for option in FAST.values() for name, value in option.items()}
+
+
+def with_options(options):
+    return Recipe(**{**RECIPE.model_dump(), **options})
+
+
+def tiny_ann():
+    torch.manual_seed(5)
+    return TinyConv().analog((1, 8, 8), 4, lambda: QCFSActivation(4, 2.0))
+
+
+@pytest.fixture
+def eager_compilation(monkeypatch):
+    """Compilation that takes no compiler and no minute; the graph is traced all the same."""
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function: real(function, backend="eager"))
+    monkeypatch.setattr(compilation.shutil, "which", lambda _name: "/bin/compiler")
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("name", FAST)
+@pytest.mark.usefixtures("eager_compilation")
+def test_every_option_changes_the_weights_and_a_stopped_training_ends_like_an_unbroken_one(stores, monkeypatch, name):
+    recipe = with_options(FAST[name])
+    unbroken, history = train(next(stores), recipe, network=tiny_ann())
+    store = next(stores)
+    with monkeypatch.context() as patch:
+        stopping_after(patch, 14)
+        with pytest.raises(Stopped):
+            train(store, recipe, network=tiny_ann())
+    resumed, again = train(store, recipe, network=tiny_ann())
+    assert again == history
+    assert tensors_digest(resumed.state_dict()) == tensors_digest(unbroken.state_dict())
+    if name != "compiled":
+        assert tensors_digest(unbroken.state_dict()) != tensors_digest(
+            train(next(stores), network=tiny_ann())[0].state_dict()
+        )
+
+
+def test_options_at_their_default_are_no_part_of_a_recipes_identity():
+    assert set(with_options({}).identity) == {
+        *("epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "loss", "shift", "flip")
+    }
+    changed = {**FAST["all"], "minutes": 5.0}
+    assert changed.items() <= with_options(changed).identity.items()
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_the_rate_rises_along_a_line_and_falls_to_zero(schedule):
+    def factor(share):
+        return rate_factor(share, schedule=schedule, warmup=0.2)
+
+    assert [factor(share) for share in (0.0, 0.05, 0.1, 0.2)] == pytest.approx([0.0, 0.25, 0.5, 1.0])
+    assert factor(0.6) == pytest.approx(0.5)
+    assert factor(0.4) == pytest.approx(0.75 if schedule == "linear" else (1 + math.sqrt(0.5)) / 2)
+    assert factor(1.0) == factor(1.2) == pytest.approx(0.0)
+    assert rate_factor(0.0, schedule=schedule) == 1.0
+
+
+def test_without_options_the_rate_falls_along_half_a_cosine():
+    for step in range(24):
+        assert rate_factor(step / 24) == 0.5 * (1.0 + math.cos(math.pi * (step / 24)))
+
+
+def rates(monkeypatch):
+    """The learning rates of all steps from here on, and a clock that each step moves by a second."""
+    seen, now = [], [0.0]
+    real = torch.optim.SGD.step
+
+    def step(self, *arguments):
+        seen.append({group["lr"] for group in self.param_groups})
+        now[0] += 1.0
+        return real(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    monkeypatch.setattr(loop, "_clock", lambda: now[0])
+    return seen
+
+
+def test_a_time_budget_ends_at_rate_zero_in_the_middle_of_an_epoch(stores, monkeypatch):
+    seen = rates(monkeypatch)
+    options = {"minutes": 15 / 60, "schedule": "linear", "warmup": 0.2, "epochs": 9, "decayed": "weights"}
+    _, history = train(next(stores), with_options(options))
+    expected = [rate_factor(second / 15, schedule="linear", warmup=0.2) * 0.1 for second in range(15)]
+    assert [rate for (rate,) in seen] == pytest.approx(expected)
+    assert [record.seconds for record in history] == [6.0, 6.0, 3.0]
+
+
+def test_a_time_budget_that_is_never_used_up_leaves_the_schedule_to_the_epochs(stores, monkeypatch):
+    seen = rates(monkeypatch)
+    _, history = train(next(stores), with_options({"minutes": 1e6}))
+    assert [record.epoch for record in history] == [1, 2, 3, 4]
+    assert [rate for (rate,) in seen] == pytest.approx([0.1 * rate_factor(step / 24) for step in range(24)])
+
+
+def test_time_that_finished_epochs_took_is_part_of_the_budget_of_a_resumed_training(stores, monkeypatch):
+    recipe, unbroken = with_options({"minutes": 15 / 60, "epochs": 9, "average": 0.9}), next(stores)
+    with monkeypatch.context() as patch:
+        rates(patch)
+        expected, history = train(unbroken, recipe)
+    store = next(stores)
+    with monkeypatch.context() as patch:
+        rates(patch)
+        stopping_after(patch, 14)
+        with pytest.raises(Stopped):
+            train(store, recipe)
+    rates(monkeypatch)
+    resumed, again = train(store, recipe)
+    assert again == history
+    assert tensors_digest(resumed.state_dict()) == tensors_digest(expected.state_dict())
+    finished, _ = train(store, recipe)  # stopped behind the last epoch
+    assert tensors_digest(finished.state_dict()) == tensors_digest(expected.state_dict())
+
+
+def test_alternating_flips_mirror_every_image_in_every_other_epoch(stores, monkeypatch):
+    seen = []
+    real = loop.augment
+    monkeypatch.setattr(loop, "augment", lambda *a, **o: seen.append(o["flip"].float().mean()) or real(*a, **o))
+    recipe = with_options({"flip": "alternating", "epochs": 2, "batch_size": 400})
+    train(next(stores), recipe)
+    first, second = seen
+    assert 0.4 < first < 0.6
+    assert first + second == pytest.approx(1.0)
+
+
+def test_the_weight_decay_spares_what_is_no_weight_where_the_recipe_says_so():
+    network = tiny_ann()
+    weights = {
+        f"{name}.weight" for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+    for decayed, expected in (("all", {name for name, _ in network.named_parameters()}), ("weights", weights)):
+        groups = loop._parameter_groups([network], with_options({"decayed": decayed}))
+        found = {group["weight_decay"]: {id(parameter) for parameter in group["params"]} for group in groups}
+        named = {name for name, parameter in network.named_parameters() if id(parameter) in found[5e-4]}
+        assert named == expected
+        assert sum(len(group) for group in found.values()) == len(list(network.parameters()))
+
+
+def test_the_average_weighs_late_weights_more_and_forgets_the_first():
+    network = nn.Linear(1, 1, bias=False)
+    average = WeightAverage(network, 0.5)
+    expected = network.weight.item()
+    for step, value in enumerate((3.0, -1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0, 5.0)):
+        nn.init.constant_(network.weight, value)
+        average.update(step)
+        kept = min(0.5, (1 + step) / (10 + step))
+        expected = kept * expected + (1 - kept) * value
+        assert average.tensors["weight"].item() == pytest.approx(expected)
+    average.apply()
+    assert network.weight.item() == pytest.approx(expected)
+
+
+def test_statistics_are_the_plain_mean_over_the_batches_and_the_mode_stays():
+    network = nn.Sequential(nn.BatchNorm2d(3)).eval()
+    generator = torch.Generator().manual_seed(0)
+    batches = [torch.randn(8, 3, 4, 4, generator=generator) * scale + scale for scale in (1.0, 2.0, 5.0)]
+    estimate_statistics(network, network, batches)
+    assert network[0].running_mean.tolist() == pytest.approx(
+        (sum(batch.mean((0, 2, 3)) for batch in batches) / 3).tolist(), rel=1e-5
+    )
+    assert network[0].running_var.tolist() == pytest.approx(
+        (sum(batch.var((0, 2, 3)) for batch in batches) / 3).tolist(), rel=1e-5
+    )
+    assert not network.training
+    assert network[0].momentum == 0.1
+
+
+def test_without_a_cpp_compiler_training_says_so_and_does_without(stores, monkeypatch, capfd):
+    monkeypatch.setattr(compilation.shutil, "which", lambda _name: None)
+    monkeypatch.setattr(torch, "compile", lambda _function: pytest.fail("compiled"))
+    plain, _ = train(next(stores), network=tiny_ann())
+    found, _ = train(next(stores), with_options({"compile": True}), network=tiny_ann())
+    assert capfd.readouterr().err.count("no C++ compiler") == 1
+    assert tensors_digest(found.state_dict()) == tensors_digest(plain.state_dict())
+
+
+@pytest.mark.usefixtures("eager_compilation")
+def test_regularisers_see_every_layer_of_a_compiled_network(stores):
+    class Counting(Regularizer):
+        name = "counting"
+        reference = "none"
+
+        def loss(self, batch):
+            seen.append([layer.output.shape for layer in batch.layers])
+            return sum(layer.output.mean() for layer in batch.layers)
+
+    spec, seen = RegularizerSpec(name="counting", weight=0.1), []
+    for options in ({}, {"compile": True}):
+        recipe = with_options({**options, "epochs": 1, "regularizer": spec})
+        train(next(stores), recipe, network=tiny_ann(), regularizer=Counting())
+    assert seen[:6] == seen[6:]
+    assert len(seen[0]) == 2
+
+
+def test_compilation_of_a_spiking_network_is_refused(stores):
+    with pytest.raises(UsageError, match="compile"):
+        train(next(stores), with_options({"compile": True}))
+
+
+def test_nesterov_without_momentum_is_refused():
+    with pytest.raises(ValueError, match="nesterov needs a momentum above 0"):
+        Recipe(epochs=1, momentum=0.0, nesterov=True)
 
 
 # --- QCFS ------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -113,7 +114,7 @@ class _Training:
         if self.companion is not None:
             self.trained["companion"] = self.companion.to(self.device).train()
         self.average = WeightAverage(network, recipe.average) if recipe.average else None
-        self.forward = _forward(network, timesteps, self.device, compile_it=recipe.compile)
+        self.forward = _forward(network, timesteps, compile_for=self.device if recipe.compile else None)
         self.optimizer = torch.optim.SGD(
             _parameter_groups(self.trained.values(), recipe),
             lr=recipe.learning_rate,
@@ -166,7 +167,8 @@ class _Training:
         """Turn what the last step left into what training returns."""
         if self.average is not None:
             self.average.apply()
-            estimate_statistics(self.network, self._run, self._statistics_inputs())
+            uncompiled = _forward(self.network, self.timesteps, compile_for=None)
+            estimate_statistics(self.network, partial(self._run, uncompiled), self._statistics_inputs())
 
     def _step(
         self, index: torch.Tensor, epoch: int, generator: torch.Generator, records: list[LayerRecord]
@@ -174,7 +176,7 @@ class _Training:
         """One step on the samples at ``index`` [B]: mean loss and share of right answers, float64 [2]."""
         recipe = self.recipe
         inputs, labels = self._inputs(index, epoch, generator), self.labels[index]
-        logits = self._run(inputs).float()
+        logits = self._run(self.forward, inputs).float()
         loss = LOSSES[recipe.loss](logits, labels, recipe.label_smoothing)
         if self.regularizer is not None and recipe.regularizer is not None:
             first = inputs if self.dataset.constant_input else inputs[0]
@@ -186,10 +188,10 @@ class _Training:
         right = (logits.detach().sum(0).argmax(1) == labels).float().mean()
         return torch.stack((loss.detach(), right)).double()
 
-    def _run(self, inputs: torch.Tensor) -> torch.Tensor:
+    def _run(self, forward: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
         """Logits [T, B, K] in the recipe's precision."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
-            return self.forward(inputs)
+            return forward(inputs)
 
     def _inputs(self, index: torch.Tensor, epoch: int, generator: torch.Generator) -> torch.Tensor:
         """Augmented network input: images are changed before they are encoded, recordings afterwards."""
@@ -281,13 +283,14 @@ def _remark(seen: torch.Tensor) -> str:
 
 
 def _forward(
-    network: SpikingNetwork | AnalogNetwork, timesteps: int, device: torch.device, *, compile_it: bool
+    network: SpikingNetwork | AnalogNetwork, timesteps: int, *, compile_for: torch.device | None
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """A function from inputs to logits [T, B, K]; an ANN counts as one timestep."""
     if isinstance(network, SpikingNetwork):
-        run = compiled(network.run, device) if compile_it else network.run
-        return lambda inputs: run(inputs, timesteps)
-    call = compiled(network, device) if compile_it else network
+        if compile_for is not None:
+            raise UsageError("compile: it is for networks that are converted; this one is trained directly")
+        return lambda inputs: network.run(inputs, timesteps)
+    call = network if compile_for is None else compiled(network, compile_for)
     return lambda inputs: call(inputs.contiguous(memory_format=torch.channels_last)).unsqueeze(0)
 
 

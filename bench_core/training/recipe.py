@@ -74,7 +74,8 @@ class Recipe(BaseModel):
         regularizer: added to the loss, or None.
         precision: of the network's forward and backward pass: ``float32``, or ``bfloat16`` where torch's autocast
             allows it. Weights, normalisation statistics, losses and regularisers stay float32 either way.
-        compile: whether ``torch.compile`` makes the pass faster, after a minute or so of compilation.
+        compile: whether ``torch.compile`` makes the pass of an ANN that is to be converted faster, after a minute or so
+            of compilation.
         trunk: what is trained first; this one goes on from its weights. Branches of one trunk share it.
     """
 
