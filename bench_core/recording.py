@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from bench_core.costs.ledger import OperationLedger, UncountableLayerError
 from bench_core.data import Dataset, ImageSplit
 from bench_core.device import CPU, device_name
+from bench_core.environment import environment
 from bench_core.errors import RecordingError
 from bench_core.failures import out_of_memory
 from bench_core.logits import SampleRows
@@ -176,6 +177,7 @@ def _header(recording: Recording, batch: int, *, by_layer: bool) -> dict[str, st
         "dropout": recording.dropout,
     }
     strings = {"schema": SCHEMA, "split": recording.split.name, "variant": json.dumps(how)}
+    strings["environment"] = json.dumps(environment(recording.device))
     if by_layer:
         assert isinstance(recording.network, SpikingNetwork)
         layers = OperationLedger(recording.network, recording.dataset.input_shape).layers

@@ -190,7 +190,7 @@ def trace_from_tensors(tensors: Mapping[str, torch.Tensor], header: Mapping[str,
     once = tensors.get("macs_once")
     if once is not None:
         _check_count("macs_once", once, (samples,), refuse)
-    for name in ("variant", "provenance", "layers"):
+    for name in ("variant", "provenance", "environment", "layers"):
         _check_json(header, name, refuse)
     by_layer = {name: tensors[name] for name in LAYER_COUNTS if name in tensors}
     if by_layer:

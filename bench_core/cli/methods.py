@@ -65,7 +65,7 @@ def verify(
     plugin: PluginFiles = None,
 ) -> None:
     """Live runs against replay and trace, and their wall clock; exit code 1 where they contradict each other."""
-    from bench_core.provenance import environment
+    from bench_core.environment import environment
     from bench_core.results import write_text
     from bench_core.store import default_store
     from bench_core.suite import load_suite

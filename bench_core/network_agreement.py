@@ -1,0 +1,195 @@
+"""Whether networks that were run anew are the committed ones: their logits, and the committed policies on them."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench_core.agreement import Reproduction, changed_tables, compare_exactly, numerics_remark, tolerances
+from bench_core.committed_policies import CommittedPolicies, ReplayedPolicies
+from bench_core.contract import LOGIT, accuracy_allowance, is_empty, same_numerics, timestep_allowance
+from bench_core.errors import UsageError
+from bench_core.kept_traces import kept_trace, trace_path
+from bench_core.metrics import static_accuracy
+from bench_core.planning import plan
+from bench_core.plugin_manager import Registry
+from bench_core.replayed_board import SPLITS, contest_of_traces, strategies_of
+from bench_core.results import Board
+from bench_core.store import Store
+from bench_core.suite import Suite
+from bench_core.trace import Trace, trace_from_tensors
+
+__all__ = ["TwoBoards", "compare_networks"]
+
+
+@dataclass(frozen=True)
+class TwoBoards:
+    """A committed board and one made anew from the same weights, each with its folder.
+
+    Attributes:
+        store: where the new traces are, if they are not beside the new board, and policy networks.
+    """
+
+    committed: Board
+    folder: Path
+    made: Board
+    place: Path
+    suite: Suite
+    registry: Registry
+    store: Store
+
+    def facts(self, board: Board, workload: str) -> Mapping[str, Any]:
+        """What a manifest says of a workload."""
+        found: Mapping[str, Any] = board.manifest["workloads"].get(workload, {})
+        return found
+
+    def new_trace(self, workload: str, split: str) -> Trace:
+        """The trace of the new board. Raises UsageError where there is none."""
+        facts, path = self.facts(self.made, workload), trace_path(self.place, workload, split)
+        digest = facts.get(f"{split}_trace")
+        if path.exists():
+            return kept_trace(path, digest)
+        artifact = self.store.get("traces", str(facts.get("recording", {}).get(split)))
+        if artifact is None or artifact.digest != digest:
+            raise UsageError(f"{path}: no trace, and none in the store; `exitbench run --traces` keeps it there")
+        return trace_from_tensors(artifact.tensors, artifact.header, str(path))
+
+    def old_trace(self, workload: str, split: str) -> Trace | None:
+        """The trace of the committed board, where it stands beside it."""
+        path = trace_path(self.folder, workload, split)
+        return kept_trace(path, self.facts(self.committed, workload).get(f"{split}_trace")) if path.exists() else None
+
+
+def compare_networks(result: Reproduction, sides: TwoBoards) -> None:
+    """Compare a board whose networks were run anew."""
+    committed, made = sides.committed, sides.made
+    _, changed = changed_tables(result, committed, made, sides.folder)
+    if not changed:
+        return
+    environments = committed.manifest["environment"], made.manifest["environment"]
+    strict = same_numerics(*environments, threads=True)
+    result.remarks.append(numerics_remark(*environments, strict=strict))
+    if strict:
+        compare_exactly(result, committed, made, changed)
+        return
+    largest = _Largest()
+    for spec in sides.suite.workloads:
+        result.drift += _compare_workload(result, sides, spec.name, largest)
+    result.remarks.append(f"{largest}; allowed: {tolerances()}")
+    result.remarks += _chosen_anew(committed, made)
+
+
+@dataclass
+class _Largest:
+    """The largest differences seen: in points, and as a share of the average exit timestep."""
+
+    static: float = 0.0
+    accuracy: float = 0.0
+    timesteps: float = 0.0
+    rows: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"committed policies at their committed knobs, {self.rows} rows: static accuracy differs by at most "
+            f"{self.static:.2f} points, accuracy by {self.accuracy:.2f}, average exit timestep by {self.timesteps:.2%}"
+        )
+
+
+def _compare_workload(result: Reproduction, sides: TwoBoards, name: str, largest: _Largest) -> Iterator[str]:
+    """Yield a line for everything that networks with the same weights may not differ in."""
+    old, new = (sides.facts(board, name) for board in (sides.committed, sides.made))
+    if not old:
+        return
+    for what in ("weights", "data"):
+        if old.get(what) != new.get(what):
+            yield f"{name}: {what}: expected {old.get(what)}, found {new.get(what)}"
+            return
+    traces = {split: sides.new_trace(name, split) for split in SPLITS}
+    before = {split: sides.old_trace(name, split) for split in SPLITS}
+    for split, trace in traces.items():
+        if (known := before[split]) is not None:
+            for part in ("labels", "sample_ids"):
+                if not torch.equal(getattr(known, part), getattr(trace, part)):
+                    yield f"{name}: {part} of the {split} trace are other ones"
+                    return
+    if (known := before["test"]) is not None:
+        result.remarks.append(_logits_apart(name, known, traces["test"]))
+    yield from _compare_static(sides.committed, name, traces["test"], largest)
+    if before["calibration"] is None:
+        result.remarks.append(f"{name}: strategies are fitted anew, since the board has no calibration trace")
+    contest = contest_of_traces(
+        before["calibration"] or traces["calibration"], traces["test"], old, sides.registry, sides.store
+    )
+    entrants = strategies_of(sides.committed, plan(sides.suite, sides.registry).competitors)
+    policies = CommittedPolicies.fitted(entrants, contest.fit, contest.artifacts)
+    rows = sides.committed.rows[sides.committed.rows["workload"] == name].to_dict("records")
+    yield from _compare_rows(rows, policies.on(contest.test), largest)
+
+
+def _compare_static(committed: Board, name: str, trace: Trace, largest: _Largest) -> Iterator[str]:
+    table = committed.workloads[committed.workloads["workload"] == name]
+    expected = json.loads(table["static_accuracy"].iloc[0])
+    found = static_accuracy(trace).tolist()
+    if len(expected) != len(found) or int(table["samples"].iloc[0]) != len(trace):
+        yield f"{name}: the test trace is {trace!r:.60}, expected {len(expected)} timesteps"
+        return
+    for t, (before, after) in enumerate(zip(expected, found, strict=True), start=1):
+        largest.static = max(largest.static, 100 * abs(before - after))
+        if abs(before - after) > accuracy_allowance(len(trace)):
+            yield f"{name}: static accuracy at t = {t}: expected {before}, found {after}"
+
+
+def _compare_rows(rows: Sequence[Mapping[Any, Any]], replayed: ReplayedPolicies, largest: _Largest) -> Iterator[str]:
+    """Yield a line for every row whose committed policy does something else on the new trace."""
+    trace = replayed.recorded.trace
+    samples, timesteps = len(trace), trace.timesteps
+    for row in rows:
+        if is_empty(row["accuracy"]):
+            continue
+        key = f"{row['workload']}, {row['strategy']}, {row['operating_point']}"
+        outcome = replayed.outcome(row)
+        if isinstance(outcome, str):
+            yield f"{key}: at its committed knob: {outcome}"
+            continue
+        accuracy = int((outcome.predictions == trace.labels).sum()) / samples
+        average = int(outcome.exit_timesteps.sum()) / samples
+        expected = float(row["accuracy"]), float(row["average_exit_timestep"])
+        apart = abs(accuracy - expected[0]), abs(average - expected[1])
+        largest.rows += 1
+        largest.accuracy = max(largest.accuracy, 100 * apart[0])
+        largest.timesteps = max(largest.timesteps, apart[1] / expected[1])
+        if apart[0] > accuracy_allowance(samples):
+            yield f"{key}: accuracy at its committed knob: expected {expected[0]}, found {accuracy}"
+        if apart[1] > timestep_allowance(expected[1], samples, timesteps):
+            yield f"{key}: average exit timestep at its committed knob: expected {expected[1]}, found {average}"
+
+
+def _logits_apart(name: str, before: Trace, after: Trace) -> str:
+    """On how many test samples logits differ by more than rounding alone explains."""
+    apart = 0
+    for start, logits in before.pieces():
+        here = after.rows.read(start, start + len(logits)).double()
+        apart += int(((here - logits.double()).abs().amax((1, 2)) > LOGIT).sum())
+    return f"{name}: spikes flipped on {apart} of {len(before)} test samples (a logit differs by more than {LOGIT:g})"
+
+
+def _chosen_anew(committed: Board, made: Board) -> Iterator[str]:
+    """Say what operating points chose on the new traces, which is no drift: single spikes move the cheapest policy."""
+    both = committed.rows.merge(
+        made.rows, on=["workload", "strategy", "operating_point"], suffixes=("_before", "_after")
+    )
+    both = both[both["accuracy_before"].notna() & both["accuracy_after"].notna()]
+    points = 100 * (both["accuracy_after"] - both["accuracy_before"]).abs()
+    steps = (both["average_exit_timestep_after"] - both["average_exit_timestep_before"]).abs()
+    for workload in dict.fromkeys(both["workload"]):
+        mine = both["workload"] == workload
+        other = mine & ((points > 0) | (steps > 0))
+        if other.any():
+            yield (
+                f"{workload}: chosen anew, {int(other.sum())} of {int(mine.sum())} rows have other figures (up to "
+                f"{points[other].max():.2f} points, {steps[other].max():.3f} timesteps): information, since a rule "
+                "that takes the cheapest policy amplifies a flipped spike"
+            )
