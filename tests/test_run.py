@@ -661,7 +661,7 @@ def test_a_board_is_reproduced_from_its_traces_and_from_its_weights(registry, tm
     folder = tmp_path / "board"
     run(folder, registry, store=trained, export_traces=True)
     for from_weights in (False, True):
-        found = reproduce_board(folder, registry, from_weights=from_weights, keep=tmp_path / "kept")
+        found = reproduce_board(folder, registry, from_weights=from_weights, keep=tmp_path / "kept", store=trained)
         assert found.drift == []
         assert found.text.splitlines()[-1] == "reproduced"
         assert contents(tmp_path / "kept") == contents(folder)
