@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from bench_core.agreement import Reproduction, changed_tables, compare_exactly, numerics_remark, tolerances
@@ -18,6 +19,8 @@ from bench_core.planning import plan
 from bench_core.plugin_manager import Registry
 from bench_core.replayed_board import SPLITS, contest_of_traces, strategies_of
 from bench_core.results import Board
+from bench_core.scoring import Recorded
+from bench_core.shift_recording import read_conditions
 from bench_core.store import Store
 from bench_core.suite import Suite
 from bench_core.trace import Trace, trace_from_tensors
@@ -137,8 +140,10 @@ def _compare_workload(result: Reproduction, sides: TwoBoards, name: str, largest
     )
     entrants = strategies_of(sides.committed, plan(sides.suite, sides.registry).competitors)
     policies = CommittedPolicies.fitted(entrants, contest.fit, contest.artifacts)
-    rows = sides.committed.rows[sides.committed.rows["workload"] == name].to_dict("records")
+    rows = _records(sides.committed.rows, name)
     yield from _compare_rows(rows, policies.on(contest.test), largest)
+    if sides.committed.shift is not None:
+        yield from _compare_conditions(result, sides, name, contest.test, policies, largest=largest)
 
 
 def _compare_static(committed: Board, name: str, trace: Trace, largest: _Largest) -> Iterator[str]:
@@ -154,14 +159,58 @@ def _compare_static(committed: Board, name: str, trace: Trace, largest: _Largest
             yield f"{name}: static accuracy at t = {t}: expected {before}, found {after}"
 
 
-def _compare_rows(rows: Sequence[Mapping[Any, Any]], replayed: ReplayedPolicies, largest: _Largest) -> Iterator[str]:
+def _compare_conditions(
+    result: Reproduction,
+    sides: TwoBoards,
+    name: str,
+    test: Recorded,
+    policies: CommittedPolicies,
+    *,
+    largest: _Largest,
+) -> Iterator[str]:
+    """Yield a line for every row of shift.csv whose committed policy does something else on the new traces."""
+    assert sides.suite.shift is not None and sides.committed.shift is not None
+    (spec,) = (spec for spec in sides.suite.workloads if spec.name == name)
+    conditions = read_conditions(
+        sides.place / "traces",
+        name,
+        test,
+        spec=sides.suite.shift,
+        dataset=sides.registry.find("datasets", spec.dataset),
+        digests=sides.facts(sides.made, name).get("shift", {}),
+    )
+    if conditions is None:
+        result.remarks.append(
+            f"{name}: shift.csv is not compared: traces under corruption are not in {sides.place}/traces"
+        )
+        return
+    chosen = {(row["strategy"], row["operating_point"]): row["value"] for row in _records(sides.committed.rows, name)}
+    rows = _records(sides.committed.shift, name)
+    for condition in conditions:
+        mine = [
+            {**row, "value": chosen.get((row["strategy"], row["operating_point"]))}
+            for row in rows
+            if (row["corruption"], row["severity"]) == (condition.corruption, condition.severity)
+        ]
+        yield from _compare_rows(mine, policies.on(condition.recorded), largest, f", {condition.name}")
+
+
+def _records(table: pd.DataFrame, workload: str) -> list[dict[str, Any]]:
+    """Return the rows of a workload."""
+    found = table[table["workload"] == workload].to_dict("records")
+    return [{str(name): cell for name, cell in row.items()} for row in found]
+
+
+def _compare_rows(
+    rows: Sequence[Mapping[str, Any]], replayed: ReplayedPolicies, largest: _Largest, where: str = ""
+) -> Iterator[str]:
     """Yield a line for every row whose committed policy does something else on the new trace."""
     trace = replayed.recorded.trace
     samples, timesteps = len(trace), trace.timesteps
     for row in rows:
         if is_empty(row["accuracy"]):
             continue
-        key = f"{row['workload']}, {row['strategy']}, {row['operating_point']}"
+        key = f"{row['workload']}, {row['strategy']}, {row['operating_point']}{where}"
         outcome = replayed.outcome(row)
         if isinstance(outcome, str):
             yield f"{key}: at its committed knob: {outcome}"

@@ -90,7 +90,6 @@ def test_an_exact_sum_doesn_t_depend_on_the_order():
     assert exact_sum(values) == exact_sum(sorted(values)) == 50.0 + 50 * 1e-8
 
 
-@pytest.mark.numerics
 @pytest.mark.parametrize("kernels", KERNELS)
 def test_every_processor_gives_the_same_bits(kernels):
     code = "import json; from tests.test_portable_math import digests; print(json.dumps(digests()))"
