@@ -111,10 +111,18 @@ def compare_exactly(
 
 
 def numerics_remark(made: Mapping[str, Any], here: Mapping[str, Any], *, strict: bool) -> str:
+    """Say how strictly two boards are compared, and why.
+
+    Args:
+        made, here: environments of the committed board, or of a trace of it, and of the other; empty if unknown.
+        strict: whether they round alike.
+    """
     if strict:
         return "versions and numerics fingerprint are those of the manifest, so every byte has to be equal"
-    other = [f"{name} {made.get(name, 'unknown')} → {here[name]}" for name in here if made.get(name) != here[name]]
-    return f"made with other numerics ({', '.join(other)}): bytes may differ, the contract for numbers holds"
+    names = [name for name in here if made.get(name) != here[name]]
+    other = ", ".join(f"{name} {made.get(name, 'unknown')} → {here[name]}" for name in names)
+    why = f"other numerics ({other})" if made else "the manifest doesn't say what a trace was recorded with"
+    return f"{why}: bytes may differ, the contract for numbers holds"
 
 
 def _blind(committed: Board, found: Board) -> list[str]:

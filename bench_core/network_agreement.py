@@ -70,10 +70,11 @@ def compare_networks(result: Reproduction, sides: TwoBoards) -> None:
     """Compare a board whose networks were run anew; adds to ``result``."""
     committed, made = sides.committed, sides.made
     _, changed = changed_tables(result, committed, made, sides.folder)
-    environments = committed.manifest["environment"], made.manifest["environment"]
-    strict = same_numerics(*environments, threads=True)
+    environments = list(_environments(sides))
+    strict = all(same_numerics(old, new, threads=True) for old, new in environments)
     if changed or not strict:
-        result.remarks.append(numerics_remark(*environments, strict=strict))
+        old, new = next((pair for pair in environments if not same_numerics(*pair, threads=True)), environments[0])
+        result.remarks.append(numerics_remark(old, new, strict=strict))
     if strict:
         compare_exactly(result, committed, made, changed)
         result.drift += _other_digests(sides, ("weights", "data", "calibration_trace", "test_trace"))
@@ -86,6 +87,16 @@ def compare_networks(result: Reproduction, sides: TwoBoards) -> None:
         result.drift += _compare_workload(result, sides, spec.name, largest)
     result.remarks.append(f"{largest}; allowed: {tolerances()}")
     result.remarks += _chosen_anew(committed, made)
+
+
+def _environments(sides: TwoBoards) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Yield what both boards were made with, and what each of their traces was recorded with."""
+    yield sides.committed.manifest["environment"], sides.made.manifest["environment"]
+    for spec in sides.suite.workloads:
+        both = [sides.facts(board, spec.name).get("recorded_with", {}) for board in (sides.committed, sides.made)]
+        for split in SPLITS if sides.facts(sides.committed, spec.name) else ():
+            old, new = (side.get(split) or {} for side in both)
+            yield old, new
 
 
 def _other_digests(sides: TwoBoards, names: Sequence[str]) -> Iterator[str]:

@@ -95,6 +95,12 @@ class Trace:
         found = json.loads(self.header.get("layers", "[]"))
         return found if isinstance(found, list) else []
 
+    @property
+    def environment(self) -> dict[str, Any] | None:
+        """What the network was recorded with: versions, numerics fingerprint, threads; None where it isn't known."""
+        found = json.loads(self.header.get("environment", "null"))
+        return found if isinstance(found, dict) else None
+
     @cached_property
     def predictions(self) -> torch.Tensor:
         """argmax S_t, ties to the lowest class, int64 [N, T]."""
