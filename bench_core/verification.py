@@ -2,9 +2,9 @@
 
 Two promises are checked. Decisions: replaying the logits that a live run saw gives its exit timesteps and predictions,
 exactly and always. Network: a live run gives the logits of the trace up to rounding. A CPU rounds differently at other
-batch sizes, and another CPU differently at the same one, which may flip a spike. So samples with a logit off by more than
-``TOLERANCE`` are counted and must be rare; in float64, where rounding hardly ever flips a spike, rarer still. That the
-recording batches, run stepwise, equal the trace to the bit is reported where it is so, and required nowhere.
+batch sizes, and another CPU differently at the same one, which may flip a spike. So samples with a logit off by more
+than ``TOLERANCE`` are counted and must be rare; in float64, where rounding hardly ever flips a spike, rarer still. If
+the recording batches, run stepwise, equal the trace to the bit, that is reported; it is not required.
 """
 
 import copy
@@ -80,8 +80,8 @@ class RecordingRun:
         off: samples with a logit that differs from the trace's by more than 1e-4.
         allowed: how many may be off.
         largest_difference: of any logit.
-        bit_equal: whether every logit equals the trace's to the bit, as it usually does if the trace was recorded by this
-            version of PyTorch on this CPU with as many threads.
+        bit_equal: whether every logit equals the trace's to the bit, as it usually does if the trace was recorded on
+            this CPU, by this version of PyTorch, with as many threads.
     """
 
     samples: int
@@ -277,7 +277,7 @@ def live_runs(
 
 
 def _off(difference: torch.Tensor) -> tuple[int, float]:
-    """Count the samples with a logit off by more than ``TOLERANCE``, from differences [N, T, K]; and the largest one."""
+    """Count the samples with a logit off by more than ``TOLERANCE``, from differences [N, T, K]; find the largest."""
     largest = difference.abs().flatten(1).amax(1)
     return int((~(largest <= TOLERANCE)).sum()), float(largest.max())  # NaN is off
 

@@ -453,9 +453,7 @@ def test_where_the_recording_batches_equal_the_trace_to_the_bit_it_says_so(regis
     [(100, 1e-6, 0), (2, 1e-3, 2), (3, 1e-3, 3), (100, 1e-3, 100)],
     ids=["rounding", "as many flips as may be", "a flip more", "every sample"],
 )
-def test_a_trace_from_elsewhere_need_not_be_equal_to_the_bit_but_agree(
-    registry, store, monkeypatch, changed, by, off
-):
+def test_a_trace_from_elsewhere_need_not_be_equal_to_the_bit_but_agree(registry, store, monkeypatch, changed, by, off):
     original = verification.recorded_trace
 
     def elsewhere(*arguments, **options):

@@ -66,7 +66,7 @@ def verify(
 ) -> None:
     """Compare live runs with replay and with the trace, and measure them; exit code 1 if they disagree.
 
-    Replaying the logits of a live run must give its exits exactly. The logits themselves must be those of the trace up to
+    Replaying the logits of a live run must give its exits exactly. The logits must be those of the trace up to
     rounding: at most 2 % of the samples may be off by more than 1e-4, since rounding can flip a spike.
     """
     from bench_core.provenance import environment

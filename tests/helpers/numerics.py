@@ -9,8 +9,9 @@ shapes of the same numbers. The contract, which is all that tests may assert:
 - Decisions from given logits (predictions, exit timesteps, counts, histograms): equal on every machine. Scores and
   knobs: to 1e-9, ``pytest.approx(rel=1e-9)``.
 
-What isn't computed (copies, files, integers) and single IEEE operations on elements are equal everywhere. Where a test is
-about algebra, such as that folding equals stepping, ``make_exact`` lets it assert equality all the same.
+What isn't computed (copies, files, integers) and single IEEE operations on elements are equal everywhere. Where a test
+is about algebra, such as that folding equals stepping, ``make_exact`` lets it assert equality all the same.
+``another_cpu`` shows what a test asserts beyond that.
 """
 
 import torch
@@ -47,8 +48,8 @@ def assert_agree(found, expected, *, samples):
 def make_exact(network, *, bits=8):
     """Round weights so that a small network computes exactly; changes the network and returns it.
 
-    With weights that are multiples of 2**-bits, and inputs and spikes that are multiples of a power of two as well, every
-    product and every sum fits the mantissa, in whatever order a CPU adds. The decay, the threshold and the amplitude of
+    With weights that are multiples of 2**-bits, and inputs and spikes that are multiples of a power of two as well,
+    every product and every sum fits the mantissa, in whatever order a CPU adds. The decay, threshold and amplitude of
     neurons have to be such numbers too. Normalisation that isn't fused divides by a power of two afterwards.
 
     Args:
