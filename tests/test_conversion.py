@@ -20,6 +20,7 @@ from bench_core.stages import Workload, conversion_key, spiking_network, trained
 from bench_core.store import Store, default_root
 from bench_core.training import Recipe, train_network
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
+from tests.helpers.numerics import make_exact
 from tests.helpers.suites import CONVERTED, parsed_suite, tiny_registry
 from tests.helpers.tiny_plugin import TinyConv, TinyShapes, shapes
 
@@ -105,7 +106,7 @@ def test_thresholds_are_the_largest_activations(trained):
     inputs = calibration_inputs()
     network = MaxNorm(samples=150).convert(copy.deepcopy(ann), inputs)
     assert [neuron.threshold for neuron in network.neurons()] == pytest.approx(
-        [values.max() for values in activations(ann, inputs[:150])], rel=1e-6
+        [values.max() for values in activations(ann, inputs[:150])], rel=1e-5
     )
     for neuron in network.neurons():
         assert (neuron.amplitude, neuron.initial) == (neuron.threshold, 0.0)
@@ -117,7 +118,7 @@ def test_thresholds_are_percentiles_of_the_activations(trained):
     inputs = calibration_inputs()
     network = PercentileNorm(percentile=90.0).convert(copy.deepcopy(ann), inputs)
     assert [neuron.threshold for neuron in network.neurons()] == pytest.approx(
-        [np.percentile(values, 90.0) for values in activations(ann, inputs)], rel=1e-6
+        [np.percentile(values, 90.0) for values in activations(ann, inputs)], rel=1e-5
     )
 
 
@@ -131,21 +132,21 @@ def activations(ann, inputs):
 
 
 def test_balanced_thresholds_are_the_largest_currents_of_a_network_balanced_below(trained):
-    ann, _, _ = trained
-    inputs = calibration_inputs()[:40]
+    ann = make_exact(copy.deepcopy(trained[0]).double())  # else rounding decides where a potential is the threshold
+    inputs = calibration_inputs()[:40].double()
     network = ThresholdBalancing(timesteps=12).convert(copy.deepcopy(ann), inputs)
     first, second = network.neurons()
     stem, pool, behind = ann.layers[0], ann.layers[2], ann.layers[3]
     with torch.no_grad():
         current = stem(inputs.unsqueeze(0))[0]
-        assert first.threshold == pytest.approx(current.max().item(), rel=1e-6)
+        assert first.threshold == current.max().item()
         largest, potential = 0.0, torch.zeros_like(current)
         for _ in range(12):  # by hand: integrate, fire, subtract; a spike carries the threshold
             potential = potential + current
-            spikes = (potential >= first.threshold).float()
+            spikes = (potential >= first.threshold).double()
             potential = potential - first.threshold * spikes
             largest = max(largest, behind(pool(first.threshold * spikes.unsqueeze(0))).max().item())
-    assert second.threshold == pytest.approx(largest, rel=1e-5)
+    assert second.threshold == largest
 
 
 def test_the_initial_potential_is_a_share_of_the_threshold(trained):

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch import nn
-
 from torch.utils._python_dispatch import _disable_current_modes
 
 from bench_core.snn import SpikingNetwork, lif_neuron
