@@ -18,9 +18,11 @@ from bench_core.data.cifar import CIFAR10
 from bench_core.data.fashion_mnist import DEBIAN_FOLDER, RAW_MD5, FashionMNIST
 from bench_core.data.idx import read_idx, write_idx
 from bench_core.data.saccades import SimulatedSaccades, saccade_frames, saccade_path
+from bench_core.data.splits import stratified_cut
 from bench_core.digests import json_digest, tensor_digest
 from bench_core.errors import DataError
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
+from tests.helpers.data import write_training_images
 
 SACCADES = SimulatedSaccades(FashionMNIST())
 VALUES = torch.arange(2 * 3 * 4, dtype=torch.uint8).reshape(2, 3, 4) * 10
@@ -174,6 +176,18 @@ def test_training_and_calibration_are_disjoint_and_together_the_original(embedde
     assert md5(torch.cat([train.images, calibration.images])[order].squeeze(1)) == RAW_MD5["train-images-idx3-ubyte"]
     labels = torch.cat([train.labels, calibration.labels])[order]
     assert md5(labels.to(torch.uint8)) == RAW_MD5["train-labels-idx1-ubyte"]
+
+
+def test_the_training_split_is_what_calibration_leaves_of_the_images_in_the_data_folder(tmp_path, monkeypatch):
+    write_training_images(tmp_path, monkeypatch)
+    train = FashionMNIST().split("train")
+    assert train.images.shape == (55_000, 1, 28, 28)
+    assert train.labels.bincount().tolist() == [5_500] * 10
+    cut = stratified_cut(torch.arange(60_000) % 10, 5_000)[1]
+    assert torch.cat([train.sample_ids, cut]).sort().values.tolist() == list(range(60_000))
+    numbers = 256 * train.images[:, 0, 0, 0].long() + train.images[:, 0, 0, 1]
+    assert torch.equal(numbers, train.sample_ids)
+    assert torch.equal(numbers % 10, train.labels)
 
 
 @pytest.fixture

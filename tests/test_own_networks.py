@@ -21,6 +21,7 @@ from bench_core import Dataset, ImageSplit, load_trace
 from bench_core.errors import UsageError
 from bench_core.own_networks import record_network
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
+from tests.helpers.data import write_training_images
 from tests.helpers.numerics import rounded
 from tests.helpers.suites import TINY_PLUGIN, tiny_registry
 
@@ -487,7 +488,8 @@ def test_a_process_finds_a_package_in_the_current_folder(folder):
     assert "record Maker.build test: 300/300 samples" in done.stderr
 
 
-def test_the_example_of_the_documents_runs_as_it_stands(folder, exitbench, monkeypatch):
+def test_the_example_of_the_documents_runs_as_it_stands(folder, exitbench, monkeypatch, tmp_path):
+    write_training_images(tmp_path / "data", monkeypatch)  # of which it reads the first hundred
     python = re.findall(r"```python\n(.*?)```", DOCS, flags=re.DOTALL)
     (net,) = [block for block in python if "class LifNet" in block]
     (frames,) = [block for block in python if "load_registry" in block]

@@ -31,6 +31,7 @@ from bench_core.trace import Trace
 from bench_core.trace_files import load_trace
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.numerics import assert_agree
+from tests.helpers.processes import module_path
 from tests.helpers.suites import (
     CONVERTED,
     DIRECT,
@@ -385,10 +386,9 @@ run_suite(parsed_suite(), registry=tiny_registry(), output=place / "board", stor
 def test_a_run_killed_while_recording_goes_on_and_ends_with_the_same_rows(
     tmp_path, registry, trained, monkeypatch, part
 ):
-    root = TINY_PLUGIN.parent.parent.parent
     process = subprocess.Popen(
         [sys.executable, "-c", DRIVER, str(tmp_path), str(part)],
-        env={**os.environ, "PYTHONPATH": str(root)},
+        env={**os.environ, "PYTHONPATH": module_path()},
         cwd=tmp_path,
         stderr=subprocess.DEVNULL,
     )
