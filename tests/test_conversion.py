@@ -70,12 +70,14 @@ def calibration_inputs():
     return dataset.encode(dataset.split("calibration").images, 1)
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("converter", CONVERTERS, ids=lambda converter: converter.name)
 def test_at_large_t_a_converted_network_is_as_accurate_as_its_ann(accuracies, converter):
     assert accuracies["ann"] > 0.85
     assert abs(accuracies[converter.name][LARGE_T] - accuracies["ann"]) <= 0.003
 
 
+@pytest.mark.numerics
 def test_lower_thresholds_need_fewer_timesteps(accuracies):
     """What outliers cost: max-norm is slower than the percentile, threshold balancing slower still."""
     at_8 = [accuracies[name][8] for name in ("percentile-norm", "max-norm", "threshold-balancing")]
@@ -83,6 +85,7 @@ def test_lower_thresholds_need_fewer_timesteps(accuracies):
     assert at_8[0] > at_8[2]
 
 
+@pytest.mark.numerics
 def test_qcfs_reaches_its_ann_at_four_times_l_and_not_at_l():
     """On the shipped network and the embedded calibration split, from the committed trace."""
     workload = Workload.resolve(load_suite("quick").workloads[0], load_registry())
@@ -101,6 +104,7 @@ def test_qcfs_reaches_its_ann_at_four_times_l_and_not_at_l():
     assert gaps[levels - 1] > 0.02  # the board shows it: static accuracy at t = L
 
 
+@pytest.mark.numerics
 def test_thresholds_are_the_largest_activations(trained):
     ann, _, _ = trained
     inputs = calibration_inputs()
@@ -113,6 +117,7 @@ def test_thresholds_are_the_largest_activations(trained):
         assert (neuron.decay, neuron.reset_mode) == (1.0, "soft")
 
 
+@pytest.mark.numerics
 def test_thresholds_are_percentiles_of_the_activations(trained):
     ann, _, _ = trained
     inputs = calibration_inputs()
@@ -131,6 +136,7 @@ def activations(ann, inputs):
     return found
 
 
+@pytest.mark.numerics
 def test_balanced_thresholds_are_the_largest_currents_of_a_network_balanced_below(trained):
     ann = make_exact(copy.deepcopy(trained[0]).double())  # else rounding decides where a potential is the threshold
     inputs = calibration_inputs()[:40].double()
@@ -237,6 +243,7 @@ def kept_networks(store):
     return sorted((store.root / "converted").rglob("*.safetensors"))
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("converter", [QCFS, *CONVERTERS], ids=lambda converter: converter.name)
 def test_a_converted_network_is_kept_and_runs_to_the_bit_as_it_did(converted_store, monkeypatch, converter):
     workload = converted_workload(converter)

@@ -19,6 +19,8 @@ from tests.helpers.tiny_plugin import TinyConv, TinyEvents, TinyShapes
 from tests.reference.operations import synapses_met
 from tests.traces import tensors_of
 
+pytestmark = pytest.mark.numerics
+
 T, B = 4, 3
 
 

@@ -42,6 +42,8 @@ from tests.helpers.suites import (
 )
 from tests.helpers.tiny_plugin import TinyConv, TinyEvents, TinyShapes
 
+pytestmark = pytest.mark.numerics
+
 K = 4
 KINDS = {"constant": True, "events": False}
 WAYS = [(None, False), (1, False), (3, False), (3, True), (1, True), (8, True), (50, True)]

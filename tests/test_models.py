@@ -27,6 +27,8 @@ from bench_core.snn.models.vgg import Vgg16, VggSnn
 from bench_core.snn.normalization import ThresholdDependentBatchNorm
 from tests.helpers.numerics import assert_agree, make_exact, rounded
 
+pytestmark = pytest.mark.numerics
+
 SMALL, LARGE = (3, 32, 32), (3, 224, 224)
 T, B, K = 4, 3, 10
 

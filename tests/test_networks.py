@@ -15,6 +15,8 @@ from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.numerics import assert_agree, make_exact
 from tests.helpers.tiny_plugin import TinyConv, TinyEvents, TinyShapes
 
+pytestmark = pytest.mark.numerics
+
 T, B, K = 6, 5, 4
 NEURONS = {
     "lif": lif_neuron,

@@ -10,6 +10,8 @@ from bench_core.snn.normalization import TemporalScale, ThresholdDependentBatchN
 from tests.helpers.numerics import make_exact, rounded
 from tests.helpers.tiny_plugin import TinyConv
 
+pytestmark = pytest.mark.numerics
+
 T, B = 5, 6
 
 

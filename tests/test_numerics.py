@@ -11,6 +11,8 @@ from tests.helpers.another_cpu import COMPUTED, AnotherCpu
 from tests.helpers.numerics import assert_agree, make_exact, rounded
 from tests.helpers.tiny_plugin import TinyConv, TinyShapes
 
+pytestmark = pytest.mark.numerics
+
 N, T, K = 100, 3, 4
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 

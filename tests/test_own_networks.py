@@ -114,6 +114,7 @@ def no_trace(folder):
 # --- what is recorded ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize(
     ("model", "dataset", "channels"), [("nets:Net", "tiny-shapes", 1), ("nets:events", "tiny-events", 2)]
 )
@@ -150,6 +151,7 @@ def test_a_trace_holds_what_the_network_says_of_every_sample_at_every_timestep(
     assert f"{100 * right:.2f} % after T = {T}" in answer.out
 
 
+@pytest.mark.numerics
 def test_every_form_of_a_checkpoint_gives_the_same_trace(record, folder):
     forms = {
         "plain.pt": weights(),
@@ -205,6 +207,7 @@ class InPlace(nn.Module):
         return self.total
 
 
+@pytest.mark.numerics
 @given(batch=st.integers(1, 15), timesteps=st.integers(1, 5))
 def test_neither_batches_nor_work_in_place_change_what_is_recorded(batch, timesteps):
     trace = record_network(InPlace(), Small(), "test", timesteps, name="in place", batch=batch)

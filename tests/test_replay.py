@@ -31,6 +31,8 @@ from tests.helpers.ties import assert_same_exits, settled
 from tests.reference import rules
 from tests.traces import calibrations, make_trace, samples_of, traces
 
+pytestmark = pytest.mark.numerics
+
 quick = settings(max_examples=25, deadline=None)
 FAMILIES = {
     "seenn-i": (SeennI(), 0.6),

@@ -151,6 +151,7 @@ def test_nothing_of_the_machine_is_in_the_deterministic_files(finished):
             assert word.encode() not in content, name
 
 
+@pytest.mark.numerics
 def test_fixed_rows_repeat_static_accuracy(finished):
     board, _, _ = finished
     static = {row["workload"]: json.loads(row["static_accuracy"]) for row in board.workloads.to_dict("records")}
@@ -166,6 +167,7 @@ def test_fixed_rows_repeat_static_accuracy(finished):
         assert curve[curve["workload"] == name]["accuracy"].tolist() == accuracies
 
 
+@pytest.mark.numerics
 def test_figures_of_a_row_agree_with_each_other(finished):
     board, _, _ = finished
     static = {row["workload"]: json.loads(row["static_accuracy"]) for row in board.workloads.to_dict("records")}
@@ -240,6 +242,7 @@ def test_a_star_stands_for_every_strategy_and_no_strategy_comes_twice(registry):
 # --- the same again --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.numerics
 def test_runs_in_other_folders_and_stores_write_the_same_bytes(finished, registry, every, tmp_path):
     _, folder, _ = finished
     run(tmp_path / "other", registry, workloads=WORKLOADS, strategies=every)
@@ -577,6 +580,7 @@ class Listening:
         self.network.keep(index)
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("content", WORKLOADS, ids=lambda content: content["name"])
 def test_replaying_the_logits_that_a_live_run_saw_gives_its_exits(finished, registry, every, content):
     """Decisions agree exactly, for every strategy and policy of the board."""
@@ -623,6 +627,7 @@ def fit_on(strategy, trace, dataset, timesteps):
     return fit_family(strategy, Recorded(trace, lambda wanted, count: frames(positions[wanted], count)))
 
 
+@pytest.mark.numerics
 def test_a_live_run_of_a_batch_agrees_with_its_trace(finished, registry):
     """The same batch stepwise gives the recorded logits up to rounding."""
     _, _, store = finished
@@ -638,6 +643,7 @@ def test_a_live_run_of_a_batch_agrees_with_its_trace(finished, registry):
         assert live.forced.all()
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("content", WORKLOADS, ids=lambda content: content["name"])
 def test_samples_that_go_on_alone_are_those_of_the_trace(finished, registry, content):
     """With finished samples dropped, logits off by more than 1e-4 occur in at most 2 % of samples."""
@@ -744,6 +750,7 @@ def test_a_trace_that_is_not_the_boards_own_is_refused(registry, tmp_path, train
 # --- recording variants ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.numerics
 def test_dropout_is_another_trace_that_says_so_and_is_the_same_every_time(finished, registry, tmp_path):
     _, _, store = finished
     workload = Workload.resolve(parsed_suite().workloads[0], registry)

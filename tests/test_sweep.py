@@ -30,6 +30,8 @@ from tests.helpers.ties import assert_same_exits
 from tests.reference import rules
 from tests.traces import calibrations, make_trace, samples_of, traces
 
+pytestmark = pytest.mark.numerics
+
 quick = settings(max_examples=15, deadline=None)
 STRATEGIES = {
     "seenn-i sum": SeennI(),
