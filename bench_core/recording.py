@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 BATCH = 100  # samples per forward pass; part of a trace's identity, since rounding may depend on it
-FOLD = 1  # timesteps computed together; no result depends on it, and more of them lose to the cache
+FOLD = 1  # timesteps computed together; results agree up to rounding, and more of them lose to the cache
 HALVINGS = 3  # so often is the batch halved where memory runs out
 PART = 2_500  # samples per part; what a killed run loses at most
 

@@ -7,8 +7,6 @@ import math
 import os
 import shutil
 import struct
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -20,9 +18,12 @@ from bench_core.data.cifar import CIFAR10
 from bench_core.data.fashion_mnist import DEBIAN_FOLDER, RAW_MD5, FashionMNIST
 from bench_core.data.idx import read_idx, write_idx
 from bench_core.data.saccades import SimulatedSaccades, _log_levels, saccade_frames, saccade_path
+from bench_core.data.splits import stratified_cut
 from bench_core.digests import json_digest, tensor_digest
 from bench_core.errors import DataError
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
+from tests.helpers.data import write_training_images
+from tests.helpers.kernels import KERNELS, run_python
 from tests.reference import saccades as reference
 
 SACCADES = SimulatedSaccades(FashionMNIST())
@@ -177,6 +178,18 @@ def test_training_and_calibration_are_disjoint_and_together_the_original(embedde
     assert md5(torch.cat([train.images, calibration.images])[order].squeeze(1)) == RAW_MD5["train-images-idx3-ubyte"]
     labels = torch.cat([train.labels, calibration.labels])[order]
     assert md5(labels.to(torch.uint8)) == RAW_MD5["train-labels-idx1-ubyte"]
+
+
+def test_the_training_split_is_what_calibration_leaves_of_the_images_in_the_data_folder(tmp_path, monkeypatch):
+    write_training_images(tmp_path, monkeypatch)
+    train = FashionMNIST().split("train")
+    assert train.images.shape == (55_000, 1, 28, 28)
+    assert train.labels.bincount().tolist() == [5_500] * 10
+    cut = stratified_cut(torch.arange(60_000) % 10, 5_000)[1]
+    assert torch.cat([train.sample_ids, cut]).sort().values.tolist() == list(range(60_000))
+    numbers = 256 * train.images[:, 0, 0, 0].long() + train.images[:, 0, 0, 1]
+    assert torch.equal(numbers, train.sample_ids)
+    assert torch.equal(numbers % 10, train.labels)
 
 
 @pytest.fixture
@@ -446,11 +459,6 @@ def test_events_of_a_photograph_are_those_of_the_plain_reference(embedded):
 
 
 # What decides how a CPU rounds floating-point numbers. Where kernels can't be chosen (Arm), the variables do nothing.
-KERNELS = {
-    "native": {},
-    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
-    "default": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
-}
 PRINT_DIGESTS = """
 import torch
 from bench_core.data.fashion_mnist import FashionMNIST
@@ -474,16 +482,7 @@ DIGESTS = {
 
 @pytest.mark.parametrize("kernels", KERNELS)
 def test_events_are_the_same_on_every_cpu_at_any_threads_and_in_any_batch(kernels):
-    chosen = {name for variables in KERNELS.values() for name in variables}
-    environment = {name: value for name, value in os.environ.items() if name not in chosen}
-    done = subprocess.run(
-        [sys.executable, "-c", PRINT_DIGESTS],
-        env=environment | KERNELS[kernels],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=True,
-    )
+    done = run_python(["-c", PRINT_DIGESTS], kernels)
     found = [line.split() for line in done.stdout.splitlines()]
     assert found == [[timesteps, DIGESTS[timesteps]] for timesteps in "888555" * 2]
 

@@ -15,7 +15,16 @@ import pytest
 from bench_core.inventory import prune, verify
 from bench_core.results import TABLES
 from bench_core.store import Store
-from tests.helpers.processes import PATIENCE, completed, environment, in_session, run_command, started, wait_until
+from tests.helpers.processes import (
+    PATIENCE,
+    completed,
+    environment,
+    in_session,
+    module_path,
+    run_command,
+    started,
+    wait_until,
+)
 from tests.helpers.suites import CONVERTED, DIRECT, EVENTS, TINY_PLUGIN, write_plugin, write_suite
 
 ROOT = TINY_PLUGIN.parent.parent.parent
@@ -94,7 +103,7 @@ def test_twenty_kills_cost_nothing_but_time(undisturbed, tmp_path, how, seed):
     killing = [sys.executable, "-m", "tests.helpers.killing", str(tmp_path), "tiny.toml", how, "20", str(seed)]
     done = subprocess.run(
         killing,
-        env={**environment(tmp_path / "home"), "PYTHONPATH": str(ROOT)},
+        env={**environment(tmp_path / "home"), "PYTHONPATH": module_path()},
         cwd=tmp_path,
         capture_output=True,
         timeout=2 * PATIENCE,
@@ -348,7 +357,7 @@ def bench_datasets():
 
 
 def test_a_workload_that_fails_is_rows_with_the_reason_and_exit_code_1(undisturbed, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", module_path())
     plugin = write_plugin(tmp_path / "failing.py", FAILING)
     bad = {**DIRECT, "name": "bad", "dataset": "unreadable"}
     write_suite(tmp_path / "tiny.toml", workloads=[bad, *WORKLOADS])
