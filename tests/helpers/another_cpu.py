@@ -16,19 +16,19 @@ aten = torch.ops.aten
 
 
 def way(*shapes):
-    """Which of three ways to compute calls of these shapes."""
+    """Choose one of three ways to compute calls of these shapes."""
     return zlib.crc32(repr([tuple(shape) for shape in shapes]).encode()) % 3
 
 
 def in_double(op, *arguments, **options):
-    """The result of an operation in float64, rounded to float32 or whatever type its tensors have."""
+    """Compute in float64, and round to float32 or whatever type the tensors have."""
     (dtype,) = {value.dtype for value in arguments if isinstance(value, torch.Tensor)}
     wide = [value.double() if isinstance(value, torch.Tensor) else value for value in arguments]
     return op(*wide, **options).to(dtype)
 
 
 def product(op, *operands):
-    """A product of matrices, with or without something to be added first."""
+    """Multiply matrices, and add the product to something where asked."""
     *added, one, other = operands
     how, half = way(one.shape, other.shape), one.shape[-1] // 2
     if how == 1:
@@ -41,7 +41,7 @@ def product(op, *operands):
 
 
 def convolution(op, x, weight, bias, *options):
-    """A convolution as the sum of two: half of the weights in each, the others 0."""
+    """Add two convolutions with half of the weights in each, the others 0."""
     how = way(x.shape, weight.shape)
     if how == 0:
         return op(x, weight, bias, *options)
@@ -53,7 +53,7 @@ def convolution(op, x, weight, bias, *options):
 
 
 def reduction(op, x, *options, **more):
-    """A sum or mean over all or some dimensions."""
+    """Take a sum or mean over all or some dimensions."""
     how = way(x.shape, options[:1])
     if how == 0 or not x.is_floating_point() or more.get("dtype") is not None:
         return op(x, *options, **more)
@@ -64,7 +64,7 @@ def reduction(op, x, *options, **more):
 
 
 def transcendental(op, x, *options):
-    """An exponential, logarithm or softmax: correctly rounded, or the last bit changed of what isn't a whole number."""
+    """Round an exponential, logarithm or softmax correctly, or change the last bit of what isn't a whole number."""
     how, found = way(x.shape), op(x, *options)
     if how == 0 or not x.is_floating_point():
         return found
@@ -114,12 +114,12 @@ class AnotherCpu(TorchDispatchMode):
 
 
 def pytest_configure(config):
-    """Compute so until the end."""
+    """Compute as another CPU might until the end of the session."""
     mode = AnotherCpu()
     mode.__enter__()
     config.add_cleanup(lambda: mode.__exit__(None, None, None))
 
 
 def pytest_report_header():
-    """Say so."""
+    """Say so at the top of the report."""
     return "computing as another CPU might"

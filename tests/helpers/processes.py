@@ -23,7 +23,7 @@ def environment(home):
 
 
 def module_path():
-    """What PYTHONPATH has to be for a process that imports tests: their root, and what it is for this process."""
+    """Return the PYTHONPATH of a process that imports tests: their root, and this process's own."""
     return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 

@@ -1,4 +1,4 @@
-"""Which samples of a replay rounding may decide: those whose score is all but equal to what it is compared with.
+"""Samples of a replay that rounding may decide: their score is all but equal to what it is compared with.
 
 A score is computed anew where other samples surround it, and its last bits may differ. A sample is settled where a
 policy that is a hair stricter and one that is a hair laxer stop it at the same timestep: all between them do, too.
@@ -31,13 +31,13 @@ def assert_same_exits(policy, trace, found, expected):
 
 
 def settled(policy, trace):
-    """Where no rounding decides, bool [N]; everywhere for a policy that compares no score."""
+    """Return where no rounding decides, bool [N]: everywhere for a policy that compares no score."""
     stricter, laxer = (replay_policy(_near(policy, sign * HAIR), trace).exit_timesteps for sign in (1, -1))
     return stricter == laxer
 
 
 def _near(policy, by):
-    """A policy whose threshold and, for conformal prediction, calibration scores are a little larger or smaller."""
+    """Return a policy whose threshold, and calibration scores if it has any, are a little larger or smaller."""
     if isinstance(policy, SimesPolicy):
         return SimesPolicy(_shifted(policy._p_values, by), policy._alpha, policy._max_set)
     if not isinstance(policy, ScorePolicy):
