@@ -14,7 +14,7 @@ import torch
 from bench_core.errors import PluginError
 from bench_core.hashing import uniform
 from bench_core.logits import samples_in_cache
-from bench_core.portable_math import exponential, logarithm, row_sums
+from bench_core.portable_math import FEW, exponential, logarithm, one_exponential, row_sum, row_sums
 from bench_core.trace import Trace
 
 __all__ = ["Evidence", "InputFrames", "Look", "Readout", "read_together", "samples_together"]
@@ -293,6 +293,8 @@ class _Moment:
 
     def softmax(self, mean: bool, alpha: float, *, weighted: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         """For p = softmax(S_t / alpha) or softmax(S_t / (t alpha)): max p, and where wanted sum p x, [B] each."""
+        if self.total.numel() <= FEW:
+            return _softmax_of_few(self.total.tolist(), max(self.t, 1) if mean else 1, alpha, weighted=weighted)
         workspace, below = self.workspace, self.below(mean)
         place = torch.div(below, alpha, out=workspace.take(self.shape))
         powers = exponential(place.numpy())
@@ -309,6 +311,24 @@ class _Moment:
         if self._tensors is None:
             raise PluginError("exit strategy", f"asks for evidence of timestep {self.t} when that is over")
         return self._tensors
+
+
+def _softmax_of_few(
+    totals: list[list[float]], steps: int, alpha: float, *, weighted: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What ``_Moment.softmax`` gives for a few values of S_t, which plain numbers are quicker for."""
+    largest, products = [], []
+    for total in totals:
+        values = total if steps == 1 else [value / steps for value in total]
+        top = max(values)
+        below = [value - top for value in values]
+        powers = [one_exponential(x) for x in (below if alpha == 1.0 else [x / alpha for x in below])]
+        product = [power * x for power, x in zip(powers, below, strict=True)] if weighted else []
+        largest.append(1.0 / row_sum(powers))
+        if weighted:
+            products.append(row_sum(product) / alpha * largest[-1])
+    found = torch.tensor(largest, dtype=torch.float64)
+    return found, torch.tensor(products, dtype=torch.float64) if weighted else None
 
 
 def _log(values: torch.Tensor) -> torch.Tensor:

@@ -15,13 +15,24 @@ from decimal import Decimal, localcontext
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Array", "exact_sum", "exponential", "logarithm", "row_sums"]
+__all__ = [
+    "FEW",
+    "Array",
+    "exact_sum",
+    "exponential",
+    "logarithm",
+    "one_exponential",
+    "one_logarithm",
+    "row_sum",
+    "row_sums",
+]
 
 Array = npt.NDArray[np.float64]
 
+FEW = 64  # values of which plain Python numbers are quicker than arrays
 _BLOCK = 2**14  # values worked on at once, what stays in a core's cache
 _LOG_PARTS = 6
-_PARTS = 2**_LOG_PARTS  # an exponent is a multiple of log(2) / 64 and a remainder
+_PARTS = 1 << _LOG_PARTS  # an exponent is a multiple of log(2) / 64 and a remainder
 _ROOT_HALF = math.sqrt(0.5)  # correctly rounded wherever IEEE 754 holds
 _LOWEST, _HIGHEST = -800.0, 800.0  # beyond them the result is 0 or infinite in any case
 _ROUNDING = 1.5 * 2.0**52  # adding it rounds to a whole number, which then stands in the lowest bits
@@ -67,6 +78,9 @@ _LOGARITHM = (
 def exponential(values: Array) -> Array:
     """Replace each value by e to its power, below 2^-1022 by 0, and return the array: any shape, C-contiguous."""
     flat = values.reshape(-1)
+    if len(flat) <= FEW:
+        flat[:] = [one_exponential(x) for x in flat.tolist()]
+        return values
     whole, result, factor = np.empty((3, min(len(flat), _BLOCK)))
     for start in range(0, len(flat), _BLOCK):
         block = flat[start : start + _BLOCK]
@@ -104,6 +118,9 @@ def _exponential(x: Array, whole: Array, result: Array, factor: Array) -> None:
 
 def logarithm(values: Array) -> Array:
     """Return the natural logarithm of each value: -inf of 0, NaN of NaN and of what is below 0."""
+    if values.size <= FEW:
+        few: Array = np.array([one_logarithm(x) for x in values.reshape(-1).tolist()])
+        return few.reshape(values.shape)
     positive = (values > 0.0) & (values < np.inf)
     fraction, exponent = np.frexp(np.where(positive, values, 1.0))
     low = fraction < _ROOT_HALF
@@ -133,6 +150,54 @@ def row_sums(values: Array) -> Array:
         values[:, :half] += values[:, width - half : width]
         width -= half
     return values[:, 0].copy()
+
+
+def one_exponential(x: float) -> float:
+    """Return what ``exponential`` gives, for one number."""
+    if not _LOWEST <= x <= _HIGHEST:
+        return math.nan if math.isnan(x) else 0.0 if x < 0.0 else math.inf
+    parts = x * _PARTS_PER_UNIT + _ROUNDING - _ROUNDING
+    x = x - parts * _PART - parts * _PART_REST
+    result = x * _EXPONENTIAL[0]
+    result = (result + _EXPONENTIAL[1]) * x
+    result = (result + _EXPONENTIAL[2]) * x
+    result = (result + _EXPONENTIAL[3]) * x
+    result = (result + _EXPONENTIAL[4]) * x
+    whole = int(parts)
+    power = _powers[whole & _PARTS - 1]
+    exponent = whole >> _LOG_PARTS
+    if exponent <= -_BIAS:
+        return 0.0
+    return (result * power + power) * (math.inf if exponent > _BIAS else math.ldexp(1.0, exponent))
+
+
+def one_logarithm(x: float) -> float:
+    """Return what ``logarithm`` gives, for one number."""
+    if not 0.0 < x < math.inf:
+        return -math.inf if x == 0.0 else math.inf if x > 0.0 else math.nan
+    fraction, exponent = math.frexp(x)
+    if fraction < _ROOT_HALF:
+        fraction, exponent = 2.0 * fraction, exponent - 1
+    f = fraction - 1.0
+    s = f / (2.0 + f)
+    square = s * s
+    series = _LOGARITHM[0]
+    for coefficient in _LOGARITHM[1:]:
+        series = series * square + coefficient
+    series *= square
+    half = f * f * 0.5
+    return exponent * _LOG_2 - ((half - (s * (half + series) + exponent * _LOG_2_REST)) - f)
+
+
+def row_sum(values: list[float]) -> float:
+    """Return what ``row_sums`` gives, for one row; overwrites it."""
+    width = len(values)
+    while width > 1:
+        half = width // 2
+        for place in range(half):
+            values[place] += values[width - half + place]
+        width -= half
+    return values[0]
 
 
 def exact_sum(values: Iterable[float]) -> float:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import struct
 from decimal import Decimal, localcontext
 
 import numpy as np
@@ -10,7 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench_core.portable_math import exact_sum, exponential, logarithm, row_sums
+from bench_core.portable_math import (
+    FEW,
+    exact_sum,
+    exponential,
+    logarithm,
+    one_exponential,
+    one_logarithm,
+    row_sum,
+    row_sums,
+)
 from tests.helpers.kernels import KERNELS, run_python
 
 # sha256 of what ``digests`` computes: the same on every processor, or the promise is broken.
@@ -83,6 +93,25 @@ def test_an_exponential_doesn_t_depend_on_its_neighbours(size):
     alone = [float(exponential(values[place : place + 1].copy())[0]) for place in range(0, size, 611)]
     assert exponential(values.copy())[::611].tolist() == alone
     assert exponential(values.copy().reshape(1, 1, size)).ravel().tolist() == exponential(values).tolist()
+
+
+@settings(deadline=None)
+@given(st.one_of(st.floats(-800.0, 800.0), st.floats(-1e-3, 1e-3), st.floats()))
+def test_one_number_has_the_bits_that_it_has_among_many(x):
+    many = np.full(FEW + 1, x)
+    assert bits(one_exponential(x)) == bits(exponential(many.copy())[0]) == bits(exponential(np.array([x]))[0])
+    assert bits(one_logarithm(x)) == bits(logarithm(many)[0]) == bits(logarithm(np.array([x]))[0])
+    assert bits(one_logarithm(abs(x))) == bits(logarithm(abs(many))[0])
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40))
+def test_one_row_has_the_sum_that_it_has_among_many(row):
+    assert row_sum(list(row)) == row_sums(np.array([row, row]))[1]
+
+
+def bits(number):
+    """The bits of a float64, of any NaN the same."""
+    return None if math.isnan(number) else struct.pack("d", number)
 
 
 def test_an_exact_sum_doesn_t_depend_on_the_order():
