@@ -31,6 +31,8 @@ from tests.helpers.odd_score import Odd
 from tests.reference import rules
 from tests.traces import calibrations, make_trace, samples_of, trace_pairs, traces
 
+pytestmark = pytest.mark.numerics
+
 SHIPPED: dict[str, ExitStrategy] = {
     "seenn-i": SeennI(),
     "seenn-i mean": SeennI(accumulate="mean"),

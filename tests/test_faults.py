@@ -152,6 +152,23 @@ def test_what_a_killed_run_left_unfinished_is_gone_after_the_next_write(undistur
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
+def test_a_process_removes_what_it_holds_even_where_a_finally_was_cut_short(tmp_path):
+    """As if Ctrl-C came between the end of a block and its clean-up; a forked child leaves its parent's alone."""
+    code = (
+        "import os, sys\nfrom bench_core import files\nfrom pathlib import Path\n"
+        "files.shutil.rmtree, real = lambda *_, **__: sys.exit(3), files.shutil.rmtree\n"
+        "try:\n    with files.workspace(Path(sys.argv[1])) as place:\n"
+        "        if not os.fork():\n            sys.exit()\n"
+        "        os.wait()\n        print(place.exists())\n"
+        "finally:\n    files.shutil.rmtree = real\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert (done.stdout.splitlines()[-1], done.returncode) == ("True", 3), done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_survives_a_run_that_is_killed(copied):
     shutil.rmtree(copied / "home" / "networks")
     with started(run_command("tiny.toml"), home=copied / "home", cwd=copied) as process:

@@ -23,6 +23,8 @@ from bench_core.portable_math import (
 )
 from tests.helpers.kernels import KERNELS, run_python
 
+pytestmark = pytest.mark.numerics
+
 # sha256 of what ``digests`` computes: the same on every processor, or the promise is broken.
 DIGESTS = {
     "exponential": "355cd0370a0c4dbd511bcd1e7f16be70345ccbf909a1e011e23f474f53cea7c0",
