@@ -14,6 +14,7 @@ import torch
 from bench_core.errors import PluginError
 from bench_core.hashing import uniform
 from bench_core.logits import samples_in_cache
+from bench_core.portable_math import FEW, exponential, logarithm, one_exponential, row_sum, row_sums
 from bench_core.trace import Trace
 
 __all__ = ["Evidence", "InputFrames", "Look", "Readout", "read_together", "samples_together"]
@@ -22,7 +23,6 @@ InputFrames = Callable[[torch.Tensor, int], torch.Tensor]
 """(positions [B], frames presented F) -> network input [B, F, C, H, W]."""
 
 
-_SMALL = 1e-3  # an alpha below it may take the largest logits of a trace to infinity
 _FEW = 1024  # values of which a sort is quicker than several passes
 
 
@@ -131,8 +131,9 @@ class Evidence:
 class Readout:
     """R_t = S_t / alpha or S_t / (t alpha) of B samples, and what its softmax comes to.
 
-    Whatever it gives is a new tensor, float64 [B], and NaN where R_t has NaN or its largest is infinite. Values are
-    shifted by the largest before they are divided by an alpha below 0.001, so that it can't overflow.
+    Whatever it gives is a new tensor, float64 [B], NaN where R_t has NaN or its largest is infinite, and the same on
+    every processor (``bench_core.portable_math``). Values are shifted by the largest before they are divided by alpha,
+    so that a small one can't make them overflow.
     """
 
     __slots__ = ("_alpha", "_largest", "_mean", "_moment", "_weighted")
@@ -169,12 +170,12 @@ class Readout:
         self._moment.workspace.weighted.add((self._mean, self._alpha))
         largest, weighted = self._softmax()  # log p = x + log max p, for x = R_t less its largest
         assert weighted is not None
-        return weighted + largest.log()
+        return weighted + _log(largest)
 
     @property
     def log_largest_probability(self) -> torch.Tensor:
         """max log p, for p = softmax(R_t)."""
-        return self._softmax()[0].log()
+        return _log(self._softmax()[0])
 
     def _less_largest(self, values: torch.Tensor) -> torch.Tensor:
         """R_t from S_t [B, 1], less the largest, [B]."""
@@ -203,10 +204,10 @@ class _Workspace:
         self._free: list[torch.Tensor] = []
         self.weighted: set[tuple[bool, float]] = set()
 
-    def take(self, shape: torch.Size) -> torch.Tensor | None:
-        """A float64 tensor of that shape with anything in it, or None: ``out`` of torch's functions takes both."""
+    def take(self, shape: torch.Size) -> torch.Tensor:
+        """A contiguous float64 tensor of that shape with anything in it."""
         free = self._free.pop() if self._free else None
-        return free if free is not None and free.shape == shape else None
+        return free if free is not None and free.shape == shape else torch.empty(shape, dtype=torch.float64)
 
     def give_back(self, *tensors: torch.Tensor) -> None:
         """Tensors that nobody needs any more."""
@@ -292,32 +293,46 @@ class _Moment:
 
     def softmax(self, mean: bool, alpha: float, *, weighted: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         """For p = softmax(S_t / alpha) or softmax(S_t / (t alpha)): max p, and where wanted sum p x, [B] each."""
-        workspace = self.workspace
-        values, places = self._scaled(mean, alpha)
-        softmax = torch.softmax(values, 1, out=workspace.take(self.shape))
+        if self.total.numel() <= FEW:
+            return _softmax_of_few(self.total.tolist(), max(self.t, 1) if mean else 1, alpha, weighted=weighted)
+        workspace, below = self.workspace, self.below(mean)
+        place = torch.div(below, alpha, out=workspace.take(self.shape))
+        powers = exponential(place.numpy())
         product = None
-        largest = softmax.gather(1, self.places).squeeze(1) if "places" in vars(self) else softmax.amax(1)
         if weighted:
-            product = softmax.mul_(self.below(mean)).sum(1)
-            product = product if alpha == 1.0 else product / alpha
-        workspace.give_back(softmax, *places)
-        return largest, product
-
-    def _scaled(self, mean: bool, alpha: float) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Something with the softmax of S_t / alpha or S_t / (t alpha), and the tensors to give back afterwards."""
-        if alpha == 1.0 and not mean:
-            return self.total, []
-        place = self.workspace.take(self.shape)
-        if alpha < _SMALL:
-            scaled = torch.div(self.below(mean), alpha, out=place)
-        else:
-            scaled = torch.div(self.total, alpha * max(self.t, 1) if mean else alpha, out=place)
-        return scaled, [scaled]
+            products = torch.mul(place, below, out=workspace.take(self.shape))
+            product = row_sums(products.numpy()) / alpha
+            workspace.give_back(products)
+        largest = 1.0 / row_sums(powers)  # the largest of R_t is shifted to 0
+        workspace.give_back(place)
+        return torch.from_numpy(largest), None if product is None else torch.from_numpy(product * largest)
 
     def _open(self) -> tuple[torch.Tensor, torch.Tensor]:
         if self._tensors is None:
             raise PluginError("exit strategy", f"asks for evidence of timestep {self.t} when that is over")
         return self._tensors
+
+
+def _softmax_of_few(
+    totals: list[list[float]], steps: int, alpha: float, *, weighted: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What ``_Moment.softmax`` gives for a few values of S_t, which plain numbers are quicker for."""
+    largest, products = [], []
+    for total in totals:
+        values = total if steps == 1 else [value / steps for value in total]
+        top = max(values)
+        below = [value - top for value in values]
+        powers = [one_exponential(x) for x in (below if alpha == 1.0 else [x / alpha for x in below])]
+        product = [power * x for power, x in zip(powers, below, strict=True)] if weighted else []
+        largest.append(1.0 / row_sum(powers))
+        if weighted:
+            products.append(row_sum(product) / alpha * largest[-1])
+    found = torch.tensor(largest, dtype=torch.float64)
+    return found, torch.tensor(products, dtype=torch.float64) if weighted else None
+
+
+def _log(values: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(logarithm(values.numpy()))
 
 
 def samples_together(classes: int) -> int:

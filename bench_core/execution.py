@@ -253,4 +253,5 @@ def _facts(ready: RecordedWorkload) -> dict[str, Any]:
         "simulated": dataset.simulated,
         "milliseconds_per_step": dataset.milliseconds_per_step(ready.workload.spec.timesteps),
         "recording": {s: recording_key(ready.workload, ready.weights, s) for s in ("calibration", "test")},
+        "recorded_with": {"calibration": ready.calibration.environment, "test": ready.test.environment},
     }

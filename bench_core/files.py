@@ -6,6 +6,7 @@ What is being written lies in a folder of its own, ``.writing-…``, beside its 
 it, which the kernel lets go when the process ends, however it ends; what nobody holds was left by one that was killed.
 """
 
+import atexit
 import fcntl
 import os
 import secrets
@@ -23,6 +24,7 @@ __all__ = ["UNFINISHED", "alone_in", "exclusive", "publish", "refuse_outputs", "
 
 UNFINISHED = ".writing-"
 _SECONDS_PER_DAY = 86_400.0
+_claims: set[tuple[int, Path]] = set()  # descriptors and folders that this process holds
 
 
 @contextmanager
@@ -36,12 +38,12 @@ def workspace(folder: Path) -> Iterator[Path]:
     try:
         with _uninterrupted():
             claimed = _claim(folder)
+            _claims.add(claimed)
         yield claimed[1]
     finally:
         if claimed is not None:
             with _uninterrupted():
-                shutil.rmtree(claimed[1], ignore_errors=True)
-                os.close(claimed[0])
+                _release(claimed)
 
 
 @contextmanager
@@ -189,6 +191,23 @@ def _claim(folder: Path) -> tuple[int, Path]:
         if _names(place, handle):
             return handle, place
         os.close(handle)
+
+
+def _release(claimed: tuple[int, Path]) -> None:
+    """Remove a folder that this process holds."""
+    shutil.rmtree(claimed[1], ignore_errors=True)
+    os.close(claimed[0])
+    _claims.discard(claimed)
+
+
+@atexit.register
+def _release_all() -> None:
+    """Remove what is left at the end: Ctrl-C may come between a ``finally`` and what it was to do."""
+    for claimed in list(_claims):
+        _release(claimed)
+
+
+os.register_at_fork(after_in_child=_claims.clear)  # a child holds nothing, and mustn't remove its parent's
 
 
 def _is_abandoned(path: Path, *, remove: bool) -> bool:

@@ -16,10 +16,11 @@ import torch
 
 from bench_core.costs.operations import Operations, Overhead
 from bench_core.digests import canonical_json, json_digest
+from bench_core.environment import environment
 from bench_core.errors import StoreError
 from bench_core.exits import ExitPolicy, ExitStrategy, NeverExit, PolicyFamily
 from bench_core.progress import note
-from bench_core.provenance import code_digest, environment
+from bench_core.provenance import code_digest
 from bench_core.replay import outcome_at
 from bench_core.scoring import Contest, ScoredPolicy, StrategyScores, fit_family
 from bench_core.selection import OperatingPoint

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from bench_core.costs.operations import Array
+from bench_core.portable_math import exponential, row_sums
 from bench_core.trace import Trace
 
 __all__ = [
@@ -206,7 +207,9 @@ def reliability(trace: Trace, *, bins: int = BINS, alpha: float = 1.0) -> Reliab
     summed = np.zeros((timesteps, bins))
     steps = torch.arange(1, timesteps + 1, dtype=torch.float64)[:, None]
     for start, totals in trace.totals():
-        confidence = torch.softmax(totals / (steps * alpha), 2).amax(2).numpy()
+        below = totals.sub_(totals.amax(2, keepdim=True)).div_(steps * alpha)
+        powers = exponential(below.numpy())
+        confidence = (1.0 / row_sums(powers.reshape(-1, trace.classes))).reshape(powers.shape[:2])
         places = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
         correct = trace.correct[start : start + len(totals)].numpy()
         for t in range(timesteps):

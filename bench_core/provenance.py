@@ -1,7 +1,6 @@
-"""What produced a board: versions, digests, code, device. No time, path or host name."""
+"""What produced a board: code, plugins, the command. No time, path or host name."""
 
 import hashlib
-import platform
 import sys
 from collections.abc import Iterable
 from functools import cache
@@ -9,35 +8,15 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-import numpy
-import scipy
-import torch
-
-from bench_core import __version__
 from bench_core.columns import SCHEMA
-from bench_core.device import CPU, device_name
 from bench_core.digests import file_digest
+from bench_core.environment import environment
 from bench_core.plugin_manager import Registry
 from bench_core.suite import Suite
 
-__all__ = ["code_digest", "environment", "manifest"]
+__all__ = ["code_digest", "manifest"]
 
 _VERSIONED = frozenset({"torch", "numpy", "scipy"}) | sys.stdlib_module_names  # stand in the environment
-
-
-def environment(device: torch.device = CPU) -> dict[str, Any]:
-    """What rounding may depend on: versions, CPU capability, threads, and the device that did the work."""
-    return {
-        "exitbench": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "scipy": scipy.__version__,
-        "machine": platform.machine(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "device": device_name(device),
-    }
 
 
 @cache

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from bench_core.costs.ledger import OperationLedger, UncountableLayerError
 from bench_core.data import Dataset, ImageSplit
 from bench_core.device import CPU, device_name
+from bench_core.environment import environment
 from bench_core.errors import RecordingError
 from bench_core.failures import out_of_memory
 from bench_core.logits import SampleRows
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 BATCH = 100  # samples per forward pass; part of a trace's identity, since rounding may depend on it
-FOLD = 1  # timesteps computed together; no result depends on it, and more of them lose to the cache
+FOLD = 1  # timesteps computed together; results agree up to rounding, and more of them lose to the cache
 HALVINGS = 3  # so often is the batch halved where memory runs out
 PART = 2_500  # samples per part; what a killed run loses at most
 
@@ -176,6 +177,7 @@ def _header(recording: Recording, batch: int, *, by_layer: bool) -> dict[str, st
         "dropout": recording.dropout,
     }
     strings = {"schema": SCHEMA, "split": recording.split.name, "variant": json.dumps(how)}
+    strings["environment"] = json.dumps(environment(recording.device))
     if by_layer:
         assert isinstance(recording.network, SpikingNetwork)
         layers = OperationLedger(recording.network, recording.dataset.input_shape).layers

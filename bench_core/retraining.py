@@ -26,8 +26,8 @@ from bench_core.execution import run_suite
 from bench_core.kept_traces import trace_path
 from bench_core.plugin_manager import Registry
 from bench_core.replay import static_outcome
+from bench_core.replayed_board import Tested, briefly, suite_of, tested
 from bench_core.report.checks import refuse_contradictions
-from bench_core.reproduction import Tested, briefly, suite_of, tested
 from bench_core.results import Board, read_board, write_tables, write_text
 from bench_core.scoring import PolicySamples, policy_samples
 from bench_core.statistics import interval

@@ -14,10 +14,11 @@ from bench_core.conversion import Converter, converted_record, rebuilt
 from bench_core.data import Dataset
 from bench_core.device import compute_device
 from bench_core.digests import canonical_json, json_digest
+from bench_core.environment import environment, processor
 from bench_core.errors import StoreError, TraceError
 from bench_core.plugin_manager import Registry
 from bench_core.progress import note, progress
-from bench_core.provenance import code_digest, environment
+from bench_core.provenance import code_digest
 from bench_core.recording import BATCH, PART, Part, Recording, record_part, recorded_tensors
 from bench_core.snn import AnalogNetwork, SpikingNetwork
 from bench_core.snn.models import Model
@@ -150,7 +151,7 @@ def _train(workload: Workload, store: Store, until: float) -> Artifact:
         "history": [vars(record) for record in history],
         "training_samples": len(split),
         "training_data": split.digest,
-        "environment": environment(device),
+        "environment": {**environment(device), "processor": processor(device)},
         **({"trunk": trunk.metadata} if trunk else {}),
     }
     return store.put("networks", key, network.cpu().state_dict(), metadata)

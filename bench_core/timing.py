@@ -7,12 +7,12 @@ import torch
 
 from bench_core.competition import RecordedWorkload
 from bench_core.digests import json_digest
+from bench_core.environment import processor
 from bench_core.exits import ExitPolicy
 from bench_core.failures import guarded
 from bench_core.hashing import hash_order
 from bench_core.latency import measure
 from bench_core.live import LiveSamples, run_live
-from bench_core.provenance import environment
 from bench_core.results import Board
 from bench_core.scoring import WorkloadScores
 from bench_core.snn import SpikingNetwork
@@ -58,14 +58,13 @@ def _measure(
         for digest, make in unmeasured.items()
     }
     if wanted := {digest: policy for digest, policy in tried.items() if not isinstance(policy, str)}:  # others: n/a
-        place = environment()
         facts = {
             "samples": min(timing.samples, len(timed)),
             "batch": timing.batch,
             "batch_samples": min(timing.batch_samples, len(timed)),
             "repetitions": timing.repetitions,
             "threads": timing.threads,
-            "device": f"{place['device']} {place['machine']} {place['cpu_capability']}",
+            "device": processor(),
         }
         for batch, count in ((1, timing.samples), (timing.batch, timing.batch_samples)):
             if count == 0:

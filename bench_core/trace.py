@@ -95,6 +95,12 @@ class Trace:
         found = json.loads(self.header.get("layers", "[]"))
         return found if isinstance(found, list) else []
 
+    @property
+    def environment(self) -> dict[str, Any] | None:
+        """What the network was recorded with: versions, numerics fingerprint, threads; None where it isn't known."""
+        found = json.loads(self.header.get("environment", "null"))
+        return found if isinstance(found, dict) else None
+
     @cached_property
     def predictions(self) -> torch.Tensor:
         """argmax S_t, ties to the lowest class, int64 [N, T]."""
@@ -190,7 +196,7 @@ def trace_from_tensors(tensors: Mapping[str, torch.Tensor], header: Mapping[str,
     once = tensors.get("macs_once")
     if once is not None:
         _check_count("macs_once", once, (samples,), refuse)
-    for name in ("variant", "provenance", "layers"):
+    for name in ("variant", "provenance", "environment", "layers"):
         _check_json(header, name, refuse)
     by_layer = {name: tensors[name] for name in LAYER_COUNTS if name in tensors}
     if by_layer:

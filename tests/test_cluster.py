@@ -24,7 +24,16 @@ from bench_core.graph import Answer, Order, Stage, missing_stages, perform, read
 from bench_core.results import TABLES
 from bench_core.stages import Workload, recorded_trace, recording_key, trained_weights
 from bench_core.store import Store
-from tests.helpers.processes import PATIENCE, completed, environment, in_session, run_command, started, wait_until
+from tests.helpers.processes import (
+    PATIENCE,
+    completed,
+    environment,
+    in_session,
+    module_path,
+    run_command,
+    started,
+    wait_until,
+)
 from tests.helpers.suites import (
     CONVERTED,
     DIRECT,
@@ -82,7 +91,7 @@ def one_thread():
     """As in the processes that the tests start: trainings depend on it."""
     before, variables = torch.get_num_threads(), dict(os.environ)
     torch.set_num_threads(1)
-    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": module_path()}
     yield
     torch.set_num_threads(before)
     os.environ.clear()

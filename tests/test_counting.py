@@ -24,6 +24,8 @@ from bench_core.snn.models.vgg import VggSnn
 from bench_core.snn.normalization import TemporalScale
 from tests.reference.operations import PlainLedger, synapses_met
 
+pytestmark = pytest.mark.numerics
+
 T, B = 3, 2
 SHAPE = (2, 7, 7)
 

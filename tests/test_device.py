@@ -17,10 +17,10 @@ from bench_core.data.base import ImageSplit
 from bench_core.data.cifar import CIFAR10
 from bench_core.device import CPU, VARIABLE, compute_device, device_name
 from bench_core.digests import tensors_digest
+from bench_core.environment import environment
 from bench_core.errors import TrainingPausedError, UsageError
 from bench_core.graph import Order, missing_stages, perform, read_answer, stage_request
 from bench_core.planning import plan
-from bench_core.provenance import environment
 from bench_core.recording import Recording
 from bench_core.snn.models.resnet import ResNet8
 from bench_core.stages import Workload, trained_weights

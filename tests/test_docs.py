@@ -212,21 +212,3 @@ def test_the_readmes_first_command_is_what_tox_runs():
     ]
     tox = (ROOT / "tox.ini").read_text(encoding="utf-8")
     assert "first-command" in re.search(r"^env_list = (.*)$", tox, flags=re.MULTILINE)[1].split(", ")
-
-
-def test_a_board_that_differs_from_the_committed_one_is_found():
-    rows = first_command.rows_of(QUICK)
-    key = next(key for key, row in rows.items() if row["accuracy"])
-    lacking = next((key for key, row in rows.items() if not row["accuracy"]), None)
-
-    def changed(**cells):
-        return rows | {key: rows[key] | cells}
-
-    assert first_command.difference(rows, rows) == ""
-    near = f"{float(rows[key]['accuracy']) + 0.004}"
-    assert first_command.difference(changed(accuracy=near), rows) == ""
-    assert "accuracy" in first_command.difference(changed(accuracy="0.5"), rows)
-    assert "average_exit_timestep" in first_command.difference(changed(average_exit_timestep="1.0"), rows)
-    assert "committed" in first_command.difference(changed(accuracy=""), rows)
-    assert lacking is None or "n/a" in first_command.difference(rows | {lacking: rows[key]}, rows)
-    assert "other rows" in first_command.difference({key: rows[key]}, rows)

@@ -15,7 +15,16 @@ import pytest
 from bench_core.inventory import prune, verify
 from bench_core.results import TABLES
 from bench_core.store import Store
-from tests.helpers.processes import PATIENCE, completed, environment, in_session, run_command, started, wait_until
+from tests.helpers.processes import (
+    PATIENCE,
+    completed,
+    environment,
+    in_session,
+    module_path,
+    run_command,
+    started,
+    wait_until,
+)
 from tests.helpers.suites import CONVERTED, DIRECT, EVENTS, TINY_PLUGIN, write_plugin, write_suite
 
 ROOT = TINY_PLUGIN.parent.parent.parent
@@ -94,7 +103,7 @@ def test_twenty_kills_cost_nothing_but_time(undisturbed, tmp_path, how, seed):
     killing = [sys.executable, "-m", "tests.helpers.killing", str(tmp_path), "tiny.toml", how, "20", str(seed)]
     done = subprocess.run(
         killing,
-        env={**environment(tmp_path / "home"), "PYTHONPATH": str(ROOT)},
+        env={**environment(tmp_path / "home"), "PYTHONPATH": module_path()},
         cwd=tmp_path,
         capture_output=True,
         timeout=2 * PATIENCE,
@@ -141,6 +150,23 @@ def test_what_a_killed_run_left_unfinished_is_gone_after_the_next_write(undistur
         process.wait()
         assert [line.split(":")[0] for line in prune(store)] == [held]
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_process_removes_what_it_holds_even_where_a_finally_was_cut_short(tmp_path):
+    """As if Ctrl-C came between the end of a block and its clean-up; a forked child leaves its parent's alone."""
+    code = (
+        "import os, sys\nfrom bench_core import files\nfrom pathlib import Path\n"
+        "files.shutil.rmtree, real = lambda *_, **__: sys.exit(3), files.shutil.rmtree\n"
+        "try:\n    with files.workspace(Path(sys.argv[1])) as place:\n"
+        "        if not os.fork():\n            sys.exit()\n"
+        "        os.wait()\n        print(place.exists())\n"
+        "finally:\n    files.shutil.rmtree = real\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert (done.stdout.splitlines()[-1], done.returncode) == ("True", 3), done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_survives_a_run_that_is_killed(copied):
@@ -348,7 +374,7 @@ def bench_datasets():
 
 
 def test_a_workload_that_fails_is_rows_with_the_reason_and_exit_code_1(undisturbed, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", module_path())
     plugin = write_plugin(tmp_path / "failing.py", FAILING)
     bad = {**DIRECT, "name": "bad", "dataset": "unreadable"}
     write_suite(tmp_path / "tiny.toml", workloads=[bad, *WORKLOADS])

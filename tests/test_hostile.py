@@ -14,7 +14,7 @@ from bench_core.suite import load_suite
 from bench_core.trace_files import load_trace
 from benchmarks import fuzz
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
-from tests.helpers.processes import PATIENCE, environment
+from tests.helpers.processes import PATIENCE, environment, module_path
 from tests.helpers.suites import TINY_PLUGIN
 
 ROOT = TINY_PLUGIN.parent.parent.parent
@@ -83,7 +83,7 @@ def in_a_child(source, folder):
     """A Python process of its own, finished; the folder is its argument."""
     return subprocess.run(
         [sys.executable, "-c", source, str(folder.resolve())],
-        env={**environment(folder), "PYTHONPATH": str(ROOT)},
+        env={**environment(folder), "PYTHONPATH": module_path()},
         capture_output=True,
         text=True,
         timeout=PATIENCE,

@@ -91,6 +91,7 @@ def scores_in(store):
 # --- the same scores -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("spec", [DIRECT, EVENTS, CONVERTED], ids=lambda spec: spec["name"])
 def test_what_is_read_is_what_was_scored_for_every_strategy(registry, store, spec):
     planned = planned_for(registry, spec)

@@ -372,6 +372,7 @@ def test_a_chunk_is_at_least_one_sample():
     assert samples_in_cache(10**12, least=16) == 16
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("held", [0, 10**9])
 def test_alpha_of_a_large_trace_is_that_of_all_its_samples(monkeypatch, held):
     trace = make_trace("strong", 8, 400, 3, 5)
@@ -381,12 +382,13 @@ def test_alpha_of_a_large_trace_is_that_of_all_its_samples(monkeypatch, held):
     for parts in (dynamic_confidence.PARTS, (40, 7), (2,), (400,), ()):
         monkeypatch.setattr(dynamic_confidence, "PARTS", parts)
         found = dynamic_confidence.DynamicConfidence().learn(Calibration(trace)).parameters["alpha"]
-        assert math.isclose(found, plain, rel_tol=1e-12)
+        assert math.isclose(found, plain, rel_tol=1e-9)
     monkeypatch.setattr(dynamic_confidence, "MOST_STEPS", 0)  # the parts lead nowhere
     found = dynamic_confidence.DynamicConfidence().learn(Calibration(trace)).parameters["alpha"]
-    assert math.isclose(found, plain, rel_tol=1e-12)
+    assert math.isclose(found, plain, rel_tol=1e-9)
 
 
+@pytest.mark.numerics
 @settings(max_examples=40, deadline=None)
 @given(trace=traces(samples=40, timesteps=4, classes=8), parts=st.sampled_from([(9, 3), (2,)]))
 def test_alpha_from_parts_is_alpha_from_all(trace, parts):
@@ -402,6 +404,7 @@ def test_alpha_from_parts_is_alpha_from_all(trace, parts):
     assert math.isclose(found, plain, rel_tol=1e-9) or nearby[0] >= 0 >= nearby[1] or flat
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("samples", [7, 41, 2000])
 def test_resamples_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch, samples):
     values = np.random.default_rng(0).integers(0, 9, (samples, 3))

@@ -13,10 +13,13 @@ from bench_core.snn import AveragePool, Flatten, SpikingNetwork, SpikingNeuron, 
 from bench_core.store import Store
 from bench_core.trace_files import load_trace, save_trace
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
+from tests.helpers.numerics import make_exact, rounded
 from tests.helpers.suites import parsed_suite, tiny_registry
 from tests.helpers.tiny_plugin import TinyConv, TinyEvents, TinyShapes
 from tests.reference.operations import synapses_met
 from tests.traces import tensors_of
+
+pytestmark = pytest.mark.numerics
 
 T, B = 4, 3
 
@@ -66,13 +69,13 @@ def build(layers, *, constant_input):
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.uniform_(module.weight, -0.4, 0.9)
-    return net.prepare_for_inference()
+    return make_exact(net.prepare_for_inference())
 
 
 def network_input(*, constant_input):
     generator = torch.Generator().manual_seed(4)
     if constant_input:
-        return torch.rand(B, *SHAPE, generator=generator)
+        return rounded(torch.rand(B, *SHAPE, generator=generator))
     return torch.randint(0, 3, (T, B, *SHAPE), generator=generator).float()
 
 

@@ -25,6 +25,9 @@ from bench_core.snn.models.resnet import ResNet, ResNet8, ResNet18, ResNet19, Re
 from bench_core.snn.models.sew_resnet import SewResNet34
 from bench_core.snn.models.vgg import Vgg16, VggSnn
 from bench_core.snn.normalization import ThresholdDependentBatchNorm
+from tests.helpers.numerics import assert_agree, make_exact, rounded
+
+pytestmark = pytest.mark.numerics
 
 SMALL, LARGE = (3, 32, 32), (3, 224, 224)
 T, B, K = 4, 3, 10
@@ -146,7 +149,7 @@ def lively(model, normalization="bn", *, constant_input=True, neuron="lif", dtyp
             nn.init.uniform_(module.weight, 0.8, 1.6)
             nn.init.uniform_(module.bias, 0.0, 0.5)
             module.momentum = 1.0
-    inputs = torch.randn(B, *shape) if constant_input else (torch.rand(T, B, *shape) < 0.3).float()
+    inputs = rounded(torch.randn(B, *shape)) if constant_input else (torch.rand(T, B, *shape) < 0.3).float()
     with torch.no_grad():
         net.train().run(inputs, T)
     return net.eval().to(dtype), inputs.to(dtype)
@@ -157,7 +160,7 @@ def lively(model, normalization="bn", *, constant_input=True, neuron="lif", dtyp
 @pytest.mark.parametrize(("model", "normalization"), RUNS.values(), ids=RUNS)
 def test_all_ways_of_running_agree(model, normalization, neuron, constant_input):
     net, inputs = lively(model, normalization, constant_input=constant_input, neuron=neuron)
-    net.prepare_for_inference()
+    make_exact(net.prepare_for_inference())
     frames = [inputs] * T if constant_input else list(inputs)
     rates = []
     hooks = [m.register_forward_hook(lambda _m, _i, out: rates.append(out.mean().item())) for m in net.neurons()]
@@ -178,9 +181,21 @@ def test_all_ways_of_running_agree(model, normalization, neuron, constant_input)
 
 
 @pytest.mark.parametrize(("model", "normalization"), RUNS.values(), ids=RUNS)
-def test_dropping_samples_changes_nothing_for_the_others(model, normalization):
+def test_all_ways_of_running_agree_where_sums_are_rounded(model, normalization):
     net, inputs = lively(model, normalization, dtype=torch.float64)
     net.prepare_for_inference()
+    with torch.inference_mode():
+        folded = net.run(inputs, T)
+        for fold in (1, 3):
+            assert_agree(net.run(inputs, T, fold=fold), folded, samples=1)
+        net.reset()
+        assert_agree(torch.stack([net.step(inputs) for _ in range(T)]), folded, samples=1)
+
+
+@pytest.mark.parametrize(("model", "normalization"), RUNS.values(), ids=RUNS)
+def test_dropping_samples_changes_nothing_for_the_others(model, normalization):
+    net, inputs = lively(model, normalization)
+    make_exact(net.prepare_for_inference())
     with torch.inference_mode():
         expected = net.run(inputs, T)
         net.reset()
@@ -188,7 +203,7 @@ def test_dropping_samples_changes_nothing_for_the_others(model, normalization):
         kept = torch.tensor([2, 0])
         net.keep(kept)
         for t in range(1, T):
-            assert torch.allclose(net.step(inputs[kept]), expected[t][kept], rtol=0, atol=1e-12)
+            assert torch.equal(net.step(inputs[kept]), expected[t][kept])
 
 
 @pytest.mark.parametrize(("model", "normalization"), RUNS.values(), ids=RUNS)
@@ -220,11 +235,11 @@ class Skip(nn.Sequential):
 
 def synapse():
     torch.manual_seed(2)
-    return Synapse(nn.Conv2d(3, 3, 3, padding=1))
+    return make_exact(Synapse(nn.Conv2d(3, 3, 3, padding=1)), bits=6)
 
 
 def soft():
-    return SpikingNeuron(decay=0.7, threshold=0.4, reset="soft", amplitude=0.4)
+    return SpikingNeuron(decay=0.75, threshold=0.375, reset="soft", amplitude=0.375)
 
 
 ODD = {
@@ -241,7 +256,7 @@ ODD = {
 @pytest.mark.parametrize("constant_input", [True, False], ids=["constant", "events"])
 @pytest.mark.parametrize("made", ODD.values(), ids=ODD)
 def test_spikes_overwrite_no_current_that_is_used_again(made, constant_input):
-    inputs = torch.randn(*(() if constant_input else (T,)), B, 3, 6, 6)
+    inputs = rounded(torch.randn(*(() if constant_input else (T,)), B, 3, 6, 6))
     frames = [inputs] * T if constant_input else list(inputs)
     plain = SpikingNetwork(made(), constant_input=constant_input).eval().to(memory_format=torch.channels_last)
     prepared = SpikingNetwork(made(), constant_input=constant_input).prepare_for_inference()
@@ -282,7 +297,7 @@ HOLDING = {
 @pytest.mark.parametrize("constant_input", [True, False], ids=["constant", "events"])
 @pytest.mark.parametrize("made", HOLDING.values(), ids=HOLDING)
 def test_spikes_overwrite_no_spikes_that_are_held(made, constant_input):
-    inputs = torch.randn(*(() if constant_input else (T,)), B, 3, 6, 6)
+    inputs = rounded(torch.randn(*(() if constant_input else (T,)), B, 3, 6, 6))
     with torch.inference_mode():
         plain = SpikingNetwork(made(), constant_input=constant_input).eval().to(memory_format=torch.channels_last)
         expected = plain.run(inputs, T)
@@ -296,7 +311,7 @@ def test_spikes_overwrite_no_spikes_that_are_held(made, constant_input):
 @pytest.mark.parametrize("behind", [lambda: AveragePool(2), synapse, lambda: Residual([synapse()])])
 def test_spikes_behind_a_current_that_is_kept_have_one_place_in_memory(behind):
     net = SpikingNetwork([synapse(), soft(), behind(), synapse()], constant_input=True).prepare_for_inference()
-    places, x = [], torch.randn(B, 3, 6, 6)
+    places, x = [], rounded(torch.randn(B, 3, 6, 6))
     net.layers[1].register_forward_hook(lambda _m, _i, spikes: places.append(spikes.data_ptr()))
     with torch.inference_mode():
         expected = net.run(x, T, fold=1)
@@ -321,7 +336,7 @@ def test_spikes_behind_a_current_that_is_kept_have_one_place_in_memory(behind):
 
 @pytest.mark.parametrize("behind", [nn.Identity, lambda: nn.Sequential(synapse()), lambda: AveragePool(1)])
 def test_a_network_can_be_prepared_anew(behind):
-    x = torch.randn(B, 3, 6, 6)
+    x = rounded(torch.randn(B, 3, 6, 6))
 
     def made(*, constant_input):
         return SpikingNetwork([synapse(), soft(), behind(), synapse()], constant_input=constant_input)

@@ -1,4 +1,4 @@
-"""Spiking networks: all ways of running one agree bit for bit, and its gradients are those of the plain loop."""
+"""Spiking networks: all ways of running one agree, and its gradients are those of the plain loop."""
 
 import copy
 
@@ -12,14 +12,25 @@ from bench_core.snn.models import Parts
 from bench_core.snn.rows import kept_rows, overwrite_rows
 from bench_core.snn.surrogate import triangle
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
+from tests.helpers.numerics import assert_agree, make_exact
 from tests.helpers.tiny_plugin import TinyConv, TinyEvents, TinyShapes
 
+pytestmark = pytest.mark.numerics
+
 T, B, K = 6, 5, 4
-NEURONS = {"lif": lif_neuron, "if": lambda: if_neuron(0.7), "soft lif": lambda: SpikingNeuron(decay=0.9, reset="soft")}
+NEURONS = {
+    "lif": lif_neuron,
+    "if": lambda: if_neuron(0.75),
+    "soft lif": lambda: SpikingNeuron(decay=0.5, reset="soft"),
+}
 
 
-def network(node=lif_neuron, *, constant_input=True, dtype=torch.float32, fused=True):
-    """A tiny network with weights and normalisation statistics that are all different, and lively."""
+def network(node=lif_neuron, *, constant_input=True, dtype=torch.float32, fused=True, exact=False):
+    """A tiny network with weights and normalisation statistics that are all different, and lively.
+
+    Args:
+        exact: with rounded weights, so that no result depends on the order of a sum.
+    """
     torch.manual_seed(3)
     shape = TinyShapes.input_shape if constant_input else TinyEvents.input_shape
     found = SpikingNetwork(TinyConv().layers(shape, K, Parts(node)), constant_input=constant_input).to(dtype)
@@ -30,7 +41,8 @@ def network(node=lif_neuron, *, constant_input=True, dtype=torch.float32, fused=
             nn.init.uniform_(module.weight, 0.8, 1.6)
             nn.init.uniform_(module.bias, 0.0, 0.6)
     found.eval()
-    return found.prepare_for_inference() if fused else found
+    found = found.prepare_for_inference() if fused else found
+    return make_exact(found) if exact else found
 
 
 def frames(*, constant_input=True, dtype=torch.float32, batch=B):
@@ -61,8 +73,8 @@ def no_gradients():
 
 @pytest.mark.parametrize("constant_input", [True, False], ids=["constant", "events"])
 @pytest.mark.parametrize("node", NEURONS.values(), ids=NEURONS)
-def test_folded_any_fold_and_stepwise_are_bit_equal(node, constant_input):
-    net = network(node, constant_input=constant_input)
+def test_folded_any_fold_and_stepwise_are_equal_where_arithmetic_is_exact(node, constant_input):
+    net = network(node, constant_input=constant_input, exact=True)
     sent = spikes_of(net)
     inputs, steps = frames(constant_input=constant_input)
     expected = net.run(inputs, T)
@@ -78,8 +90,19 @@ def test_folded_any_fold_and_stepwise_are_bit_equal(node, constant_input):
         assert torch.equal(torch.cat(calls), spikes[index]), index
 
 
+@pytest.mark.parametrize("constant_input", [True, False], ids=["constant", "events"])
+@pytest.mark.parametrize("node", NEURONS.values(), ids=NEURONS)
+def test_folded_any_fold_and_stepwise_agree(node, constant_input):
+    net = network(node, constant_input=constant_input)
+    inputs, steps = frames(constant_input=constant_input, batch=100)
+    expected = net.run(inputs, T)
+    for fold in (1, 2, 4, T + 3):
+        assert_agree(net.run(inputs, T, fold=fold), expected, samples=1)
+    assert_agree(stepped(net, steps), expected, samples=1)
+
+
 def test_state_made_in_inference_mode_can_be_gone_on_with_outside_of_it():
-    net = network()
+    net = network(exact=True)
     inputs, sequence = frames()
     with torch.inference_mode():
         expected = net.run(inputs, T)
@@ -94,7 +117,7 @@ def test_state_made_in_inference_mode_can_be_gone_on_with_outside_of_it():
 
 
 def test_a_run_starts_afresh():
-    net = network()
+    net = network(exact=True)
     inputs, steps = frames()
     first = net.run(inputs, T)
     assert torch.equal(net.run(inputs, T), first)
@@ -104,7 +127,7 @@ def test_a_run_starts_afresh():
 
 
 def test_a_shorter_run_is_the_beginning_of_a_longer_one():
-    net = network()
+    net = network(exact=True)
     inputs, _ = frames()
     assert torch.equal(net.run(inputs, 2), net.run(inputs, T)[:2])
 
@@ -123,9 +146,9 @@ def test_under_constant_input_the_first_layer_runs_once():
 @pytest.mark.parametrize("constant_input", [True, False], ids=["constant", "events"])
 @pytest.mark.parametrize("node", NEURONS.values(), ids=NEURONS)
 def test_going_on_with_some_samples_equals_running_them_alone(node, constant_input):
-    net = network(node, constant_input=constant_input, dtype=torch.float64)
+    net = network(node, constant_input=constant_input, exact=True)
     sent = spikes_of(net)
-    inputs, steps = frames(constant_input=constant_input, dtype=torch.float64)
+    inputs, steps = frames(constant_input=constant_input)
     drops = {2: torch.tensor([4, 0, 2]), 4: torch.tensor([2, 1])}  # after step t, go on with these of the rest
     alive = torch.arange(B)
     logits, spikes = {}, {index: {} for index in sent}
@@ -146,13 +169,13 @@ def test_going_on_with_some_samples_equals_running_them_alone(node, constant_inp
         alone = net.run(inputs[sample : sample + 1] if constant_input else inputs[:, sample : sample + 1], T)
         for (t, which), expected in logits.items():
             if which == sample:
-                assert torch.allclose(alone[t - 1, 0], expected, rtol=0, atol=1e-12)
+                assert torch.equal(alone[t - 1, 0], expected)
                 for index, calls in sent.items():
                     assert torch.equal(calls[0][t - 1, 0], spikes[index][t, sample])
 
 
 def test_keeping_all_samples_changes_nothing_and_keeping_none_leaves_none():
-    net = network()
+    net = network(exact=True)
     _, steps = frames()
     expected = stepped(net, steps)
     net.reset()
@@ -193,14 +216,14 @@ def test_rows_are_kept_and_overwritten_as_by_indexing_whatever_their_layout(made
 
 
 def test_the_order_of_kept_samples_is_the_order_asked_for():
-    net = network()
+    net = network(exact=True)
     _, steps = frames()
     expected = stepped(net, steps)
     order = torch.tensor([3, 1, 4, 0, 2])
     net.reset()
     net.step(steps[0])
     net.keep(order)
-    assert torch.allclose(net.step(steps[1][order]), expected[1][order], atol=1e-5)
+    assert torch.equal(net.step(steps[1][order]), expected[1][order])
 
 
 # --- neurons ---------------------------------------------------------------------------------------------------------
@@ -316,7 +339,7 @@ def test_gradients_of_a_network_do_not_depend_on_the_fold(fold):
 
 
 def test_training_and_inference_send_the_same_spikes():
-    net = network(fused=False)
+    net = network(fused=False, exact=True)
     inputs, _ = frames()
     expected = net.run(inputs, T)
     with torch.enable_grad():
@@ -342,14 +365,14 @@ def test_fusing_changes_a_synapse_by_rounding_only(bias):
     synapse.norm.running_var.uniform_(0.1, 4.0)
     nn.init.normal_(synapse.norm.weight)
     nn.init.normal_(synapse.norm.bias)
-    synapse.eval()
-    x = torch.randn(T, B, 3, 8, 8)
+    synapse.eval().double()
+    x = torch.randn(T, B, 3, 8, 8, dtype=torch.float64)
     expected = synapse(x)
     synapse.fuse()
     assert synapse.norm is None
-    assert torch.allclose(synapse(x), expected, rtol=0, atol=1e-5)
+    assert torch.allclose(synapse(x), expected, rtol=0, atol=1e-12)
     synapse.fuse()
-    assert torch.allclose(synapse(x), expected, rtol=0, atol=1e-5)
+    assert torch.allclose(synapse(x), expected, rtol=0, atol=1e-12)
 
 
 def test_a_fused_network_sends_the_same_spikes():

@@ -21,6 +21,8 @@ from tests.helpers.suites import tiny_registry
 from tests.helpers.tiny_plugin import TinyConv, TinyShapes
 from tests.reference import regularizers as reference
 
+pytestmark = pytest.mark.numerics
+
 
 def seen(layers, logits, labels):
     return TrainingBatch(torch.zeros(len(labels), 1, 2, 2), layers, logits, labels)

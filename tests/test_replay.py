@@ -23,12 +23,15 @@ from bench_core.data import Dataset, ImageSplit
 from bench_core.errors import PluginError
 from bench_core.exits import Evidence, ExitPolicy, NeverExit, ScorePolicy, State
 from bench_core.live import LiveSamples, run_live
-from bench_core.replay import ExitController, Outcome, replay_policy, score_table
+from bench_core.replay import ExitController, Outcome, outcome_at, replay_policy, score_table
 from bench_core.trace import Trace
 from bench_core.trace_files import load_trace, save_trace
 from tests.helpers.odd_score import Odd
+from tests.helpers.ties import assert_same_exits, settled
 from tests.reference import rules
 from tests.traces import calibrations, make_trace, samples_of, traces
+
+pytestmark = pytest.mark.numerics
 
 quick = settings(max_examples=25, deadline=None)
 FAMILIES = {
@@ -50,6 +53,12 @@ every_family = pytest.mark.parametrize("name", FAMILIES)
 def fitted(name: str, trace: Trace) -> ExitPolicy:
     strategy, value = FAMILIES[name]
     return strategy.fit(calibrations(trace)).policy(value)
+
+
+def check_same_unless_tied(policy: ExitPolicy, trace: Trace, found: Outcome, exits: torch.Tensor) -> None:
+    """Settled samples stop where they should, and all predict what the trace says where they stop."""
+    assert_same_exits(policy, trace, found.exit_timesteps, exits)
+    assert same(found, outcome_at(trace, found.exit_timesteps))
 
 
 def same(a: Outcome, b: Outcome) -> bool:
@@ -86,7 +95,8 @@ def test_no_public_name_is_shadowed_by_the_module_it_comes_from():
 @quick
 def test_no_result_depends_on_the_batch_size(name, trace, batch):
     policy = fitted(name, trace)
-    assert same(replay_policy(policy, trace, batch=batch), replay_policy(policy, trace))
+    found = replay_policy(policy, trace, batch=batch)
+    check_same_unless_tied(policy, trace, found, replay_policy(policy, trace).exit_timesteps)
 
 
 @every_family
@@ -96,17 +106,31 @@ def test_permuting_the_samples_permutes_the_outcomes(name, trace, rng):
     order = list(range(len(trace)))
     rng.shuffle(order)
     index = torch.tensor(order)
-    policy = fitted(name, trace)
+    policy, permuted = fitted(name, trace), trace.select(index)
     whole = replay_policy(policy, trace)
-    permuted = Outcome(whole.exit_timesteps[index], whole.predictions[index], whole.forced[index])
-    assert same(replay_policy(policy, trace.select(index)), permuted)
+    check_same_unless_tied(policy, permuted, replay_policy(policy, permuted), whole.exit_timesteps[index])
+
+
+@every_family
+def test_rounding_decides_of_few_samples(name):
+    """So that the tests above aren't empty."""
+    trace, other = (make_trace("normal", seed, 200, 7, 8, torch.float64) for seed in (20, 21))
+    policy = fitted(name, trace)
+    assert settled(policy, other).double().mean() > 0.98
+    exits = replay_policy(policy, other).exit_timesteps
+    assert len(exits.unique()) > 1 or name == "fixed"
+    late = exits.clone()
+    late[settled(policy, other).nonzero()[0]] += 1
+    with pytest.raises(AssertionError, match=r"samples \[\d+\]: "):
+        assert_same_exits(policy, other, late, exits)
 
 
 @given(trace=traces(samples=20, timesteps=5, classes=4), batch=st.integers(1, 9))
 @quick
 def test_the_score_table_does_not_depend_on_the_batch_size(trace, batch):
     strategy = DtSnn()
-    assert torch.equal(score_table(strategy, trace, batch=batch), score_table(strategy, trace))
+    found, expected = score_table(strategy, trace, batch=batch), score_table(strategy, trace)
+    assert torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
 # What a decision is shown

@@ -22,6 +22,8 @@ from benchmarks.selection_guarantees import harm_table, population, simulate
 from tests.reference import choice, uncertainty
 from tests.traces import calibrations, make_trace
 
+pytestmark = pytest.mark.numerics
+
 ROOT = Path(__file__).parent.parent
 thorough = settings(max_examples=150, deadline=None)
 POINTS = st.sampled_from(("0", "0.1", "0.5", "1", "2.5", "10", "33.3", "100"))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from itertools import chain, pairwise
 from pathlib import Path
 from statistics import NormalDist
@@ -13,8 +14,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench_core import network_agreement
 from bench_core.data.builtin import bench_datasets
 from bench_core.data.corruption import CORRUPTIONS, CorruptedTest, applies, corrupt_images, drop_events, subsample
+from bench_core.digests import tensor_digest
 from bench_core.errors import DataError, SuiteError, UsageError
 from bench_core.execution import run_suite
 from bench_core.exits import ExitPolicy, NeverExit
@@ -22,15 +25,17 @@ from bench_core.plugin_manager import load_registry
 from bench_core.report.checks import contradictions
 from bench_core.report.markdown import markdown
 from bench_core.report.terminal import terminal
-from bench_core.reproduction import reproduce_board
+from bench_core.reproduction import compare_with, reproduce_board
 from bench_core.results import read_board, read_table
 from bench_core.scoring import Entry, Recorded, ScoredPolicy, StrategyScores, WorkloadScores
 from bench_core.selection import OperatingPoint
 from bench_core.shift import CLEAN, Condition, shift_table
+from bench_core.shift_recording import corrupted_tests
 from bench_core.stages import Workload, recording_key, trained_weights
-from bench_core.suite import Corruption, load_suite
+from bench_core.suite import Corruption, ShiftSpec, load_suite
 from bench_core.trace import Trace
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
+from tests.helpers.kernels import KERNELS, run_python
 from tests.helpers.suites import DIRECT, EVENTS, parsed_suite, tiny_registry, trained_store
 from tests.traces import make_trace
 
@@ -479,3 +484,38 @@ def test_the_documented_strengths_are_those_of_the_code():
         row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
         cells = [cell.strip() for cell in row.split("|")[3:8]]
         assert np.allclose([float(cell) for cell in cells], strengths)
+
+
+def test_policies_under_corruption_are_compared_with_those_of_another_board(made, tmp_path, monkeypatch):
+    """What ``--from weights`` does where rounding differs: the committed policies, on the new traces."""
+    _, folder, _, registry, _ = made
+    monkeypatch.setattr(network_agreement, "same_numerics", lambda *_, **__: False)
+    again = tmp_path / "again"
+    shutil.copytree(folder, again)
+    found = compare_with(again, folder, registry)
+    assert found.drift == []
+    assert not any("shift.csv is not compared" in line for line in found.remarks)
+    table = read_table(again / "shift.csv", {"trace": str})
+    place = table.index[(table["severity"] == 5) & table["accuracy"].notna()][-1]
+    table.loc[place, "accuracy"] += 0.25
+    table.to_csv(again / "shift.csv", index=False)
+    (line,) = compare_with(again, folder, registry).drift
+    assert f"{table.loc[place, 'corruption']}-5: accuracy at its committed knob" in line
+    bare = tmp_path / "bare"
+    shutil.copytree(folder, bare, ignore=shutil.ignore_patterns("*-test-*"))
+    assert any("shift.csv is not compared" in line for line in compare_with(again, bare, registry).remarks)
+
+
+def corrupted_digests():
+    """A digest of the embedded test images under every corruption and severity."""
+    dataset, spec = load_registry().datasets["fashion-mnist"], ShiftSpec(corruptions=list(ON_IMAGES), samples=40)
+    tests = corrupted_tests(dataset, spec, 2)
+    splits = {f"{name}-{severity}": one.split(one.corrupted_split) for one, name, severity in tests}
+    return {name: tensor_digest(split.images[:]) for name, split in splits.items()}
+
+
+def test_corrupted_images_are_the_same_under_every_set_of_kernels():
+    code = "import json; from tests.test_shift import corrupted_digests; print(json.dumps(corrupted_digests()))"
+    first, *others = (json.loads(run_python(["-c", code], kernels).stdout) for kernels in KERNELS)
+    assert len(first) == 5 * len(ON_IMAGES)
+    assert all(other == first for other in others)

@@ -21,6 +21,8 @@ from bench_core.selection import OperatingPoint, choose
 from tests.reference import rules
 from tests.traces import calibrations, make_trace, samples_of, trace_pairs, traces
 
+pytestmark = pytest.mark.numerics
+
 thorough = settings(max_examples=100, deadline=None)
 ACCUMULATE = st.sampled_from(("sum", "mean"))
 Scores = list[list[float]]

@@ -15,6 +15,8 @@ from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.suites import CONVERTED, DIRECT, parsed_suite, tiny_registry
 from tests.helpers.tiny_plugin import TinyConv
 
+pytestmark = pytest.mark.numerics
+
 T, B = 5, 4
 
 

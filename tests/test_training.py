@@ -40,6 +40,7 @@ def plain_cross_entropy(scores, label):
     return math.log(sum(math.exp(score) for score in scores)) - scores[label]
 
 
+@pytest.mark.numerics
 def test_mean_cross_entropy_is_of_the_mean_over_time():
     logits, labels = some_logits()
     expected = 0.0
@@ -49,6 +50,7 @@ def test_mean_cross_entropy_is_of_the_mean_over_time():
     assert mean_cross_entropy(logits, labels).item() == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.numerics
 def test_tet_is_cross_entropy_of_every_step_and_a_little_distance_to_one():
     logits, labels = some_logits()
     entropy = distance = 0.0
@@ -61,6 +63,7 @@ def test_tet_is_cross_entropy_of_every_step_and_a_little_distance_to_one():
     )
 
 
+@pytest.mark.numerics
 def test_both_losses_agree_on_one_step_but_for_the_distance():
     logits, labels = some_logits()
     one = logits[:1]
@@ -229,6 +232,7 @@ def stopping_after(monkeypatch, batches):
     monkeypatch.setattr(loop, "augment", augmented)
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("dataset", [TinyShapes(), TinyEvents()], ids=lambda dataset: dataset.name)
 @pytest.mark.parametrize("batches", [2, 6, 12, 23], ids=lambda batches: f"after {batches} batches")
 def test_a_stopped_training_ends_like_an_unbroken_one(stores, monkeypatch, dataset, batches):
@@ -573,6 +577,7 @@ def test_the_gradient_goes_straight_through_the_floor():
     assert activation.scale.grad.item() == pytest.approx(expected)
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("steps", [1, 4, 7, 32])
 def test_an_integrate_and_fire_neuron_spikes_as_often_as_the_activation_says(steps):
     """Under constant current the mean output over T steps is the activation with L = T, the theorem behind QCFS."""
@@ -616,6 +621,7 @@ def converted(tmp_path_factory):
     return split.labels, analog, continuous, spiking
 
 
+@pytest.mark.numerics
 def test_a_converted_network_is_close_to_its_ann_after_4_l_steps(converted):
     labels, analog, _, spiking = converted
     accuracy = (analog.argmax(1) == labels).float().mean()
@@ -626,6 +632,7 @@ def test_a_converted_network_is_close_to_its_ann_after_4_l_steps(converted):
     assert (mean - analog).abs().mean() < 0.25 * analog.std()
 
 
+@pytest.mark.numerics
 def test_with_more_steps_a_converted_network_comes_as_close_as_one_likes(converted):
     """Spike rates tend to the clipped current; what is left falls like 1 / T."""
     _, _, continuous, spiking = converted

@@ -87,16 +87,24 @@ def reproduce(
     source: Annotated[
         str, typer.Option("--from", help="traces (seconds), weights (minutes) or scratch: train again, and report.")
     ] = "traces",
+    board: Annotated[
+        Path | None, typer.Option(help="Compare this board, which the same suite made here, instead of recomputing.")
+    ] = None,
     tables: Annotated[Path | None, typer.Option(help="Folder to keep the recomputed board in.")] = None,
     plugin: PluginFiles = None,
 ) -> None:
     """Recompute a board and compare; exit code 1 and a list of differences where it drifted.
+
+    Tolerances are those of the contract for numbers (docs/reproducing.md): where rounding differs, decisions from
+    traces are the same, and networks from weights are held to 0.15 points and 1 % of the average exit timestep.
 
     From scratch every network is trained again: differences are reported with intervals, and exit code 1 says that
     something failed to run.
     """
     if source not in ("traces", "weights", "scratch"):
         raise UsageError(f"--from {source}: it is traces, weights or scratch")
+    if board is not None and (source != "traces" or tables is not None):
+        raise UsageError("--board compares two boards and recomputes nothing; leave out --from and --tables")
     if tables is not None:
         refuse_file(tables, "--tables")
     registry = registry_of(plugin)
@@ -107,9 +115,12 @@ def reproduce(
         print(again.text)
         failed = bool(again.problems)
     else:
-        from bench_core.reproduction import reproduce_board
+        from bench_core.reproduction import compare_with, reproduce_board
 
-        report = reproduce_board(results, registry, from_weights=source == "weights", keep=tables)
+        if board is not None:
+            report = compare_with(results, board, registry)
+        else:
+            report = reproduce_board(results, registry, from_weights=source == "weights", keep=tables)
         print(report.text)
         failed = bool(report.drift)
     if failed:

@@ -64,8 +64,13 @@ def verify(
     ] = None,
     plugin: PluginFiles = None,
 ) -> None:
-    """Live runs against replay and trace, and their wall clock; exit code 1 where they contradict each other."""
-    from bench_core.provenance import environment
+    """Compare live runs with replay and with the trace, and measure them; exit code 1 if they disagree.
+
+    Replaying the logits of a live run must give its exits exactly. The logits must be those of the trace up to
+    rounding, which can flip a spike: at most 2 % of the samples may be off by more than 1e-4 here, at most 10 % of a
+    trace that another processor recorded.
+    """
+    from bench_core.environment import environment
     from bench_core.results import write_text
     from bench_core.store import default_store
     from bench_core.suite import load_suite

@@ -16,8 +16,8 @@ __all__ = ["AnalogNetwork", "SpikingNetwork"]
 class SpikingNetwork(nn.Module):
     """A network whose first layer turns input into current and whose last gives the logits of each timestep.
 
-    Two modes with equal results: ``run`` computes all timesteps, layer by layer; ``reset``, ``step``, ``keep`` and
-    ``renew`` compute one timestep at a time, drop finished samples and let new ones take their places.
+    Two modes whose results agree up to rounding: ``run`` computes all timesteps, layer by layer; ``reset``, ``step``,
+    ``keep`` and ``renew`` compute one timestep at a time, drop finished samples and let new ones take their places.
 
     Args:
         layers: modules on [T, B, ...]; the first is a Synapse that reads the input.
@@ -81,7 +81,7 @@ class SpikingNetwork(nn.Module):
         Args:
             inputs: [B, C, H, W] under constant input, else [T, B, C, H, W].
             timesteps: T.
-            fold: timesteps computed together, default all; any value gives the same result.
+            fold: timesteps computed together, default all; results agree up to rounding.
 
         Returns:
             o_t per timestep, [T, B, K].

@@ -31,7 +31,7 @@ class ThresholdDependentBatchNorm(nn.BatchNorm2d):
 
     def plain(self) -> nn.BatchNorm2d:
         """Plain batch normalisation that gives the same."""
-        norm = nn.BatchNorm2d(self.num_features, self.eps)
+        norm = nn.BatchNorm2d(self.num_features, self.eps, dtype=self.weight.dtype)
         norm.load_state_dict(self.state_dict())
         norm.weight.data.mul_(self.factor)
         return norm.train(self.training)

@@ -28,7 +28,10 @@ def _epochs(workload: str, stage: str, metadata: Mapping[str, Any]) -> Iterator[
     if "history" not in metadata:
         return
     place = metadata.get("environment", {})  # the first weights don't say where they were trained
-    device = " ".join(str(place[name]) for name in ("device", "machine", "cpu_capability") if name in place)
+    parts = (
+        ("processor",) if "processor" in place else ("device", "machine", "cpu_capability")
+    )  # as older weights have it
+    device = " ".join(str(place[name]) for name in parts if name in place)
     for record in metadata["history"]:
         figures = {name: record.get(name) for name in ("epoch", "loss", "accuracy", "seconds")}
         made_on = {"device": device, "threads": place.get("threads"), "torch": place.get("torch")}

@@ -24,6 +24,7 @@ from bench_core import (
     hookimpl,
 )
 from bench_core.errors import PluginError
+from bench_core.portable_math import exponential
 from bench_plugins._readout import ACCUMULATE, readout, softmax_overhead
 
 
@@ -128,7 +129,7 @@ class Margin(ScoreStrategy):
 
     def score(self, evidence: Evidence) -> torch.Tensor:
         softmax = readout(evidence, self.parameters["accumulate"])
-        return (1.0 - torch.exp(softmax.runner_up)) * softmax.largest_probability
+        return (1.0 - torch.from_numpy(exponential(softmax.runner_up.numpy()))) * softmax.largest_probability
 
     def overhead(self, classes: int) -> Overhead:
         second = Operations(additions=1, comparisons=classes - 1, multiplications=1)

@@ -5,13 +5,14 @@ Computing", DAC 2023. The paper takes the softmax of the mean over time, the cod
 thresholds of one are not thresholds of the other.
 """
 
-import math
 from typing import ClassVar
 
+import numpy as np
 import torch
 
 from bench_core import Evidence, ExitStrategy, Knob, Operations, Overhead, ScoreStrategy, hookimpl
 from bench_core.costs.operations import Array
+from bench_core.portable_math import logarithm
 from bench_plugins._readout import ACCUMULATE, readout, softmax_overhead
 
 
@@ -24,7 +25,7 @@ class DtSnn(ScoreStrategy):
     knobs: ClassVar[tuple[Knob, ...]] = (ACCUMULATE,)
 
     def score(self, evidence: Evidence) -> torch.Tensor:
-        largest = -math.log(1.0 / evidence.classes)  # of entropies; so written, no evidence at all gives exactly 1
+        largest = -float(logarithm(np.array([1.0 / evidence.classes]))[0])  # so written, no evidence gives exactly 1
         return readout(evidence, self.parameters["accumulate"]).mean_log_probability / largest
 
     def threshold_of(self, knob: Array) -> Array:

@@ -6,17 +6,18 @@ authors' demo has alpha 30 at T = 27; here it is fitted by default: the alpha wi
 log-likelihood at T on calibration data. Negative log-likelihood is convex in 1 / alpha, so there is one.
 """
 
-import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from scipy.optimize import brentq
 
 from bench_core import Calibration, Evidence, ExitStrategy, Knob, Overhead, ScoreStrategy, Trace, hookimpl
 from bench_core.logits import samples_in_cache
+from bench_core.portable_math import Array, exact_sum, exponential, logarithm, row_sums
 from bench_plugins._readout import readout, softmax_overhead
 
 SMALLEST, LARGEST = 1e-3, 1e6  # range that alpha is fitted in
@@ -28,7 +29,8 @@ ROUGH = 1e-3  # how exactly log alpha of the first part is found
 TRUSTED = 2e-5  # a step in log alpha after which the next would be smaller than ``EXACT``
 MOST_STEPS = 8
 
-Chunks = Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor]]]
+Labels = np.ndarray[Any, np.dtype[np.int64]]
+Chunks = Callable[[], Iterable[tuple[Array, Labels]]]
 """A few samples at a time: S_T less its largest, float64 [n, K], and labels [n]."""
 
 
@@ -60,7 +62,7 @@ def _fitted_alpha(calibration: Calibration) -> float:
     """Where negative log-likelihood at T has no slope in 1 / alpha, or the end of the range that lies beyond."""
     trace = calibration.trace
     log_alpha = _of_large(trace) if len(trace) * trace.classes > LARGE else None
-    return math.exp(_root(trace, EXACT) if log_alpha is None else log_alpha)
+    return _exp(_root(trace, EXACT) if log_alpha is None else log_alpha)
 
 
 def _of_large(trace: Trace) -> float | None:
@@ -86,7 +88,7 @@ def _polished(chunks: Chunks, near: float) -> float | None:
             return None
         step = newton / bend
         log_alpha -= step
-        if not (abs(step) < 1.0 and math.log(SMALLEST) < log_alpha < math.log(LARGEST)):
+        if not (abs(step) < 1.0 and _log(SMALLEST) < log_alpha < _log(LARGEST)):
             return None
         if abs(step) < TRUSTED:
             return log_alpha
@@ -95,22 +97,28 @@ def _polished(chunks: Chunks, near: float) -> float | None:
 
 def _derivatives(chunks: Chunks, log_alpha: float) -> tuple[float, float, float]:
     """The slope of negative log-likelihood in 1 / alpha and its two derivatives, as functions of log alpha."""
-    scale, sums, samples = math.exp(-log_alpha), torch.zeros(3, dtype=torch.float64), 0
+    scale, samples = _exp(-log_alpha), 0
+    terms: tuple[list[float], list[float], list[float]] = ([], [], [])
     for below, labels in chunks():
-        of_labels = below.gather(1, labels[:, None]).squeeze(1)
-        weights = torch.softmax(below * scale, 1)
-        first, second, third = (weights.mul_(below).sum(1) for _ in range(3))  # moments
+        powers = exponential(below * scale)
+        total = row_sums(powers.copy())
+        moments = []
+        for _ in range(3):
+            powers *= below
+            moments.append(row_sums(powers.copy()) / total)
+        first, second, third = moments
         variance = second - first * first
-        skew = third - 3.0 * first * second + 2.0 * first**3
-        sums += torch.stack([(first - of_labels).sum(), variance.sum(), skew.sum()])
+        skew = third - 3.0 * first * second + 2.0 * first * first * first
+        for known, new in zip(terms, (first - _of_labels(below, labels), variance, skew), strict=True):
+            known.append(exact_sum(new.tolist()))
         samples += len(labels)
-    slope, spread, lean = (sums / samples).tolist()
+    slope, spread, lean = (exact_sum(known) / samples for known in terms)
     return slope, -scale * spread, scale * spread + scale * scale * lean
 
 
 def _root(trace: Trace, tolerance: float) -> float:
     """log alpha where the slope is 0, or the end of the range that lies beyond."""
-    low, high = math.log(SMALLEST), math.log(LARGEST)
+    low, high = _log(SMALLEST), _log(LARGEST)
     slope = _slope(trace)
     if slope(low) <= 0:
         return low
@@ -129,15 +137,16 @@ def _root(trace: Trace, tolerance: float) -> float:
 def _slope(trace: Trace) -> Callable[[float], float]:
     """The slope of negative log-likelihood at T in 1 / alpha, as a function of log alpha; it falls as alpha grows."""
     chunks = _chunks(trace)
-    right = float(torch.cat([below.gather(1, labels[:, None]) for below, labels in chunks()]).mean())
+    right = exact_sum(exact_sum(_of_labels(below, labels).tolist()) for below, labels in chunks()) / len(trace)
 
     @cache  # a root finder asks for the ends of its range again
     def slope(log_alpha: float) -> float:
-        expected = 0.0
+        alpha, sums = _exp(log_alpha), []
         for below, _ in chunks():
-            weights = torch.softmax(below / math.exp(log_alpha), 1)
-            expected += float(weights.mul_(below).sum(1).sum())
-        return expected / len(trace) - right
+            powers = exponential(below / alpha)
+            weighted = row_sums(powers * below)
+            sums.append(exact_sum((weighted / row_sums(powers)).tolist()))
+        return exact_sum(sums) / len(trace) - right
 
     return slope
 
@@ -150,14 +159,28 @@ def _chunks(trace: Trace) -> Chunks:
     return lambda: held
 
 
-def _ends(trace: Trace) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _ends(trace: Trace) -> Iterator[tuple[Array, Labels]]:
     """A few samples at a time: S_T less its largest, float64 [n, K], and labels [n]."""
     for start, logits in trace.rows.pieces(samples_in_cache(trace.classes)):
         steps = logits.to("cpu")
         total = steps[:, 0].to(torch.float64, copy=True)
         for t in range(1, trace.timesteps):
             total += steps[:, t]
-        yield total.sub_(total.amax(1, keepdim=True)), trace.labels[start : start + len(total)]
+        total -= total.amax(1, keepdim=True)
+        yield total.numpy(), trace.labels[start : start + len(total)].numpy()
+
+
+def _of_labels(below: Array, labels: Labels) -> Array:
+    found: Array = np.take_along_axis(below, labels[:, None], 1)[:, 0]
+    return found
+
+
+def _exp(value: float) -> float:
+    return float(exponential(np.array([value]))[0])
+
+
+def _log(value: float) -> float:
+    return float(logarithm(np.array([value]))[0])
 
 
 @hookimpl

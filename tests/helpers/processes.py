@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from tests.helpers.suites import TINY_PLUGIN
 
+ROOT = TINY_PLUGIN.parent.parent.parent
 PATIENCE = 120.0  # seconds that a tiny run may take on a busy machine
 
 
@@ -19,6 +20,11 @@ def run_command(suite, *options):
 def environment(home):
     """The variables that a run with its store in ``home`` gets."""
     return {**os.environ, "EXITBENCH_HOME": str(home), "OMP_NUM_THREADS": "1"}
+
+
+def module_path():
+    """Return the PYTHONPATH of a process that imports tests: their root, and this process's own."""
+    return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @contextmanager
