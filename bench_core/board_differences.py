@@ -33,6 +33,7 @@ class Difference:
     Attributes:
         table: its name.
         row: the row of the first board; of the second where only that has it.
+        found: the row of the second board; None where only one has it.
         column: the cell's; empty where a row is missing or new.
         text: one line for people.
     """
@@ -41,6 +42,7 @@ class Difference:
     row: Mapping[str, Any]
     column: str
     text: str
+    found: Mapping[str, Any] | None = None
 
 
 def differences(
@@ -63,7 +65,8 @@ def differences(
         for column, value in row.items() if key in right else ():
             other = right[key].get(column)
             if not same(column, value, other):
-                yield Difference(table, row, column, f"{start}{key}: {column}: expected {value}, found {other}")
+                text = f"{start}{key}: {column}: expected {value}, found {other}"
+                yield Difference(table, row, column, text, right[key])
 
 
 def exactly(_column: str, expected: Any, found: Any) -> bool:

@@ -66,11 +66,13 @@ def excuse(
     networks: set[RowKey] = set()
     for key, lines in by_row.items():
         columns = {one.column for one in lines} - _STANDING
+        if "" in columns:
+            continue  # the row is missing or new
         if columns <= {"area_share"}:
             if not columns or key[:2] in curves:
                 rows[key] = 0
             continue
-        samples = _samples_that_may_differ(lines[0].row, columns, sides(key[0]))
+        samples = _samples_that_may_differ(lines[0], sides(key[0]))
         if samples is not None:
             rows[key] = samples
         elif _network_may_differ(lines[0].row, sides(key[0])["test"]):
@@ -105,14 +107,17 @@ def _follows(
     return (standing or adjusted) and (workload, point) in places
 
 
-def _samples_that_may_differ(
-    row: Mapping[str, Any], columns: set[str], sides: Mapping[str, ReplayedPolicies]
-) -> int | None:
-    """How many samples of test are on the edge, where that explains a row; None where it doesn't."""
-    if "" in columns or not _ran(row):
+def _samples_that_may_differ(one: Difference, sides: Mapping[str, ReplayedPolicies]) -> int | None:
+    """How many samples of test are on the edge, where that explains a row; None where it doesn't.
+
+    It does where samples are on the edge of the committed policy, or of the one that was chosen instead, on any side,
+    and the committed policy does what its row says, but for those of test.
+    """
+    row, found = one.row, one.found
+    if found is None or not (_ran(row) and _ran(found)):
         return None
     near = {name: side.undecided(row) for name, side in sides.items()}
-    if not any(near.values()):
+    if not any(near.values()) and not any(side.undecided(found) for side in sides.values()):
         return None
     outcome = sides["test"].outcome(row)
     if isinstance(outcome, str) or not _within(outcome, row, sides["test"], near["test"]):

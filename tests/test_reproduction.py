@@ -227,3 +227,10 @@ def test_without_weights_nothing_is_trained(boards, tmp_path):
         reproduce_board(
             boards / "native" / "board", tiny_registry(), from_weights=True, store=Store(tmp_path / "empty", zoo=None)
         )
+
+
+def test_a_row_that_is_missing_is_no_tie(tied):
+    folder, again = tied
+    rows = pd.read_csv(folder / "rows.csv")
+    rows[rows["strategy"] != "coarse"].to_csv(folder / "rows.csv", index=False)
+    assert any("coarse" in line for line in again().drift)
