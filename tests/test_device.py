@@ -79,7 +79,7 @@ def test_a_training_step_happens_where_the_network_is(model, dataset, analog, mo
     training = loop._Training(network, dataset, split, regularizer, timesteps=T, recipe=recipe, seed=0)
     generator = torch.Generator().manual_seed(0)
     with layer_records(network, wanted=regularizer is not None) as records:
-        seen = training._step(torch.arange(4), generator, records)
+        seen = training._step(torch.arange(4), 0, generator, records)
     assert seen.device == ELSEWHERE
     assert all(parameter.grad is not None for parameter in network.parameters())
     assert {buffer.device for buffer in network.buffers()} == {ELSEWHERE}
@@ -94,9 +94,9 @@ def test_a_step_that_mixed_devices_would_be_noticed(left_behind, monkeypatch):
     if left_behind == "labels":
         training.labels = split.labels
     else:
-        monkeypatch.setattr(training, "_inputs", lambda images, _: dataset.encode(split.images[: len(images)], T))
+        monkeypatch.setattr(training, "_inputs", lambda index, *_: dataset.encode(split.images[: len(index)], T))
     with pytest.raises(RuntimeError, match="device"):
-        training._step(torch.arange(4), torch.Generator().manual_seed(0), [])
+        training._step(torch.arange(4), 0, torch.Generator().manual_seed(0), [])
 
 
 @pytest.mark.parametrize("dataset", [TinyShapes(), TinyEvents()])
