@@ -23,6 +23,7 @@ import torch
 from bench_core import Dataset, ImageSplit, load_registry, save_trace
 from bench_core.bundles import export_bundle
 from bench_core.data.base import Images
+from bench_core.environment import environment
 from bench_core.inventory import entries
 from bench_core.stages import Workload, record_shard, recorded_trace, shards_of
 from bench_core.store import Artifact, Store
@@ -74,6 +75,7 @@ def anonymous_mib() -> float:
 @contextmanager
 def added_memory(name: str) -> Iterator[None]:
     """Prints how long the block took, and how much anonymous memory it added at most."""
+    environment()  # once in every process, and no part of what is measured
     before = peak = anonymous_mib()
     done = threading.Event()
 

@@ -407,7 +407,7 @@ def test_a_workload_is_verified(content, registry, store):
     )
     assert found.agrees
     recording = found.recording
-    assert (recording.samples, recording.allowed, recording.verdict) == (200, 4, "ok")
+    assert (recording.samples, recording.allowed, recording.verdict) == (200, 20, "ok")
     assert [run.precision for run in found.runs] == ["float32"] * 3 + ["float64"] * 3
     assert all(run.samples == 150 and run.contradictions == 0 for run in found.runs)
     assert 1 < found.ideal_speedup <= content["timesteps"]
@@ -452,7 +452,7 @@ def test_where_the_recording_batches_equal_the_trace_to_the_bit_it_says_so(regis
 
 @pytest.mark.parametrize(
     ("changed", "by", "off"),
-    [(100, 1e-6, 0), (2, 1e-3, 2), (3, 1e-3, 3), (100, 1e-3, 100)],
+    [(100, 1e-6, 0), (10, 1e-3, 10), (11, 1e-3, 11), (100, 1e-3, 100)],
     ids=["rounding", "as many flips as may be", "a flip more", "every sample"],
 )
 def test_a_trace_from_elsewhere_need_not_be_equal_to_the_bit_but_agree(registry, store, monkeypatch, changed, by, off):
@@ -466,14 +466,14 @@ def test_a_trace_from_elsewhere_need_not_be_equal_to_the_bit_but_agree(registry,
 
     monkeypatch.setattr(verification, "recorded_trace", elsewhere)
     found = verify(resolved(DIRECT, registry), registry.strategies["fixed"], store=store, samples=100, repetitions=0)
-    recording, expected = found.recording, "ok" if off <= 2 else "OFF"
+    recording, expected = found.recording, "ok" if off <= 10 else "OFF"
     assert (recording.samples, recording.off, recording.bit_equal) == (100, off, False)
     assert recording.largest_difference == pytest.approx(by, abs=1e-5)
     assert {run.off for run in found.runs if run.precision == "float32"} == {off}
     assert {run.off for run in found.runs if run.precision == "float64"} == {0}  # which aren't compared with the trace
     assert recording.verdict == expected
     assert found.agrees == (expected == "ok")
-    line = f"{expected}, {off} of 100 samples off by more than 0.0001 (2 allowed), largest difference "
+    line = f"{expected}, {off} of 100 samples off by more than 0.0001 (10 allowed), largest difference "
     assert f"recording batches stepwise against the trace: {line}" in found.text()
 
 

@@ -67,8 +67,7 @@ def verify(
     """Compare live runs with replay and with the trace, and measure them; exit code 1 if they disagree.
 
     Replaying the logits of a live run must give its exits exactly. The logits must be those of the trace up to
-    rounding, which can flip a spike: at most 2 % of the samples may be off by more than 1e-4 here, at most 10 % of a
-    trace that another processor recorded.
+    rounding, which can flip a spike: at most 10 % of the samples may be off by more than 1e-4.
     """
     from bench_core.environment import environment
     from bench_core.results import write_text
