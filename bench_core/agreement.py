@@ -105,6 +105,12 @@ def changed_tables(result: Reproduction, committed: Board, board: Board, folder:
 def compare_exactly(
     result: Reproduction, committed: Board, board: Board, changed: Sequence[str], *, blind: bool = False
 ) -> None:
+    """Add every cell that isn't equal as it is written to the drift.
+
+    Args:
+        changed: names of the tables whose bytes differ.
+        blind: rows were left out on both sides, so bytes may differ where no value does.
+    """
     for name in changed:
         found = [one.text for one in differences(name, committed, board, exactly)]
         result.drift += found or ([] if blind else [f"{name}.csv: the files differ, their values don't"])

@@ -13,11 +13,12 @@ from bench_core.agreement import Reproduction, changed_tables, compare_exactly, 
 from bench_core.committed_policies import CommittedPolicies, ReplayedPolicies
 from bench_core.contract import FLIPPED_SHARE, LOGIT, accuracy_allowance, is_empty, same_numerics, timestep_allowance
 from bench_core.errors import UsageError
+from bench_core.kept_scores import SCORED_SPLITS
 from bench_core.kept_traces import kept_trace, trace_path
 from bench_core.metrics import static_accuracy
 from bench_core.planning import plan
 from bench_core.plugin_manager import Registry
-from bench_core.replayed_board import SPLITS, contest_of_traces, strategies_of
+from bench_core.replayed_board import contest_of_traces, strategies_of
 from bench_core.results import Board
 from bench_core.scoring import Recorded
 from bench_core.shift_recording import read_conditions
@@ -94,7 +95,7 @@ def _environments(sides: TwoBoards) -> Iterator[tuple[Mapping[str, Any], Mapping
     yield sides.committed.manifest["environment"], sides.made.manifest["environment"]
     for spec in sides.suite.workloads:
         both = [sides.facts(board, spec.name).get("recorded_with", {}) for board in (sides.committed, sides.made)]
-        for split in SPLITS if sides.facts(sides.committed, spec.name) else ():
+        for split in SCORED_SPLITS if sides.facts(sides.committed, spec.name) else ():
             old, new = (side.get(split) or {} for side in both)
             yield old, new
 
@@ -129,8 +130,8 @@ def _compare_workload(result: Reproduction, sides: TwoBoards, name: str, largest
     old = sides.facts(sides.committed, name)
     if not old:
         return  # it failed when the board was made
-    traces = {split: sides.new_trace(name, split) for split in SPLITS}
-    before = {split: sides.old_trace(name, split) for split in SPLITS}
+    traces = {split: sides.new_trace(name, split) for split in SCORED_SPLITS}
+    before = {split: sides.old_trace(name, split) for split in SCORED_SPLITS}
     for split, trace in traces.items():
         if (known := before[split]) is not None:
             for part in ("labels", "sample_ids"):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_core.competition import policy_artifacts, score_workload
+from bench_core.kept_scores import SCORED_SPLITS
 from bench_core.kept_traces import kept_trace, trace_path
 from bench_core.offline import resolve_inputs
 from bench_core.planning import Competitor, plan
@@ -16,9 +17,7 @@ from bench_core.store import Store
 from bench_core.suite import LatencySpec, Suite, parse_suite
 from bench_core.trace import Trace
 
-__all__ = ["SPLITS", "Tested", "briefly", "contest_of_traces", "strategies_of", "suite_of", "tested"]
-
-SPLITS = ("calibration", "test")
+__all__ = ["Tested", "briefly", "contest_of_traces", "strategies_of", "suite_of", "tested"]
 
 
 def suite_of(board: Board, folder: Path) -> Suite:
@@ -59,7 +58,9 @@ def tested(committed: Board, suite: Suite, folder: Path, registry: Registry, sto
     found = {}
     for spec in suite.workloads:
         facts: Mapping[str, Any] = committed.manifest["workloads"].get(spec.name, {})
-        sides = [kept_trace(trace_path(folder, spec.name, split), facts.get(f"{split}_trace")) for split in SPLITS]
+        sides = [
+            kept_trace(trace_path(folder, spec.name, split), facts.get(f"{split}_trace")) for split in SCORED_SPLITS
+        ]
         contest = contest_of_traces(sides[0], sides[1], facts, registry, store)
         digests = {name: str(facts[name]) for name in ("weights", "calibration_trace", "test_trace")}
         found[spec.name] = Tested(score_workload(spec.name, entrants, planned.points, contest, digests), contest)
