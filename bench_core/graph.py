@@ -30,6 +30,7 @@ from bench_core.digests import file_digest
 from bench_core.errors import StoreError, UsageError
 from bench_core.exits import ExitStrategy, ListedPolicies, Requirement
 from bench_core.failures import guarded
+from bench_core.foreign_code import is_ours
 from bench_core.kept_scores import SCORED_SPLITS, can_be_kept, scored_recordings, scores_key
 from bench_core.planning import Competitor, Plan, plan
 from bench_core.plugin_manager import Registry, load_registry
@@ -173,7 +174,7 @@ def missing_stages(planned: Plan, store: Store, *, refit: bool = False) -> tuple
     for workload in planned.workloads:
         name = workload.spec.name
         subject = f"workload {name}"
-        found = guarded(subject, _stages_of, workload, planned.shift, store, trained)
+        found = guarded(subject, _stages_of, workload, planned.shift, store, trained, ours=workload.is_ours)
         if isinstance(found, str):
             problems[subject] = found
             continue
@@ -277,7 +278,9 @@ def perform_here(stages: Sequence[Stage], planned: Plan, store: Store, *, refit:
     for stage in stages:
         made = failed.get(stage.subject) or next((problems[name] for name in stage.after if name in problems), ())
         if not made and stage.part is None and stage.kind != "score":
-            made = guarded(stage.subject, _make, stage, planned, store, refit)
+            minutes = planned.limits.strategy if stage.strategy else planned.limits.stage
+            ours = _is_ours(stage, planned)
+            made = guarded(stage.subject, _make, stage, planned, store, refit, minutes=minutes, ours=ours)
         if isinstance(made, str):
             failed[stage.subject] = problems[stage.name] = made
     _last_network.clear()
@@ -325,6 +328,12 @@ def _planned(suite: str, plugins: tuple[_Place, ...]) -> Plan:
 
 
 # --- either way ------------------------------------------------------------------------------------------------------
+
+
+def _is_ours(stage: Stage, planned: Plan) -> bool:
+    """Whether all code that a stage runs comes with this package."""
+    workload = next(w for w in planned.workloads if w.spec.name == stage.workload)
+    return workload.is_ours and (not stage.strategy or is_ours(_strategy(stage, planned)))
 
 
 def _make(stage: Stage, planned: Plan, store: Store, refit: bool) -> _Place | tuple[()]:

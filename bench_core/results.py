@@ -9,7 +9,7 @@ board (``published.py``).
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,7 @@ class Board:
     shift: pd.DataFrame | None = None  # where the suite asks for corrupted test data
     training: pd.DataFrame | None = None  # what training the networks took, epoch by epoch
     published: pd.DataFrame | None = None  # what papers say of the same data sets; empty where none does
+    problems: list[str] = field(default_factory=list)  # what failed beside rows: tables, cost models, wall clock
 
     def __post_init__(self) -> None:
         self._by_policy: dict[str, dict[str, Any]] = {}
@@ -109,9 +110,9 @@ class Board:
 
     @property
     def failures(self) -> int:
-        """How many rows have no figures because something failed, those under corruption included."""
+        """How much failed: rows without figures, those under corruption included, and other problems."""
         tables = [self.rows] if self.shift is None else [self.rows, self.shift]
-        return sum(int(table["status"].str.startswith("failed").sum()) for table in tables)
+        return len(self.problems) + sum(int(table["status"].str.startswith("failed").sum()) for table in tables)
 
     def is_measured(self, policy: str) -> bool:
         """Whether wall clock is known for the policy of this digest."""
@@ -212,7 +213,7 @@ def read_board(folder: Path) -> Board:
             )
     return Board(
         rows,
-        **tables,
+        **tables,  # type: ignore[arg-type]  # mypy takes them for all fields
         measurements=read_kept(folder, "measurements"),
         manifest=manifest,
         raw=read_kept(folder, "measurements-raw"),

@@ -16,6 +16,7 @@ from bench_core.device import compute_device
 from bench_core.digests import canonical_json, json_digest
 from bench_core.environment import environment, processor
 from bench_core.errors import StoreError, TraceError
+from bench_core.foreign_code import is_ours
 from bench_core.plugin_manager import Registry
 from bench_core.progress import note, progress
 from bench_core.provenance import code_digest
@@ -72,6 +73,12 @@ class Workload:
             earlier = {"recipe": before, "timesteps": before.timesteps or spec.timesteps}
             trunk = cls.resolve(spec.model_copy(update=earlier), registry)
         return cls(spec, dataset, model, converter, regularizer, trunk)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether all code that it needs comes with this package."""
+        made = (self.dataset, self.model, self.converter, self.regularizer)
+        return all(one is None or is_ours(one) for one in made) and (self.trunk is None or self.trunk.is_ours)
 
     @property
     def training_key(self) -> str:
