@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO, cast
 
 from bench_core.errors import ForeignCodeError
 from bench_core.process_state import restore, snapshot
@@ -95,35 +95,48 @@ def foreign_code(who: str, *, minutes: float = STRATEGY_MINUTES, ours: bool = Fa
         ForeignCodeError: for ``sys.exit``, a KeyboardInterrupt that nobody typed, other exceptions that aren't errors,
             and at the limit. Errors come through as they are.
     """
-    process, running = os.getpid(), _Running(who, 60.0 * minutes, announced=ours)
-    with _interruptible(running), _stdout_to_stderr(), _without_sudden_exit(process):
-        before = snapshot()
-        _process.append(process)
-        try:
+    running, changed = _Running(who, 60.0 * minutes, announced=ours), list[str]()
+    try:
+        with _interruptible(running), _stdout_to_stderr(), _without_sudden_exit(), _restored(running, changed):
             yield
-        except (Exception, ForeignCodeError):
-            raise
-        except _TimeIsUp as error:
-            if error.args[0] is not running:
-                raise  # of code around this
-            raise ForeignCodeError(who, f"didn't end within the limit of {minutes:g} minutes") from None
-        except KeyboardInterrupt:
-            if running.interrupted:
-                raise
-            raise ForeignCodeError(who, "raised KeyboardInterrupt") from None
-        except SystemExit as error:
-            raise ForeignCodeError(who, f"called sys.exit({error.code!s:.60})") from None
-        except BaseException as error:
-            raise ForeignCodeError(who, f"raised {type(error).__name__}: {error!s:.200}") from error
-        finally:
-            running.done = True
-            end_stray_child()
-            _process.remove(process)
-            changed = restore(before)
-            if not ours:
-                _report(who, changed)
+    except Exception:
+        if running.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+    except _TimeIsUp as error:
+        if error.args[0] is not running:
+            raise  # of code around this
+        raise ForeignCodeError(who, f"didn't end within the limit of {minutes:g} minutes") from None
+    except BaseException as error:
+        if running.interrupted:
+            raise KeyboardInterrupt from None
+        raise ForeignCodeError(who, _as_text(error)) from error
+    finally:
+        if not ours:
+            _report(who, changed)
     if running.interrupted:
         raise KeyboardInterrupt  # the code kept it to itself
+
+
+@contextmanager
+def _restored(running: _Running, changed: list[str]) -> Iterator[None]:
+    """Put the process back at the end, and take in what had changed; a child that the block forked ends there."""
+    _process.append(os.getpid())
+    before = snapshot()
+    try:
+        yield
+    finally:
+        running.done = True
+        end_stray_child()
+        _process.pop()
+        changed += restore(before)
+
+
+def _as_text(error: BaseException) -> str:
+    """What somebody did who raised what is no error."""
+    if isinstance(error, SystemExit):
+        return f"called sys.exit({error.code!s:.60})"
+    return f"raised {type(error).__name__}" + f": {error!s:.200}" * bool(str(error))
 
 
 def _report(who: str, changed: list[str]) -> None:
@@ -135,9 +148,9 @@ def _report(who: str, changed: list[str]) -> None:
 
 
 @contextmanager
-def _without_sudden_exit(process: int) -> Iterator[None]:
+def _without_sudden_exit() -> Iterator[None]:
     """Make ``os._exit`` raise SystemExit in this process; children that somebody forks end by it as ever."""
-    usual = os._exit
+    process, usual = os.getpid(), os._exit
 
     def leave(status: int) -> NoReturn:
         if os.getpid() != process:
@@ -151,14 +164,44 @@ def _without_sudden_exit(process: int) -> Iterator[None]:
         os._exit = usual
 
 
+class _Shielded:
+    """A stream that can be written to, and can't be closed."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.ends_a_line = True
+
+    def write(self, text: str) -> int:
+        """Write, and see whether a line is left open."""
+        if text:
+            self.ends_a_line = text.endswith("\n")
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def close(self) -> None:
+        """Write what is buffered."""
+        self._stream.flush()
+
+
 @contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
-    before = sys.stdout
-    sys.stdout = sys.stderr
+    """Let the block write to stderr only, and not close it; a stream that it closes all the same is opened again."""
+    before = {"stdout": sys.stdout, "stderr": sys.stderr}
+    shielded = None if sys.stderr is None else _Shielded(sys.stderr)
+    if shielded is not None:
+        sys.stdout = sys.stderr = cast(TextIO, shielded)
     try:
         yield
     finally:
-        sys.stdout = before
+        if shielded is not None and not shielded.ends_a_line:
+            with contextlib.suppress(OSError, ValueError):
+                shielded.write("\n")
+        for number, (name, stream) in enumerate(before.items(), start=1):
+            if getattr(stream, "closed", False):
+                stream = open(number, "w", encoding=stream.encoding, errors="replace", closefd=False)  # noqa: PLW2901, SIM115
+            setattr(sys, name, stream)
 
 
 @contextmanager

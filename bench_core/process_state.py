@@ -429,8 +429,4 @@ def _restore_streams(before: Snapshot) -> list[str]:
         if getattr(sys, name) is not stream:
             setattr(sys, name, stream)
             changed.add(name)
-        if name != "stdin" and getattr(stream, "closed", False):
-            number = {"stdout": 1, "stderr": 2}[name]
-            setattr(sys, name, open(number, "w", encoding=stream.encoding, errors="replace", closefd=False))  # noqa: SIM115
-            changed.add(name)
     return sorted(changed)

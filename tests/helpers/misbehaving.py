@@ -59,7 +59,9 @@ CASES = {
     "sets-dtype": Case(learn="torch.set_default_dtype(torch.float64)", said="PyTorch's default dtype"),
     "sets-device": Case(score="torch.set_default_device('meta')", status="failed", said="function modes"),
     "sets-precision": Case("torch.set_float32_matmul_precision('medium')", said="PyTorch's float32 precision"),
-    "sets-new-precision": Case("torch.backends.mkldnn.conv.fp32_precision = 'bf16'", said="PyTorch's float32 precision"),
+    "sets-new-precision": Case(
+        "torch.backends.mkldnn.conv.fp32_precision = 'bf16'", said="PyTorch's float32 precision"
+    ),
     "turns-mkldnn-off": Case("torch.backends.mkldnn.enabled = False", said="mkldnn's flags"),
     "sets-threads": Case(learn="torch.set_num_threads(3)", said="PyTorch's number of threads"),
     "enters-inference-mode": Case("mode = torch.inference_mode()", learn="mode.__enter__()", said="inference mode"),
@@ -75,7 +77,7 @@ CASES = {
     ),
     "pushes-a-dispatch-mode": Case(
         "from torch.utils._python_dispatch import TorchDispatchMode\nclass Same(TorchDispatchMode):\n    def "
-        "__torch_dispatch__(self, function, types, args=(), kwargs=None):\n        return function(*args, **(kwargs or {}))",
+        "__torch_dispatch__(self, function, types, args=(), kwargs=None):\n        return function(*args, **(kwargs or dict()))",
         learn="Same().__enter__()",
         said="function modes",
     ),
@@ -91,8 +93,9 @@ CASES = {
     "shadows-modules": Case("sys.path.insert(0, '/nowhere')"),
     "replaces-print": Case("import builtins; builtins.print = lambda *_, **__: None", said="built-in functions"),
     # output
-    "prints": Case("print('at import')", learn="print('learning\\x1b[2J')", score="sys.stdout.write('scoring')"),
-    "closes-stdout": Case(learn="sys.stdout.close(); os.close(1)", said="stdout"),
+    "prints": Case("print('at import')", learn="print('learning\\x1b[2J')", score="sys.stdout.write('while scoring')"),
+    "closes-stdout": Case(learn="sys.stdout.close(); sys.stderr.close(); os.close(1)", said="stdout"),
+    "closes-the-first-stdout": Case(learn="sys.__stdout__.close()"),
     "redirects-stderr": Case(learn="os.dup2(os.open(os.devnull, os.O_WRONLY), 2)", said="stdout or stderr"),
     # leaving
     "exits": Case(score="sys.exit(0)", status="failed: called sys.exit(0)"),
@@ -104,7 +107,9 @@ CASES = {
         "class Own(BaseException): ...", learn="raise Own('two\\nlines')", status="failed: raised Own: two?lines"
     ),
     "borrows-an-error": Case(
-        "from bench_core.errors import StoreError", score="raise StoreError('the disk is full')", status="failed: the disk"
+        "from bench_core.errors import StoreError",
+        score="raise StoreError('the disk is full')",
+        status="failed: the disk",
     ),
     "forks": Case(learn="os.fork()"),
     "forks-while-scoring": Case(score="os.fork() if evidence.t == 1 else None"),
@@ -117,12 +122,16 @@ CASES = {
     "wants-all-memory": Case(learn="torch.empty(1 << 52)", status="failed: RuntimeError"),
     "recurses": Case(score="self.score(evidence)", status="failed: RecursionError"),
     # wrong answers
-    "draws": Case(score="return torch.rand(evidence.batch, dtype=torch.float64)", status="failed: its decisions differ"),
+    "draws": Case(
+        score="return torch.rand(evidence.batch, dtype=torch.float64)", status="failed: its decisions differ"
+    ),
     "draws-with-numpy": Case(
         score="return torch.from_numpy(np.random.default_rng().random(evidence.batch))",
         status="failed: its decisions differ",
     ),
-    "gives-nan": Case(score="return evidence.total.amax(1) * float('nan')", status="failed: plugin gives-nan: score is NaN"),
+    "gives-nan": Case(
+        score="return evidence.total.amax(1) * float('nan')", status="failed: plugin gives-nan: score is NaN"
+    ),
     "gives-a-shape": Case(score="return evidence.total", status="failed: plugin gives-a-shape: score must be a tensor"),
     "is-infinite": Case(score="return evidence.total.amax(1) * float('inf')"),
 }
