@@ -221,7 +221,7 @@ def in_a_process(folder, *arguments, home):
     paths = os.pathsep.join([str(folder), str(ROOT), *sys.path])
     command = [sys.executable, "-m", "bench_core", *map(str, arguments)]
     env = {**os.environ, "PYTHONPATH": paths, "EXITBENCH_HOME": str(home)}
-    return subprocess.run(command, env=env, capture_output=True, text=True, cwd=folder.parent, timeout=120, check=False)
+    return subprocess.run(command, env=env, capture_output=True, text=True, cwd=folder.parent, timeout=600, check=False)
 
 
 # --- keys that stay --------------------------------------------------------------------------------------------------
