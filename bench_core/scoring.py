@@ -29,6 +29,7 @@ from bench_core.exits import (
 from bench_core.failures import guarded
 from bench_core.foreign_code import is_ours
 from bench_core.knobs import KnobValue, plain_value
+from bench_core.plugin_code import code_of_class, refuse_changed
 from bench_core.private_trace import PrivateTrace
 from bench_core.replay import InputFrames, Outcome, replay_policy, score_table, score_tables, static_outcome
 from bench_core.selection import OperatingPoint, choose
@@ -194,8 +195,9 @@ def fit_family(
         return read(torch.arange(len(trace)), 1)[:, 0]
 
     wanted = Requirement.INPUTS in strategy.requires and read is not None
+    kept = None if artifacts is None else _told_by_code(strategy, artifacts)
     private = PrivateTrace.copy_of(trace)
-    family: object = strategy.fit(Calibration(private, first_frames if wanted else None, artifacts, observed or {}))
+    family: object = strategy.fit(Calibration(private, first_frames if wanted else None, kept, observed or {}))
     if not isinstance(family, ScoreFamily | ListedPolicies):
         given = type(family).__name__
         raise PluginError(strategy.name, f"fit must give a ScoreFamily or ListedPolicies, not {given}")
@@ -204,6 +206,24 @@ def fit_family(
             f"strategy {strategy.name}", f"writes into the calibration trace ({', '.join(changed)}); copy it first"
         )
     return family
+
+
+def _told_by_code(strategy: ExitStrategy, artifacts: Artifacts) -> Artifacts:
+    """The same, but what a plugin's strategy learns is told apart by the plugin's code as it was loaded."""
+    code = code_of_class(type(strategy))
+    if not code:
+        return artifacts
+    digests = {one.name: one.digest for one in code}
+
+    def artifact(made_from: Mapping[str, Any], build: Callable[[], State]) -> State:
+        def built() -> State:
+            state = build()
+            refuse_changed(code)
+            return state
+
+        return artifacts({**made_from, "code": digests}, built)
+
+    return artifact
 
 
 def score_strategy(strategy: ExitStrategy, contest: Contest, points: Sequence[OperatingPoint]) -> StrategyScores:

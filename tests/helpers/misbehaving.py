@@ -77,7 +77,8 @@ CASES = {
     ),
     "pushes-a-dispatch-mode": Case(
         "from torch.utils._python_dispatch import TorchDispatchMode\nclass Same(TorchDispatchMode):\n    def "
-        "__torch_dispatch__(self, function, types, args=(), kwargs=None):\n        return function(*args, **(kwargs or dict()))",
+        "__torch_dispatch__(self, function, types, args=(), kwargs=None):"
+        "\n        return function(*args, **(kwargs or dict()))",
         learn="Same().__enter__()",
         said="function modes",
     ),
