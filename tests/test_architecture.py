@@ -16,7 +16,20 @@ PLUGINS = Path(bench_plugins.__file__).parent  # beside bench_core where it is i
 
 # Left of the trace, in the order of the data flow; a module may import its own group and those before it.
 LEFT = (
-    ("errors", "device", "digests", "environment", "failures", "files", "hashing", "knobs", "plugin_code", "progress"),
+    (
+        "errors",
+        "device",
+        "digests",
+        "environment",
+        "failures",
+        "files",
+        "foreign_code",
+        "hashing",
+        "knobs",
+        "plugin_code",
+        "process_state",
+        "progress",
+    ),
     ("data",),
     ("snn",),
     ("training",),
@@ -44,7 +57,7 @@ WAIST = (
 RIGHT = (
     ("columns", "published"),
     ("evidence",),
-    ("exits",),
+    ("exits", "private_trace"),
     ("replay",),
     ("sweep",),
     ("curves", "selection", "metrics", "statistics"),
