@@ -148,7 +148,7 @@ def _bring_weights(committed: Board, suite: Suite, registry: Registry, store: St
         if weights.digest != facts["weights"]:
             yield f"{spec.name}: weights: expected {facts['weights']}, found {weights.digest}"
         copy_artifact(weights, fresh.path("networks", key))
-        for path in sorted(store.root.glob("policies/*/*.safetensors")):
+        for path in store.files("policies"):
             policy = read_artifact(path)
             if policy.metadata.get("calibration", {}).get("trace") == facts["recording"]["calibration"]:
                 copy_artifact(policy, fresh.path("policies", policy.metadata["key"]))

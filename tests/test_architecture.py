@@ -33,6 +33,7 @@ WAIST = (
     "tensor_files",
     "trace_files",
     "kept_traces",
+    "store_paths",
     "store",
     "remote_store",
     "costs.operations",
