@@ -147,16 +147,12 @@ def exclusive(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Hold a folder against other processes that ask to be alone in it too. Raises OSError."""
-    while True:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            _lock(handle, wait=True)
-            if _names(folder, handle):
-                yield
-                return
-        finally:
-            os.close(handle)  # where its last holder has put another folder in its place, that one is to be held
+    """Hold a folder, made if need be, against other processes that ask to be alone in it too. Raises OSError."""
+    handle = _held_folder(folder)
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def _refuse_place(name: str, path: Path) -> None:
@@ -212,6 +208,28 @@ def _held(path: Path, waiting: Callable[[], None]) -> int:
             raise
         os.close(handle)  # its last holder has removed it meanwhile
         waiting = _nothing
+
+
+def _held_folder(folder: Path) -> int:
+    """The descriptor of a folder that this process holds."""
+    attempts = 0
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, FileExistsError):  # another process may remove it while it is empty
+            attempts += 1
+            if attempts == _ATTEMPTS or (os.path.lexists(folder) and not folder.is_dir()):
+                raise
+            continue
+        try:
+            _lock(handle, wait=True)
+            if _names(folder, handle):
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # its last holder has put another folder in its place
 
 
 def _nothing() -> None:

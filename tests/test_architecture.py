@@ -16,7 +16,7 @@ PLUGINS = Path(bench_plugins.__file__).parent  # beside bench_core where it is i
 
 # Left of the trace, in the order of the data flow; a module may import its own group and those before it.
 LEFT = (
-    ("errors", "device", "digests", "environment", "failures", "files", "hashing", "knobs", "progress"),
+    ("errors", "device", "digests", "environment", "failures", "files", "hashing", "knobs", "progress", "whole_folder"),
     ("data",),
     ("snn",),
     ("training",),
@@ -44,6 +44,7 @@ WAIST = (
 # Right of the trace, in order.
 RIGHT = (
     ("columns", "published"),
+    ("board_files",),
     ("evidence",),
     ("exits",),
     ("replay",),
@@ -77,6 +78,7 @@ WHATEVER_RUNS_IT = (
     "plugin_manager",
     "hookspecs",
     "suite",
+    "seal",
     "ship",
     "shift_recording",
     "timing",
