@@ -82,29 +82,28 @@ def read_files(folder: Path, *, verified: bool = True) -> tuple[dict[str, Any], 
 def kept_content(folder: Path, name: str) -> bytes | None:
     """Return a table of ``KEPT_TABLES`` that an earlier run left in ``folder``, or None.
 
-    One that can't be read, or differs from its digest in the manifest, is passed over with a note.
+    A note says of one that can't be read that it is passed over, and of one that was edited that it is kept.
     """
     file = f"{name}.csv"
 
-    def read(place: Path) -> bytes | str | None:
+    def read(place: Path) -> tuple[bytes | None, str]:
         try:
             content = _bytes(place / file)
         except FileNotFoundError:
-            return None
+            return None, ""
         except OSError as error:
-            return f"not readable ({error})"
+            return None, f"not readable ({error}); passed over"
         try:
-            digests = json.loads(_bytes(place / MANIFEST))[_DIGESTS]
+            expected = json.loads(_bytes(place / MANIFEST))[_DIGESTS][file]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            digests = {}  # nothing to compare with, as beside a board of an earlier version
-        differs = isinstance(digests, dict) and file in digests and digests[file] != digest_of(content)
-        return "not as it was written" if differs else content
+            return content, ""  # nothing to compare with, as beside a board of an earlier version
+        edited = expected != digest_of(content)
+        return content, "not as it was written; kept as it is, --remeasure measures again" if edited else ""
 
-    found = _undisturbed(folder, read)
-    if isinstance(found, str):
-        note(one_line(f"{folder / file}: {found}; passed over"))
-        return None
-    return found
+    content, remark = _undisturbed(folder, read)
+    if remark:
+        note(one_line(f"{folder / file}: {remark}"))
+    return content
 
 
 def _undisturbed(folder: Path, read: Callable[[Path], Found]) -> Found:

@@ -146,7 +146,8 @@ class Board:
 def read_kept(folder: Path, name: str) -> pd.DataFrame | None:
     """A table of ``KEPT_TABLES`` that an earlier run left in ``folder``; None where it left none.
 
-    One that can't be read, isn't as it was written or has other columns is said to be passed over, and counts as none.
+    One that can't be read or has other columns is said to be passed over, and counts as none; one that was edited since
+    it was written is said to be kept.
     """
     content = kept_content(folder, name)
     return None if content is None else _kept_table(folder, name, content)

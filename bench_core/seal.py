@@ -1,6 +1,6 @@
-"""For maintainers: take the tables of a board as they are on disk for what was written; ``exitbench run`` does so itself.
+"""For maintainers: write the sha256 of a board's tables, as they are on disk, to its manifest.
 
-A board of an earlier version has no sha256 in its manifest, and one that was edited on purpose has other ones:
+A board of an earlier version has none there, and one that was edited on purpose has others:
 
 python -m bench_core.seal results/quick
 """

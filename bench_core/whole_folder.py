@@ -23,6 +23,7 @@ __all__ = ["PENDING", "Writer", "place_of", "replace_files"]
 
 PENDING = ".pending"
 Writer = Callable[[Path], object]
+_ATTEMPTS = 20
 _DIGITS = "[0-9a-f]" * 16  # at the end of the names that ``workspace`` gives
 
 
@@ -38,22 +39,29 @@ def replace_files(folder: Path, files: Mapping[str, Writer], owned: Collection[s
         StoreError: a file can't be written; the folder is as it was.
     """
     names = {*owned, *files}
-    try:
-        with alone_in(folder):
-            real = folder.resolve()
-            _refuse_folders(real, names)
-            _remove_abandoned(real, names)
-            _settle(real, names)
-            if not _exchanged(real, files, names):
-                _write_inside(real, files, names)
-    except OSError as error:
-        raise StoreError.unwritable(folder, error) from error
+    for attempt in range(_ATTEMPTS):
+        try:
+            with alone_in(folder):
+                _replace(folder.resolve(), files, names)
+            return
+        except OSError as error:
+            if attempt == _ATTEMPTS - 1 or not isinstance(error, FileNotFoundError):
+                raise StoreError.unwritable(folder, error) from error
+            # While it was empty, another process removed it.
 
 
 def place_of(folder: Path, name: str = "") -> Path:
     """Where the file ``name`` of a folder is, or without a name where all of its own files are."""
     pending = folder / PENDING / name
     return pending if pending.exists() and not (folder / PENDING).is_symlink() else folder / name
+
+
+def _replace(real: Path, files: Mapping[str, Writer], names: Collection[str]) -> None:
+    _refuse_folders(real, names)
+    _remove_abandoned(real, names)
+    _settle(real, names)
+    if not _exchanged(real, files, names):
+        _write_inside(real, files, names)
 
 
 def _exchanged(real: Path, files: Mapping[str, Writer], names: Collection[str]) -> bool:
