@@ -134,7 +134,7 @@ def steps(place):
         killed = in_child(partial(replace_files, folder, NEW, OWNED), die_at=number)
         seen, plain = texts(folder, where_they_count), texts(folder, Path.joinpath)
         lost = [name for name in OTHERS if not os.path.lexists(folder / name)]
-        in_child(partial(replace_files, folder, NEW, OWNED))
+        replace_files(folder, NEW, OWNED)
         problems = [f"{name} is lost" for name in lost]
         problems += [f"{name} is lost later" for name in OTHERS if not os.path.lexists(folder / name)]
         problems += [
@@ -201,7 +201,7 @@ def reading(place, one, other):
     if not child:
         code = 1
         try:
-            for number in range(10):
+            for number in range(8):
                 write_board(known[("other", "one")[number % 2]], place / "board")
                 os.write(write, b".")
             code = 0
