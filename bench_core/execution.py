@@ -1,9 +1,12 @@
 """The main job: have every missing stage carried out, here or by workers; then scores, wall clock and the board."""
 
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +26,7 @@ from bench_core.errors import StoreError, UsageError
 from bench_core.failures import guarded
 from bench_core.graph import Order, missing_stages, perform_here
 from bench_core.kept_traces import trace_name
-from bench_core.planning import Competitor, Plan, competitors, plan
+from bench_core.planning import Competitor, Limits, Plan, competitors, plan
 from bench_core.plugin_manager import Registry
 from bench_core.provenance import manifest
 from bench_core.published import read_published
@@ -64,6 +67,7 @@ def run_suite(
     export_traces: bool = False,
     jobs: int | None = None,
     scheduler: str | None = None,
+    limit_minutes: float | None = None,
     command: str = "exitbench run",
 ) -> Board:
     """Run a suite and write its board: whatever is missing is trained, converted, recorded; then replay and reports.
@@ -79,6 +83,8 @@ def run_suite(
         jobs: spread the stages over so many processes of this machine. The calling script needs the usual
             ``if __name__ == "__main__":``, since these processes import it.
         scheduler: address of a Dask scheduler, over whose workers the stages are spread.
+        limit_minutes: until a stage, or a strategy on a workload, is ended, after which its rows say so; default the
+            suite's, else 60 minutes for a strategy and 1440 for a stage that trains, converts or records.
         command: as recorded in the manifest.
 
     Returns:
@@ -91,6 +97,8 @@ def run_suite(
     """
     store = store or default_store()
     planned = plan(suite, registry)
+    if limit_minutes is not None:
+        planned = replace(planned, limits=Limits.of(limit_minutes))
     check_workers(store, jobs=jobs, scheduler=scheduler)
     with _results_folder(output):
         published = read_published(output, {workload.dataset.name for workload in planned.workloads})
@@ -100,16 +108,18 @@ def run_suite(
         for workload in planned.workloads:
             name = workload.spec.name
             what = f"workload {name}"
-            ready = recorded[name] = failed.get(what) or guarded(what, recorded_workload, workload, store)
+            stage = partial(guarded, minutes=planned.limits.stage, ours=workload.is_ours)
+            ready = recorded[name] = failed.get(what) or stage(what, recorded_workload, workload, store)
             if suite.shift and not isinstance(ready, str):
                 what = f"{name} under corruption"
-                shifted[name] = failed.get(what) or guarded(what, recorded_conditions, ready, suite.shift, store)
+                shifted[name] = failed.get(what) or stage(what, recorded_conditions, ready, suite.shift, store)
 
         scores: list[WorkloadScores] = []
         facts = {}
         for name, ready in recorded.items():
             what = f"workload {name}"
-            outcome = ready if isinstance(ready, str) else guarded(what, _compete, ready, planned, failed, refit)
+            all_of_them = partial(guarded, minutes=math.inf, ours=True)  # each has its own limit
+            outcome = ready if isinstance(ready, str) else all_of_them(what, _compete, ready, planned, failed, refit)
             if isinstance(outcome, str):
                 recorded[name] = outcome
                 entries = [Entry(e.label, e.strategy.family_knob.name, None, outcome) for e in planned.competitors]
@@ -120,13 +130,15 @@ def run_suite(
                 if isinstance(conditions := shifted.get(name), list):
                     facts[name]["shift"] = condition_digests(conditions)
 
+        problems: list[str] = []
         board = Board(
-            **suite_tables(suite, planned, scores),
+            **suite_tables(suite, planned, scores, problems),
             measurements=None if remeasure else read_kept(output, "measurements"),
             raw=None if remeasure else read_kept(output, "measurements-raw"),
             manifest=manifest(suite, registry, facts, command),
             training=_training(recorded),
             published=published,
+            problems=problems,
         )
         if suite.shift:
             board.shift = shift_table(scores, shifted, resamples=suite.resamples, seed=suite.seed)
@@ -134,9 +146,11 @@ def run_suite(
         for result in scores:
             ready = recorded[result.name]
             if not isinstance(ready, str):
-                measure_policies(board, suite.latency, ready, result)
+                measure_policies(board, suite.latency, ready, result, minutes=planned.limits.strategy)
                 if export_traces:
                     traces |= _traces(ready, shifted.get(result.name, ""))
+        if board.problems:
+            board.manifest["problems"] = board.problems
         write_board(board, output, traces)
         return board
 
@@ -191,7 +205,14 @@ def _compete(
     name = ready.workload.spec.name
     problems = {e.label: failed[what] for e in planned.competitors if (what := f"{name}, {e.label}") in failed}
     scores = score_workload(
-        name, planned.competitors, planned.points, contest, ready.digests, problems=problems, kept=kept
+        name,
+        planned.competitors,
+        planned.points,
+        contest,
+        ready.digests,
+        problems=problems,
+        kept=kept,
+        minutes=planned.limits.strategy,
     )
     return scores, _facts(ready)
 
@@ -244,8 +265,8 @@ def _training(recorded: Mapping[str, RecordedWorkload | str]) -> pd.DataFrame:
 
 
 def _facts(ready: RecordedWorkload) -> dict[str, Any]:
-    splits = {name: ready.workload.dataset.split(name).digest for name in ("calibration", "test")}
     dataset = ready.workload.dataset
+    splits = {name: ready.workload.split_digest(name) for name in ("calibration", "test")}
     return {
         **ready.digests,
         "data": splits,

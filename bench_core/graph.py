@@ -30,6 +30,7 @@ from bench_core.digests import file_digest
 from bench_core.errors import StoreError, UsageError
 from bench_core.exits import ExitStrategy, ListedPolicies, Requirement
 from bench_core.failures import guarded
+from bench_core.foreign_code import is_ours
 from bench_core.kept_scores import SCORED_SPLITS, can_be_kept, scored_recordings, scores_key
 from bench_core.planning import Competitor, Plan, plan
 from bench_core.plugin_manager import Registry, load_registry
@@ -41,11 +42,13 @@ from bench_core.snn import SpikingNetwork
 from bench_core.stages import (
     Workload,
     conversion_key,
+    has_trace,
     record_shard,
     recorded_trace,
     recording_key,
     shards_of,
     spiking_network,
+    stored_weights,
     trained_weights,
 )
 from bench_core.store import Artifact, Store, default_store
@@ -173,7 +176,7 @@ def missing_stages(planned: Plan, store: Store, *, refit: bool = False) -> tuple
     for workload in planned.workloads:
         name = workload.spec.name
         subject = f"workload {name}"
-        found = guarded(subject, _stages_of, workload, planned.shift, store, trained)
+        found = guarded(subject, _stages_of, workload, planned.shift, store, trained, ours=workload.is_ours)
         if isinstance(found, str):
             problems[subject] = found
             continue
@@ -209,12 +212,12 @@ def _stages_of(
     """The trained weights, where the store has them, and the stages that lack up to the last recording."""
     name = workload.spec.name
     stages = _training(workload, name, store, trained)
-    weights = None if stages else store.get("networks", workload.training_key)
+    weights = None if stages else stored_weights(workload, store)
     after = [trained[workload.training_key]] if weights is None else []
     missing = {
         split: source
         for split, source in _recordings(workload, shift).items()
-        if weights is None or not store.has("traces", recording_key(source, weights, split))
+        if weights is None or not has_trace(source, weights, split, store)
     }
     if missing and _is_to_be_converted(workload, weights, store):
         stages.append(Stage(f"convert {name}", "convert", name, after=after))
@@ -250,7 +253,7 @@ def _recordings(workload: Workload, shift: ShiftSpec | None) -> dict[str, Worklo
 def _training(workload: Workload, name: str, store: Store, trained: dict[str, str], trunk: int = 0) -> list[Stage]:
     """Stages that train the workload and what it goes on from; none where another workload's do."""
     key = workload.training_key
-    if key in trained or store.get("networks", key) is not None:
+    if key in trained or stored_weights(workload, store) is not None:
         return []
     before = [] if workload.trunk is None else _training(workload.trunk, name, store, trained, trunk + 1)
     after = [] if workload.trunk is None else [trained.get(workload.trunk.training_key)]
@@ -277,7 +280,9 @@ def perform_here(stages: Sequence[Stage], planned: Plan, store: Store, *, refit:
     for stage in stages:
         made = failed.get(stage.subject) or next((problems[name] for name in stage.after if name in problems), ())
         if not made and stage.part is None and stage.kind != "score":
-            made = guarded(stage.subject, _make, stage, planned, store, refit)
+            minutes = planned.limits.strategy if stage.strategy else planned.limits.stage
+            ours = _is_ours(stage, planned)
+            made = guarded(stage.subject, _make, stage, planned, store, refit, minutes=minutes, ours=ours)
         if isinstance(made, str):
             failed[stage.subject] = problems[stage.name] = made
     _last_network.clear()
@@ -325,6 +330,12 @@ def _planned(suite: str, plugins: tuple[_Place, ...]) -> Plan:
 
 
 # --- either way ------------------------------------------------------------------------------------------------------
+
+
+def _is_ours(stage: Stage, planned: Plan) -> bool:
+    """Whether all code that a stage runs comes with this package."""
+    workload = next(w for w in planned.workloads if w.spec.name == stage.workload)
+    return workload.is_ours and (not stage.strategy or is_ours(_strategy(stage, planned)))
 
 
 def _make(stage: Stage, planned: Plan, store: Store, refit: bool) -> _Place | tuple[()]:

@@ -94,6 +94,11 @@ class RemoteStore(Store):
             with suppress(Exception):  # what can't be removed is in nobody's way
                 self._filesystem.rm_file(self._remote(kind, key))
 
+    def remove_here(self, kind: str, key: str) -> None:
+        """As of ``Store``; what wasn't sent yet no longer will be."""
+        super().remove_here(kind, key)
+        self._unmark(kind, key)
+
     def shared(self) -> dict[tuple[str, str], int]:
         """Bytes by kind and key of what lies below the URL. Raises StoreError where it can't be reached."""
         try:

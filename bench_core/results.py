@@ -10,7 +10,7 @@ board (``published.py``).
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -80,6 +80,7 @@ class Board:
     shift: pd.DataFrame | None = None  # where the suite asks for corrupted test data
     training: pd.DataFrame | None = None  # what training the networks took, epoch by epoch
     published: pd.DataFrame | None = None  # what papers say of the same data sets; empty where none does
+    problems: list[str] = field(default_factory=list)  # what failed beside rows: tables, cost models, wall clock
 
     def __post_init__(self) -> None:
         self._by_policy: dict[str, dict[str, Any]] = {}
@@ -105,9 +106,9 @@ class Board:
 
     @property
     def failures(self) -> int:
-        """How many rows have no figures because something failed, those under corruption included."""
+        """How much failed: rows without figures, those under corruption included, and other problems."""
         tables = [self.rows] if self.shift is None else [self.rows, self.shift]
-        return sum(int(table["status"].str.startswith("failed").sum()) for table in tables)
+        return len(self.problems) + sum(int(table["status"].str.startswith("failed").sum()) for table in tables)
 
     def is_measured(self, policy: str) -> bool:
         """Whether wall clock is known for the policy of this digest."""
@@ -243,7 +244,7 @@ def read_board(folder: Path, *, verified: bool = True) -> Board:
     kept = {name: _kept_table(folder, name, contents[name]) for name in KEPT_TABLES if name in contents}
     return Board(
         rows,
-        **tables,
+        **tables,  # type: ignore[arg-type]  # mypy takes them for all fields
         measurements=kept.get("measurements"),
         manifest=manifest,
         raw=kept.get("measurements-raw"),

@@ -16,7 +16,19 @@ PLUGINS = Path(bench_plugins.__file__).parent  # beside bench_core where it is i
 
 # Left of the trace, in the order of the data flow; a module may import its own group and those before it.
 LEFT = (
-    ("errors", "device", "digests", "environment", "failures", "files", "hashing", "knobs", "progress", "whole_folder"),
+    (
+        "errors",
+        "device",
+        "digests",
+        "environment",
+        "failures",
+        "files",
+        "hashing",
+        "knobs",
+        "plugin_code",
+        "progress",
+        "whole_folder",
+    ),
     ("data",),
     ("snn",),
     ("training",),
@@ -75,6 +87,8 @@ WHATEVER_RUNS_IT = (
     "retraining",
     "verification",
     "conformance",
+    "reuse",
+    "workloads",
     "plugin_manager",
     "hookspecs",
     "suite",

@@ -42,6 +42,9 @@ def _exit_code() -> int:
         code = app(standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
+    except SystemExit as error:  # nothing of ours leaves in this way
+        print(f"exitbench: something called sys.exit({error.code!s:.60}); the command is not finished", file=sys.stderr)
+        return 1
     except ExitBenchError as error:
         print(f"exitbench: {error}", file=sys.stderr)
         return 2

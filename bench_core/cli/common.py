@@ -30,6 +30,9 @@ __all__ = [
 ]
 
 
+_TO_LOAD = 1.0  # minutes that a plugin may take at least, since it may import large libraries
+
+
 class _Commands(TyperGroup):
     """All commands. Nothing they take may be empty: as a path that would be the current folder."""
 
@@ -74,10 +77,12 @@ def use_device(name: str | None, *, here: bool = True) -> None:
         compute_device()
 
 
-def registry_of(files: list[Path] | None) -> Any:
+def registry_of(files: list[Path] | None, limit_minutes: float | None = None) -> Any:
+    from bench_core.foreign_code import STRATEGY_MINUTES
     from bench_core.plugin_manager import load_registry
 
-    registry = load_registry(files or [])
+    minutes = STRATEGY_MINUTES if limit_minutes is None else max(limit_minutes, _TO_LOAD)
+    registry = load_registry(files or [], minutes=minutes)
     for problem in registry.problems:
         print(f"exitbench: {problem}; everything else goes on", file=sys.stderr)
     return registry
