@@ -25,6 +25,7 @@ from bench_core.competition import (
 from bench_core.errors import StoreError, UsageError
 from bench_core.failures import guarded
 from bench_core.graph import Order, missing_stages, perform_here
+from bench_core.kept_traces import trace_name
 from bench_core.planning import Competitor, Limits, Plan, competitors, plan
 from bench_core.plugin_manager import Registry
 from bench_core.provenance import manifest
@@ -32,12 +33,12 @@ from bench_core.published import read_published
 from bench_core.results import Board, make_folder, read_kept, write_board
 from bench_core.scoring import Entry, WorkloadScores
 from bench_core.shift import Condition, shift_table
-from bench_core.shift_recording import condition_digests, recorded_conditions, save_conditions
+from bench_core.shift_recording import condition_digests, condition_traces, recorded_conditions
 from bench_core.stages import recording_key
 from bench_core.store import Store, default_store
 from bench_core.suite import Suite
 from bench_core.timing import measure_policies
-from bench_core.trace_files import save_trace
+from bench_core.trace import Trace
 from bench_core.training.log import training_log
 
 if TYPE_CHECKING:
@@ -141,15 +142,16 @@ def run_suite(
         )
         if suite.shift:
             board.shift = shift_table(scores, shifted, resamples=suite.resamples, seed=suite.seed)
+        traces: dict[str, Trace] = {}
         for result in scores:
             ready = recorded[result.name]
             if not isinstance(ready, str):
                 measure_policies(board, suite.latency, ready, result, minutes=planned.limits.strategy)
                 if export_traces:
-                    _export(ready, shifted.get(result.name, ""), output / "traces")
+                    traces |= _traces(ready, shifted.get(result.name, ""))
         if board.problems:
             board.manifest["problems"] = board.problems
-        write_board(board, output)
+        write_board(board, output, traces)
         return board
 
 
@@ -187,13 +189,11 @@ def _results_folder(folder: Path) -> Iterator[None]:
         raise
 
 
-def _export(ready: RecordedWorkload, conditions: list[Condition] | str, folder: Path) -> None:
-    """Copy a workload's traces to ``folder``, those under corruption too, where there are any."""
+def _traces(ready: RecordedWorkload, conditions: list[Condition] | str) -> dict[str, Trace]:
+    """A workload's traces by file name, those under corruption too, where there are any."""
     name = ready.workload.spec.name
-    for trace in (ready.calibration, ready.test):
-        save_trace(trace, folder / f"{name}-{trace.header['split']}.safetensors")
-    if not isinstance(conditions, str):
-        save_conditions(conditions, folder, name)
+    traces = {trace_name(name, trace.header["split"]): trace for trace in (ready.calibration, ready.test)}
+    return traces if isinstance(conditions, str) else traces | condition_traces(conditions, name)
 
 
 def _compete(

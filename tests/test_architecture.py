@@ -29,6 +29,7 @@ LEFT = (
         "plugin_code",
         "process_state",
         "progress",
+        "whole_folder",
     ),
     ("data",),
     ("snn",),
@@ -46,6 +47,7 @@ WAIST = (
     "tensor_files",
     "trace_files",
     "kept_traces",
+    "store_paths",
     "store",
     "remote_store",
     "costs.operations",
@@ -56,6 +58,7 @@ WAIST = (
 # Right of the trace, in order.
 RIGHT = (
     ("columns", "published"),
+    ("board_files",),
     ("evidence",),
     ("exits", "private_trace"),
     ("replay",),
@@ -91,6 +94,7 @@ WHATEVER_RUNS_IT = (
     "plugin_manager",
     "hookspecs",
     "suite",
+    "seal",
     "ship",
     "shift_recording",
     "timing",

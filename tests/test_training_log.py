@@ -126,7 +126,7 @@ def test_the_file_comes_back_as_it_was_written(tmp_path):
 def test_a_damaged_or_older_file_is_said_to_be_passed_over(tmp_path, capfd, name, text, reason):
     write_board(board_with(epochs(2)), tmp_path)
     (tmp_path / f"{name}.csv").write_text(text)
-    board = read_board(tmp_path)
+    board = read_board(tmp_path, verified=False)
     assert name not in board.kept
     (line,) = [line for line in capfd.readouterr().err.splitlines() if f"{name}.csv" in line]
     assert reason in line

@@ -24,6 +24,7 @@ def store_list() -> None:
 
     store = default_store()
     found = entries(store)
+    _name_left_alone(store)
     rows = [(entry.kind, entry.key[:16], entry.size, entry.what) for entry in found]
     here = {(entry.kind, entry.key) for entry in found}
     elsewhere = {names: size for names, size in store.shared().items() if names not in here}
@@ -73,7 +74,9 @@ def store_prune(
     from bench_core.inventory import prune
     from bench_core.store import default_store
 
-    removed = prune(default_store(), older_than=older_than, dry_run=dry_run)
+    store = default_store()
+    removed = prune(store, older_than=older_than, dry_run=dry_run)
+    _name_left_alone(store)
     for line in removed:
         print(line)
     print(f"{len(removed)} {'would be removed' if dry_run else 'removed'}")
@@ -133,6 +136,15 @@ def store_import(bundle: Annotated[Path, typer.Argument(help="A file that `store
     for member in new:
         print(f"{member.name}: {member.size} bytes")
     print(f"{len(new)} artifacts are new in {store.root}")
+
+
+def _name_left_alone(store: "Store") -> None:
+    """Say on stderr which links, FIFOs, sockets and devices are in the store's folders."""
+    from bench_core.inventory import left_alone
+    from bench_core.progress import note
+
+    for line in left_alone(store):
+        note(line)
 
 
 def _print_shared(store: "Store") -> None:
