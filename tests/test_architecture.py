@@ -16,7 +16,7 @@ PLUGINS = Path(bench_plugins.__file__).parent  # beside bench_core where it is i
 
 # Left of the trace, in the order of the data flow; a module may import its own group and those before it.
 LEFT = (
-    ("errors", "device", "digests", "environment", "failures", "files", "hashing", "knobs", "progress"),
+    ("errors", "device", "digests", "environment", "failures", "files", "hashing", "knobs", "plugin_code", "progress"),
     ("data",),
     ("snn",),
     ("training",),
@@ -34,6 +34,7 @@ WAIST = (
     "trace_files",
     "kept_traces",
     "store",
+    "remote_files",
     "remote_store",
     "costs.operations",
     "costs.models",
@@ -63,11 +64,15 @@ WHATEVER_RUNS_IT = (
     "cli",
     "cluster",
     "competition",
+    "dask_workers",
     "execution",
     "graph",
     "kept_scores",
     "planning",
+    "plugin_versions",
+    "stage_work",
     "stages",
+    "stages_under_way",
     "offline",
     "reproduction",
     "retraining",
@@ -80,6 +85,7 @@ WHATEVER_RUNS_IT = (
     "shift_recording",
     "timing",
     "worker_process",
+    "worker_shares",
 )
 
 
