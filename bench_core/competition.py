@@ -11,6 +11,7 @@ from bench_core.failures import guarded
 from bench_core.kept_scores import SCORED_SPLITS, KeptScores
 from bench_core.planning import Competitor, Plan
 from bench_core.progress import progress
+from bench_core.reuse import name_other_policies
 from bench_core.scoring import (
     Artifacts,
     Contest,
@@ -113,7 +114,12 @@ def policy_artifacts(store: Store, calibration: Mapping[str, Any], *, refit: boo
     def artifact(made_from: Mapping[str, Any], build: Callable[[], State]) -> State:
         record = {"calibration": dict(calibration), "made_from": dict(made_from)}
         key = json_digest({"stage": "fit", **record})
-        return store.obtain("policies", key, lambda: store.put("policies", key, build(), record), again=refit).tensors
+
+        def make() -> Artifact:
+            name_other_policies(store, record)
+            return store.put("policies", key, build(), record)
+
+        return store.obtain("policies", key, make, again=refit).tensors
 
     return artifact
 

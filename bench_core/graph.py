@@ -32,8 +32,9 @@ from bench_core.stage_work import Stage, carry_out, forget_network, recordings, 
 from bench_core.stages import (
     Workload,
     conversion_key,
-    recording_key,
+    has_trace,
     shards_of,
+    stored_weights,
 )
 from bench_core.store import Artifact, Store, default_store
 from bench_core.suite import ShiftSpec, Suite
@@ -178,12 +179,12 @@ def _stages_of(
     """The trained weights, where the store has them, and the stages that lack up to the last recording."""
     name = workload.spec.name
     stages = _training(workload, name, store, trained)
-    weights = None if stages else store.get("networks", workload.training_key)
+    weights = None if stages else stored_weights(workload, store)
     after = [trained[workload.training_key]] if weights is None else []
     missing = {
         split: source
         for split, source in recordings(workload, shift).items()
-        if weights is None or not store.has("traces", recording_key(source, weights, split))
+        if weights is None or not has_trace(source, weights, split, store)
     }
     if missing and _is_to_be_converted(workload, weights, store):
         stages.append(Stage(f"convert {name}", "convert", name, after=after))
@@ -211,7 +212,7 @@ def _is_to_be_converted(workload: Workload, weights: Artifact | None, store: Sto
 def _training(workload: Workload, name: str, store: Store, trained: dict[str, str], trunk: int = 0) -> list[Stage]:
     """Stages that train the workload and what it goes on from; none where another workload's do."""
     key = workload.training_key
-    if key in trained or store.get("networks", key) is not None:
+    if key in trained or stored_weights(workload, store) is not None:
         return []
     before = [] if workload.trunk is None else _training(workload.trunk, name, store, trained, trunk + 1)
     after = [] if workload.trunk is None else [trained.get(workload.trunk.training_key)]

@@ -46,9 +46,9 @@ class Entry:
     damage: str = ""
 
 
-def entries(store: Store) -> list[Entry]:
+def entries(store: Store, kinds: Sequence[str] = KINDS) -> list[Entry]:
     """The artifacts of a store, by kind and key."""
-    return [_entry(path, kind, path.stem) for kind, path in _artifact_files(store)]
+    return [_entry(path, kind, path.stem) for kind, path in _artifact_files(store) if kind in kinds]
 
 
 def shipped_entries(zoo: Path = ZOO) -> list[Entry]:

@@ -12,8 +12,9 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.abc import Loader
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,13 +28,19 @@ from bench_core.data import Dataset
 from bench_core.errors import PluginError, UsageError
 from bench_core.exits import ExitStrategy
 from bench_core.knobs import Knob, nearest
+from bench_core.plugin_code import (
+    GROUP,
+    SHIPPED_DISTRIBUTION,
+    LoadedCode,
+    SourceLoader,
+    foreign_code,
+    load_watched,
+    shipped_packages,
+)
 from bench_core.snn.models import Model
 from bench_core.training import Regularizer
 
 __all__ = ["PluginRecord", "Registry", "load_registry"]
-
-GROUP = "exitbench"
-SHIPPED_DISTRIBUTION = "exitbench"
 
 
 @dataclass
@@ -45,6 +52,7 @@ class PluginRecord:
         distribution, version: of the package it came with; a file has none.
         provides: what it registered, as ``kind: name``.
         problem: empty, or why it (or a part of it) is left out.
+        code: as it was loaded; None for what comes with this package, and for what can't be loaded.
     """
 
     name: str
@@ -52,6 +60,7 @@ class PluginRecord:
     version: str
     provides: list[str] = field(default_factory=list)
     problem: str = ""
+    code: LoadedCode | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass
@@ -77,6 +86,13 @@ class Registry:
                 f"shows the installed {words}"
             )
         return known[name]
+
+    def code_of(self, kind: str, name: str) -> list[LoadedCode]:
+        """Return the plugin code that an object is made by, as it was loaded; nothing for what is shipped."""
+        owner = self.owners.get((kind, name))
+        own = [owner.code] if owner is not None and owner.code is not None else []
+        found = {code.digest: code for code in [*foreign_code(type(getattr(self, kind)[name])), *own]}
+        return list(found.values())
 
     @property
     def problems(self) -> list[PluginError]:
@@ -132,7 +148,9 @@ def _installed() -> list[tuple[PluginRecord, Callable[[], Any]]]:
     for entry in importlib.metadata.entry_points(group=GROUP):
         distribution = entry.dist.name if entry.dist else "unknown"
         version = entry.dist.version if entry.dist else "unknown"
-        found.append((PluginRecord(entry.name, distribution, version), entry.load))
+        record = PluginRecord(entry.name, distribution, version)
+        shipped = distribution == SHIPPED_DISTRIBUTION and entry.module.partition(".")[0] in shipped_packages()
+        found.append((record, entry.load if shipped else partial(_watched, record, entry.module, entry.load)))
     return sorted(
         found, key=lambda pair: (pair[0].distribution != SHIPPED_DISTRIBUTION, pair[0].distribution, pair[0].name)
     )
@@ -147,13 +165,23 @@ def _from_files(files: Iterable[Path]) -> list[tuple[PluginRecord, Callable[[], 
         if spec is None or spec.loader is None:
             raise UsageError(f"--plugin {path}: not a Python file; its name has to end in .py")
 
+        if type(spec.loader) is SourceFileLoader:
+            spec.loader = SourceLoader(spec.name, str(path))
+
         def load(spec: ModuleSpec = spec, loader: Loader = spec.loader) -> ModuleType:
             module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
             loader.exec_module(module)
             return module
 
-        found.append((PluginRecord(path.stem, str(path), "file"), load))
+        record = PluginRecord(path.stem, str(path), "file")
+        found.append((record, partial(_watched, record, spec.name, load, file=path)))
     return found
+
+
+def _watched(record: PluginRecord, module: str, load: Callable[[], Any], *, file: Path | None = None) -> Any:
+    """Load a plugin that is none of ours, and note its code."""
+    plugin, record.code = load_watched(record.name, module, load, file=file)
+    return plugin
 
 
 def _refuse_unknown_hooks(plugin: object) -> None:
@@ -181,6 +209,7 @@ def _collect(registry: Registry, record: PluginRecord, manager: pluggy.PluginMan
                     problems.append(f"the {_SINGULAR[kind]} name {item.name!r} is taken by {by}")
                     continue
                 known[item.name] = item
+                foreign_code(type(item))  # now, while the modules that it is from are those that were just loaded
                 registry.owners[kind, item.name] = record
                 record.provides.append(f"{_SINGULAR[kind]}: {item.name}")
     if problems:

@@ -26,6 +26,7 @@ from bench_core.exits import (
     observe,
 )
 from bench_core.knobs import KnobValue
+from bench_core.plugin_code import foreign_code, refuse_changed
 from bench_core.progress import note
 from bench_core.replay import InputFrames, Outcome, score_tables, static_outcome
 from bench_core.selection import OperatingPoint, choose
@@ -187,7 +188,26 @@ def fit_family(
         return read(torch.arange(len(trace)), 1)[:, 0]
 
     wanted = Requirement.INPUTS in strategy.requires and read is not None
-    return strategy.fit(Calibration(trace, first_frames if wanted else None, artifacts, observed or {}))
+    kept = None if artifacts is None else _told_by_code(strategy, artifacts)
+    return strategy.fit(Calibration(trace, first_frames if wanted else None, kept, observed or {}))
+
+
+def _told_by_code(strategy: ExitStrategy, artifacts: Artifacts) -> Artifacts:
+    """The same, but what a plugin's strategy learns is told apart by the plugin's code as it was loaded."""
+    code = foreign_code(type(strategy))
+    if not code:
+        return artifacts
+    digests = {one.name: one.digest for one in code}
+
+    def artifact(made_from: Mapping[str, Any], build: Callable[[], State]) -> State:
+        def built() -> State:
+            state = build()
+            refuse_changed(code)
+            return state
+
+        return artifacts({**made_from, "code": digests}, built)
+
+    return artifact
 
 
 def score_strategy(strategy: ExitStrategy, contest: Contest, points: Sequence[OperatingPoint]) -> StrategyScores:

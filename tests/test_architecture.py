@@ -78,6 +78,8 @@ WHATEVER_RUNS_IT = (
     "retraining",
     "verification",
     "conformance",
+    "reuse",
+    "workloads",
     "plugin_manager",
     "hookspecs",
     "suite",

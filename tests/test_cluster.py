@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-import types
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import pytest
 import torch
 
 from bench_core import recording, stages
-from bench_core.cluster import StagesUnderWay, check_address, duration, local_workers, share_cores
+from bench_core.cluster import check_address, duration, local_workers, share_cores
 from bench_core.errors import ClusterError, RecordingError, StoreError, UsageError
 from bench_core.execution import plan, run_suite
 from bench_core.graph import Answer, Order, Stage, missing_stages, perform, read_answer, stage_request

@@ -49,6 +49,7 @@ def run(
     """The main job: train, convert and record what is missing, then replay and write the leaderboard."""
     from bench_core.execution import check_workers, plan, run_suite
     from bench_core.report.terminal import terminal
+    from bench_core.stages import stored_weights
     from bench_core.store import default_store
 
     if offline_store and refit:
@@ -63,7 +64,7 @@ def run(
         check_workers(store, jobs=jobs, scheduler=scheduler)
         planned = plan(chosen, registry)
         for workload in planned.workloads:
-            trained = store.get("networks", workload.training_key) is not None
+            trained = stored_weights(workload, store) is not None
             print(f"{workload.spec.name}: {'record with trained weights' if trained else 'train, then record'}")
         print(f"replay: {', '.join(entrant.label for entrant in planned.competitors)}")
         print(f"results: {place}")
