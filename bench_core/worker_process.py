@@ -30,9 +30,9 @@ def introduce(dask_worker: Any, token: str = "", place: str = "") -> dict[str, A
         token: the name under which orders refer to ``place``; empty for none.
         place: a store's URL with its password, which orders don't carry.
     """
-    if token:
-        from bench_core.graph import remember_place
+    from bench_core.graph import remember_place  # heavy, and so no part of the first stage
 
+    if token:
         remember_place(token, place)
     _present[dask_worker.address] = dask_worker
     return {"host": socket.gethostname(), "pid": os.getpid(), "cores": sorted(os.sched_getaffinity(0))}
