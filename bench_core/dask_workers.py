@@ -29,6 +29,8 @@ _SCHEDULER = 60.0  # until a scheduler that doesn't answer is given up
 _SAID = 60.0  # until a worker that doesn't answer is asked after, and again until it is asked after again
 _REMOVED = 300.0  # until a worker of which nothing is known is given up, as Dask does
 _ENDING = 30.0  # until a worker that is being ended must be gone
+_STARTING = 120.0  # that new workers of this process may take
+_NONE_STARTS = 10.0  # without a process that might become one
 _LONGEST_TICK = 5.0  # of the clock: while this process is stopped nobody else's time runs
 _MINUTES = "EXITBENCH_WORKER_MINUTES"
 _MINUTES_DEFAULT = 60.0
@@ -317,7 +319,7 @@ class Workers:
             return
         waited = self.now - self._last_usable
         if self._may_come is not None:
-            if waited > _SAID * 2 or (waited > _SAID / 6 and not self._may_come()):
+            if waited > _STARTING or (waited > _NONE_STARTS and not self._may_come()):
                 raise kept_behind(f"--jobs: no worker process has been there for {waited:.0f} s")
         elif self._patience is not None and waited > self._patience:
             raise kept_behind(

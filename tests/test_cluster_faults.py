@@ -14,9 +14,11 @@ import pytest
 import torch
 
 from bench_core import dask_workers, stages_under_way
+from bench_core import stages as training_stages
 from bench_core.cluster import local_workers, run_stages, scheduler_at
 from bench_core.errors import ClusterError, UsageError
 from bench_core.execution import plan
+from bench_core.files import exclusive
 from bench_core.graph import Order, Stage, missing_stages, perform, read_answer, stage_request
 from bench_core.plugin_versions import described, outdated
 from bench_core.remote_store import RemoteStore
@@ -282,11 +284,8 @@ def test_a_frozen_worker_is_replaced_and_notes_come_while_stages_run(scored, sto
     assert len(scores(store)) == 2
 
 
-def test_a_frozen_worker_without_a_nanny_keeps_nobody_from_its_stage(registry, store, place, short_patience, capfd):
-    """Not even where it holds the lock of what is to be made."""
-    wanted = parsed_suite(workloads=[CONVERTED], strategies=[{"name": "waits"}])
-    stages = [s for s in missing_stages(plan(wanted, registry), store)[0] if s.kind == "score"]
-    order = Order.of(wanted, registry, store, refit=False)
+def test_the_stage_of_a_frozen_worker_without_a_nanny_is_begun_elsewhere(scored, store, place, short_patience, capfd):
+    stages, order = scored("waits")
     frozen = []
 
     def freeze(pid):
@@ -294,14 +293,29 @@ def test_a_frozen_worker_without_a_nanny_keeps_nobody_from_its_stage(registry, s
         os.kill(pid, signal.SIGSTOP)
         (place / "wait").unlink()
 
+    thread = when_waiting(place, freeze)
     with dask(place, ["--no-nanny"], ["--no-nanny"]) as (address, processes):
-        thread = when_waiting(place, freeze)
         with scheduler_at(address) as client:
             assert run_stages(client, stages, order, store) == {}
         thread.join(PATIENCE)
         assert frozen[0] in [process.pid for process in processes]
         assert standstill(frozen[0])
+    assert len(scores(store)) == 1
     assert "what it was doing is begun again elsewhere" in capfd.readouterr().err
+
+
+def test_a_stage_that_takes_over_waits_for_no_lock(scored, store, monkeypatch):
+    """The frozen worker may hold it."""
+    monkeypatch.setenv("EXITBENCH_HOME", "")
+    _, order = scored("fixed")
+    train = Stage("train converted", "train", "converted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "get", lambda *_arguments: None)  # as if it weren't there
+        patch.setattr(training_stages, "_train", lambda *_arguments: pytest.fail("made"))
+        key = plan(parsed_suite(workloads=[CONVERTED]), tiny_registry()).workloads[0].training_key
+        with exclusive(store.root / ".locks" / f"networks-{key}", lambda: None):
+            answer = read_answer(perform(stage_request(order, train, 1, take_over=True)))
+    assert answer.problem.startswith("failed: Failed: made")
 
 
 def test_a_frozen_scheduler_is_one_line(scored, store, place, short_patience):
