@@ -130,12 +130,16 @@ def unfinished(folder: Path, *, pattern: str = f"{UNFINISHED}*", remove: bool = 
 
 
 @contextmanager
-def exclusive(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+def exclusive(path: Path, waiting: Callable[[], None], *, patience: float | None = None) -> Iterator[None]:
     """Hold the lock file ``path``; where another process holds it, call ``waiting`` once and wait. Raises OSError.
 
     A file system without locks lets everyone in: then two processes do the same work, and the last one's file stays.
+    So it is after ``patience`` seconds, where the holder may be frozen; None waits for as long as it takes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if patience is not None and not _free_within(path, patience):
+        yield
+        return
     handle = _held(path, waiting)
     try:
         yield
@@ -230,6 +234,21 @@ def _held_folder(folder: Path) -> int:
             os.close(handle)
             raise
         os.close(handle)  # its last holder has put another folder in its place
+
+
+def _free_within(path: Path, seconds: float) -> bool:
+    """Whether a lock file that another process holds is let go in time."""
+    end = time.monotonic() + seconds
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            if _lock(handle, wait=False) is not False:
+                return True
+        finally:
+            os.close(handle)
+        if time.monotonic() >= end:
+            return False
+        time.sleep(0.05)
 
 
 def _nothing() -> None:

@@ -64,7 +64,9 @@ class Artifact:
 class Store:
     """Artifacts below one folder, with the package's zoo as a read-only layer beneath.
 
-    ``url`` says where its artifacts are shared; empty for a folder alone.
+    ``url`` says where its artifacts are shared, without a password, and ``address`` with it; empty for a folder alone.
+    ``lock_patience`` is for how many seconds it waits for another process's lock before it makes an artifact all the
+    same; None waits for as long as it takes.
 
     Args:
         root: the folder; made when first written to.
@@ -73,6 +75,8 @@ class Store:
     """
 
     url = ""
+    address = ""
+    lock_patience: float | None = None
 
     def __init__(self, root: Path, zoo: Path | None = ZOO, *, offline: bool = False) -> None:
         self.root = root
@@ -132,7 +136,7 @@ class Store:
         with ExitStack() as stack:
             try:
                 wait = f"store: another run is making {kind} {key[:16]}; waiting for it"
-                stack.enter_context(exclusive(lock, lambda: note(wait)))
+                stack.enter_context(exclusive(lock, lambda: note(wait), patience=self.lock_patience))
             except OSError as error:
                 raise StoreError.unwritable(path, error) from error
             if not again and (found := self.get(kind, key)) is not None:

@@ -49,6 +49,7 @@ WAIST = (
     "kept_traces",
     "store_paths",
     "store",
+    "remote_files",
     "remote_store",
     "costs.operations",
     "costs.models",
@@ -79,11 +80,15 @@ WHATEVER_RUNS_IT = (
     "cli",
     "cluster",
     "competition",
+    "dask_workers",
     "execution",
     "graph",
     "kept_scores",
     "planning",
+    "plugin_versions",
+    "stage_work",
     "stages",
+    "stages_under_way",
     "offline",
     "reproduction",
     "retraining",
@@ -99,6 +104,7 @@ WHATEVER_RUNS_IT = (
     "shift_recording",
     "timing",
     "worker_process",
+    "worker_shares",
 )
 
 
