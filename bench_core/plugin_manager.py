@@ -9,7 +9,6 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.abc import Loader
@@ -28,6 +27,7 @@ from bench_core.errors import PluginError, UsageError
 from bench_core.exits import ExitStrategy
 from bench_core.knobs import Knob, nearest
 from bench_core.snn.models import Model
+from bench_core.tracebacks import described, full_traceback
 from bench_core.training import Regularizer
 
 __all__ = ["PluginRecord", "Registry", "load_registry"]
@@ -45,6 +45,7 @@ class PluginRecord:
         distribution, version: of the package it came with; a file has none.
         provides: what it registered, as ``kind: name``.
         problem: empty, or why it (or a part of it) is left out.
+        traceback: of what it raised, as Python prints it.
     """
 
     name: str
@@ -52,6 +53,7 @@ class PluginRecord:
     version: str
     provides: list[str] = field(default_factory=list)
     problem: str = ""
+    traceback: str = ""
 
 
 @dataclass
@@ -124,6 +126,7 @@ def load_registry(files: Iterable[Path] = ()) -> Registry:
             if os.environ.get("EXITBENCH_STRICT_PLUGINS") == "1":
                 raise
             record.problem = record.problem or _last_line(error)
+            record.traceback = full_traceback(error)
     return registry
 
 
@@ -208,4 +211,4 @@ def _checked(hook: str, base: type, returned: object) -> list[Any]:
 def _last_line(error: BaseException) -> str:
     if isinstance(error, PluginError):
         return error.message
-    return " ".join(traceback.format_exception_only(error)[-1].split())
+    return described(error)
