@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench_core.cells import check_cells
 from bench_core.columns import (
     CLASS_COLUMNS,
     CURVE_COLUMNS,
@@ -30,9 +31,11 @@ from bench_core.columns import (
     TRAINING_COLUMNS,
     WORKLOAD_COLUMNS,
 )
+from bench_core.csv_tables import csv_text, read_table, read_text
 from bench_core.errors import StoreError, UsageError
 from bench_core.files import alone_in
 from bench_core.latency import STATIC, Timings
+from bench_core.manifests import check_manifest
 from bench_core.progress import note
 from bench_core.published import read_published
 
@@ -60,10 +63,6 @@ _FIXED_COLUMNS = {  # rows.csv has more, of the cost models
 TABLES = ("rows", *_FIXED_COLUMNS)
 OPTIONAL_TABLES = {"seeds": SEED_COLUMNS, "shift": SHIFT_COLUMNS}
 KEPT_TABLES = {"measurements": MEASUREMENT_COLUMNS, "measurements-raw": RAW_COLUMNS, "training": TRAINING_COLUMNS}
-# Before 3.1 pandas took a faster way by default, which can miss the last digit.
-_EXACT: dict[str, Any] = (
-    {"float_precision": "round_trip"} if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1) else {}
-)
 
 
 @dataclass
@@ -156,7 +155,8 @@ def read_kept(folder: Path, name: str) -> pd.DataFrame | None:
     if not path.exists():
         return None
     try:
-        table = read_table(path, {"policy": str})
+        table = read_table(path)
+        check_cells(name, table)
     except (OSError, ValueError) as error:
         note(f"{path}: not readable ({error}); passed over")
         return None
@@ -174,7 +174,7 @@ def write_board(board: Board, folder: Path) -> None:
     with alone_in(folder):  # two runs into one folder: all files are of the one that was last
         write_tables(board, folder)
         for name, table in board.kept.items():
-            write_text(folder / f"{name}.csv", table.to_csv(index=False))
+            write_text(folder / f"{name}.csv", csv_text(table))
         write_text(folder / "manifest.json", json.dumps(board.manifest, indent=1, sort_keys=True) + "\n")
         write_text(folder / "leaderboard.md", markdown(board))
 
@@ -182,7 +182,7 @@ def write_board(board: Board, folder: Path) -> None:
 def write_tables(board: Board, folder: Path) -> None:
     """Write the deterministic tables; one that an earlier board had and this one hasn't is removed."""
     for name, table in board.tables.items():
-        write_text(folder / f"{name}.csv", table.to_csv(index=False))
+        write_text(folder / f"{name}.csv", csv_text(table))
     for name in OPTIONAL_TABLES.keys() - board.tables.keys():
         (folder / f"{name}.csv").unlink(missing_ok=True)
 
@@ -190,16 +190,15 @@ def write_tables(board: Board, folder: Path) -> None:
 def read_board(folder: Path) -> Board:
     """A board from its files. Raises UsageError, one line, for a folder that holds none or one of another schema."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        digests = dict.fromkeys(("weights", "calibration_trace", "test_trace"), str)
-        rows = read_table(folder / "rows.csv", digests)
+        manifest = json.loads(read_text(folder / "manifest.json"))
+        rows = read_table(folder / "rows.csv")
         columns = _FIXED_COLUMNS | {n: c for n, c in OPTIONAL_TABLES.items() if (folder / f"{n}.csv").exists()}
-        tables = {name: read_table(folder / f"{name}.csv", {"trace": str}) for name in columns}
+        tables = {name: read_table(folder / f"{name}.csv") for name in columns}
     except FileNotFoundError as error:
         raise UsageError(
             f"results {folder}: {Path(error.filename).name} is missing; `exitbench run` writes it"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"results {folder}: not readable ({error})") from error
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         raise UsageError(f"results {folder}: manifest.json is not of schema {SCHEMA}; run the suite again")
@@ -210,6 +209,12 @@ def read_board(folder: Path) -> Board:
             raise UsageError(
                 f"results {folder}: {name}.csv has other columns than schema {SCHEMA}; run the suite again"
             )
+    try:
+        for name, table in {"rows": rows, **tables}.items():
+            check_cells(name, table)
+    except ValueError as error:
+        raise UsageError(f"results {folder}: {error}; the file was edited or mixed up, run the suite again") from error
+    check_manifest(manifest, f"results {folder}")
     return Board(
         rows,
         **tables,
@@ -217,24 +222,8 @@ def read_board(folder: Path) -> Board:
         manifest=manifest,
         raw=read_kept(folder, "measurements-raw"),
         training=read_kept(folder, "training"),
-        published=read_published(folder, _datasets(manifest, folder)),
+        published=read_published(folder, {spec["dataset"] for spec in manifest["suite"]["workloads"]}),
     )
-
-
-def read_table(path: Path, types: Mapping[str, type] | None = None) -> pd.DataFrame:
-    """A table as it was written, to the last digit."""
-    table: pd.DataFrame = pd.read_csv(path, dtype=dict(types or {}), **_EXACT)
-    return table
-
-
-def _datasets(manifest: Mapping[str, Any], folder: Path) -> set[str]:
-    """Data sets of the suite that the board in ``folder`` was made from."""
-    try:
-        return {spec["dataset"] for spec in manifest["suite"]["workloads"]}
-    except (KeyError, TypeError) as error:
-        raise UsageError(
-            f"results {folder}: manifest.json does not hold a suite with its workloads; run the suite again"
-        ) from error
 
 
 def write_text(path: Path, text: str) -> None:

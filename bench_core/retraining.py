@@ -22,6 +22,7 @@ from tabulate import tabulate
 
 from bench_core.comparisons import Drawn
 from bench_core.costs.operations import Array
+from bench_core.csv_tables import csv_text
 from bench_core.execution import run_suite
 from bench_core.kept_traces import trace_path
 from bench_core.plugin_manager import Registry
@@ -172,9 +173,9 @@ def retrain_board(folder: Path, registry: Registry, *, keep: Path | None = None)
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
         write_tables(board, keep)
-        write_text(keep / "differences.csv", found.differences.to_csv(index=False))
+        write_text(keep / "differences.csv", csv_text(found.differences))
         if found.shift is not None:
-            write_text(keep / "shift-differences.csv", found.shift.to_csv(index=False))
+            write_text(keep / "shift-differences.csv", csv_text(found.shift))
     return found
 
 

@@ -241,9 +241,9 @@ def default_root() -> Path:
 
 
 def home_path(variable: str, value: str) -> Path:
-    """Return the path in an environment variable, ``~`` and ``~user`` expanded. Raises UsageError for an unknown one."""
+    """Return the path in an environment variable, ``~`` and ``~user`` expanded. Raises UsageError for no such home."""
     path = os.path.expanduser(value)  # noqa: PTH111  # leaves what it does not know, and never raises
-    user = value.split("/")[0]
+    user = value.split("/", maxsplit=1)[0]
     if path.startswith("~") or (user == "~" and os.environ.get("HOME") == ""):
         raise UsageError(f"{variable}={value}: there is no home folder of {user}; give an absolute path")
     return Path(path)

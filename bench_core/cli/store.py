@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench_core.cli.common import app, refuse_output, table
-
 from bench_core.errors import one_line
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from bench_core.errors import printable
 __all__ = ["Printable", "reader_left", "standard_streams"]
 
 # Signs of our own tables, each as wide as what stands for it.
-_ASCII = str.maketrans("Δ±·×−–—…→█µτ°≤≥’“”", "d+*x---~>#utd<>'\"\"")
+_ASCII = str.maketrans("Δ±·×−–—…→█µτ°≤≥’“”", 'd+*x---~>#utd<>\'""')
 
 
 class Printable:
