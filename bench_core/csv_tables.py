@@ -7,7 +7,6 @@ printable, is escaped: an apostrophe goes before it, backslashes are doubled, an
 
 import io
 import re
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ import pandas as pd
 
 from bench_core.columns import TEXT_COLUMNS
 from bench_core.errors import visible
+from bench_core.files import read_text
 
-__all__ = ["csv_text", "escaped", "read_table", "read_text", "unescaped"]
+__all__ = ["csv_text", "escaped", "read_table", "unescaped"]
 
 _FORMULAS = tuple("=+-@＝＋－＠")
 _MARK = "'"
@@ -62,14 +62,6 @@ def read_table(path: Path, types: Mapping[str, type] | None = None) -> pd.DataFr
         if table[name].str.startswith(_MARK, na=False).any():
             table[name] = table[name].map(unescaped, na_action="ignore")
     return table.rename(columns=unescaped)
-
-
-def read_text(path: Path) -> str:
-    """Return the text of a regular file, UTF-8. Raises OSError, and ValueError where it is no text."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(f"{path.name} is no regular file")
-    with path.open(encoding="utf-8", newline="") as stream:
-        return stream.read()
 
 
 def escaped(text: str) -> str:

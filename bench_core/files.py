@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import signal
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,7 +21,17 @@ from pathlib import Path
 
 from bench_core.errors import UsageError
 
-__all__ = ["UNFINISHED", "alone_in", "exclusive", "publish", "refuse_outputs", "unfinished", "whole_file", "workspace"]
+__all__ = [
+    "UNFINISHED",
+    "alone_in",
+    "exclusive",
+    "publish",
+    "read_text",
+    "refuse_outputs",
+    "unfinished",
+    "whole_file",
+    "workspace",
+]
 
 UNFINISHED = ".writing-"
 _SECONDS_PER_DAY = 86_400.0
@@ -61,6 +72,14 @@ def publish(written: Path, path: Path) -> None:
     _flush(written)
     written.replace(path)
     _flush(path.parent)  # the new name too, before anything is removed that it replaces
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a regular file, UTF-8. Raises OSError, and ValueError where it is no text."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(f"{path.name} is no regular file")
+    with path.open(encoding="utf-8", newline="") as stream:
+        return stream.read()
 
 
 def refuse_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path]) -> None:

@@ -31,9 +31,9 @@ from bench_core.columns import (
     TRAINING_COLUMNS,
     WORKLOAD_COLUMNS,
 )
-from bench_core.csv_tables import csv_text, read_table, read_text
+from bench_core.csv_tables import csv_text, read_table
 from bench_core.errors import StoreError, UsageError
-from bench_core.files import alone_in
+from bench_core.files import alone_in, read_text
 from bench_core.latency import STATIC, Timings
 from bench_core.manifests import check_manifest
 from bench_core.progress import note

@@ -171,7 +171,13 @@ def _run_client(archive: Archive, path: Path) -> None:
     note(f"{archive.name}: {' '.join(archive.command)}")
     try:
         done = subprocess.run(
-            list(archive.command), cwd=work, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
+            list(archive.command),
+            cwd=work,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=COMMAND_SECONDS,
+            check=False,
         )
         found = sorted(entry for entry in work.iterdir() if entry.suffix == path.suffix)
         if done.returncode or len(found) != 1:
