@@ -82,7 +82,7 @@ def _download(archive: Archive, path: Path) -> None:
             break
         except urllib.error.HTTPError as error:
             raise FetchError(f"{archive.url}: {error.code} {error.reason}") from error
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a redirect to no address
             reason = getattr(error, "reason", None) or error
             if attempt == ATTEMPTS or isinstance(reason, socket.gaierror):
                 raise FetchError(f"{archive.url}: {reason}; the same command continues") from error
@@ -117,7 +117,7 @@ def _continue(archive: Archive, partial: Path) -> None:
             raise ConnectionError("the server continued at another place; starting anew")
         start = have if goes_on else 0
         promised = response.headers.get("Content-Length")
-        total = start + int(promised) if promised is not None and promised.isdigit() else None
+        total = start + int(promised) if promised is not None and promised.isdecimal() else None
         _write(archive, partial, response, start, total)
 
 
