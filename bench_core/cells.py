@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 
 from bench_core.columns import TEXT_COLUMNS
@@ -48,15 +49,15 @@ def check_cells(name: str, table: pd.DataFrame) -> None:
 
 def _check_figures(name: str, column: str, table: pd.DataFrame) -> None:
     cells = table[column]
-    if cells.dtype == bool:
-        cells = cells.astype(object).map(str)
-    figures = pd.to_numeric(cells, errors="coerce")
-    _refuse_first(name, column, cells, figures.isna() & cells.notna(), "no number")
-    if not column.startswith(_UNBOUNDED):
-        _refuse_first(name, column, cells, figures.abs() > _LARGEST, "no finite number")
+    if cells.dtype.kind not in "iuf":
+        figures = pd.to_numeric(cells.astype(object).map(str, na_action="ignore"), errors="coerce")
+        _refuse_first(name, column, cells, figures.isna() & cells.notna(), "no number")
+        table[column] = figures
+    values = table[column].to_numpy()
+    if not column.startswith(_UNBOUNDED) and (np.abs(values) > _LARGEST).any():
+        _refuse_first(name, column, cells, table[column].abs() > _LARGEST, "no finite number")
     if column == "timesteps" and name == "workloads":
-        _refuse_first(name, column, cells, ~figures.between(1, _MOST_TIMESTEPS), "no number of timesteps")
-    table[column] = figures
+        _refuse_first(name, column, cells, ~table[column].between(1, _MOST_TIMESTEPS), "no number of timesteps")
 
 
 def _refuse_first(name: str, column: str, cells: "pd.Series[Any]", wrong: "pd.Series[bool]", what: str) -> None:

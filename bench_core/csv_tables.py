@@ -7,6 +7,7 @@ printable, is escaped: an apostrophe goes before it, backslashes are doubled, an
 
 import io
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from bench_core.columns import TEXT_COLUMNS
 from bench_core.errors import visible
 from bench_core.files import read_text
 
-__all__ = ["csv_text", "escaped", "read_table", "unescaped"]
+__all__ = ["csv_text", "escaped", "parse_csv", "read_table", "unescaped"]
 
 _FORMULAS = tuple("=+-@＝＋－＠")
 _MARK = "'"
@@ -51,17 +52,30 @@ def read_table(path: Path, types: Mapping[str, type] | None = None) -> pd.DataFr
     """
     text = read_text(path)
     options: dict[str, Any] = {"keep_default_na": False, **_EXACT}
-    names = pd.read_csv(io.StringIO(text), nrows=0, dtype=str, **options).columns
+    names = parse_csv(text, nrows=0, dtype=str, **options).columns
     text_columns = [name for name in names if unescaped(name) in TEXT_COLUMNS]
     kinds = {**(types or {}), **dict.fromkeys(text_columns, str)}
     missing = {name: [""] if name in text_columns else _NO_FIGURE for name in names}
-    table: pd.DataFrame = pd.read_csv(
-        io.StringIO(text), dtype=kinds, na_values=missing, index_col=False, low_memory=False, **options
-    )
+    table = parse_csv(text, dtype=kinds, na_values=missing, low_memory=False, **options)
     for name in text_columns:
         if table[name].str.startswith(_MARK, na=False).any():
             table[name] = table[name].map(unescaped, na_action="ignore")
     return table.rename(columns=unescaped)
+
+
+def parse_csv(text: str, **options: Any) -> pd.DataFrame:
+    """Return the table in a csv text; ``options`` are those of ``pandas.read_csv``.
+
+    Raises ValueError for what is no csv, and for rows with more cells than there are columns.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        try:
+            return pd.read_csv(io.StringIO(text), index_col=False, **options)
+        except pd.errors.ParserWarning as error:
+            raise ValueError("a row has more cells than the header") from error
+        except (OverflowError, TypeError, ValueError) as error:  # pandas' messages have several lines
+            raise ValueError(" ".join(str(error).split())) from error
 
 
 def escaped(text: str) -> str:

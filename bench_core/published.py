@@ -20,13 +20,13 @@ column                 meaning
 A cell without a figure is not known.
 """
 
-import io
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
 import pandas as pd
 
+from bench_core.csv_tables import parse_csv
 from bench_core.errors import UsageError
 from bench_core.files import read_text
 
@@ -65,7 +65,7 @@ def read_published(folder: Path, datasets: Collection[str]) -> pd.DataFrame:
     if path is None:
         return pd.DataFrame(columns=list(PUBLISHED_COLUMNS))
     try:
-        table = pd.read_csv(io.StringIO(read_text(path)), dtype=str, keep_default_na=False, index_col=False)
+        table = parse_csv(read_text(path), dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: not readable ({error})") from error
     if list(table.columns) != list(PUBLISHED_COLUMNS):

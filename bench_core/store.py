@@ -214,7 +214,7 @@ class Store:
                     with safe_open(path, framework="pt") as handle:
                         record = json.loads(handle.metadata()["artifact"])
                     self._zoo_index[record["kind"], record["key"]] = path
-                except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+                except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
                     note(f"shipped with exitbench: {path}: damaged ({error}); it is made again, or install again")
         return self._zoo_index
 

@@ -16,7 +16,7 @@ PLUGINS = Path(bench_plugins.__file__).parent  # beside bench_core where it is i
 
 # Left of the trace, in the order of the data flow; a module may import its own group and those before it.
 LEFT = (
-    ("errors", "device", "digests", "environment", "failures", "files", "hashing", "knobs", "progress"),
+    ("errors", "device", "digests", "environment", "failures", "files", "hashing", "knobs", "progress", "tracebacks"),
     ("data",),
     ("snn",),
     ("training",),
@@ -42,7 +42,8 @@ WAIST = (
 )
 # Right of the trace, in order.
 RIGHT = (
-    ("columns", "published"),
+    ("columns", "csv_tables", "cells", "manifests"),
+    ("published",),
     ("evidence",),
     ("exits",),
     ("replay",),

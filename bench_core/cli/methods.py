@@ -55,6 +55,8 @@ def replay(
         per_sample=_file(per_sample),
         json_file=_file(json_file),
     )
+    if per_sample == _PRINTED and result.outcome is None:
+        raise UsageError(f"--per-sample -: no policy of {strategy} meets {result.operating_point}")
     if json_file == _PRINTED:
         print(json.dumps(result.as_json(), indent=1))
     elif per_sample == _PRINTED:
