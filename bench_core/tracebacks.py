@@ -6,7 +6,7 @@ from types import FrameType
 
 from bench_core.errors import ExitBenchError, one_line
 
-__all__ = ["described", "full_traceback", "raised_at"]
+__all__ = ["described", "full_traceback", "is_foreign", "raised_at"]
 
 # What plugins are built on: an error raised in there is the doing of whoever called it.
 _LIBRARIES = frozenset(
@@ -38,6 +38,11 @@ def raised_at(error: BaseException) -> str:
     for frame, line in reversed(foreign or calls):
         return f"{frame.f_code.co_filename}:{line}"
     return ""
+
+
+def is_foreign(error: BaseException) -> bool:
+    """Return whether code that is neither ours nor a library's had a part in raising it."""
+    return any(not _is_library(frame) for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def described(error: BaseException) -> str:

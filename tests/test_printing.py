@@ -1,4 +1,4 @@
-"""Whatever is printed can be printed: any encoding, closed, full and abandoned streams, and names that drive a terminal."""
+"""Whatever is printed can be printed: any encoding, closed, full and abandoned streams, names that drive a terminal."""
 
 import io
 import os

@@ -52,18 +52,17 @@ def _exit_code() -> int:
         _show_traceback(error)
         _complain(str(error))
         return 2
-    except OSError as error:
-        _show_traceback(error)
-        _complain(f"{_named(error)}{error.strerror or error}")
-        return 2
     except BaseException as error:  # a plugin's, or a defect; SystemExit too: of ours there is none in this mode
         if hasattr(error, "format_message"):  # a click usage error
             if message := " ".join(error.format_message().split()):  # empty where the help was shown instead
                 _complain(message)
             return 2
-        from bench_core.tracebacks import described
+        from bench_core.tracebacks import described, is_foreign
 
         _show_traceback(error)
+        if isinstance(error, OSError) and not is_foreign(error):
+            _complain(f"{_named(error)}{error.strerror or error}")
+            return 2
         _complain(f"{described(error)}" + ("" if debugging() else "; --debug shows the traceback"))
         return 2
     if code == INTERRUPTED:

@@ -38,8 +38,8 @@ _debugging = False
 
 
 def debugging() -> bool:
-    """Return whether ``--debug`` asks for tracebacks."""
-    return _debugging
+    """Return whether ``--debug``, or the variable that makes plugins' errors ours, asks for tracebacks."""
+    return _debugging or os.environ.get("EXITBENCH_STRICT_PLUGINS") == "1"
 
 
 class _Commands(TyperGroup):
