@@ -30,6 +30,7 @@ __all__ = [
     "flush",
     "open_regular",
     "publish",
+    "read_text",
     "refuse_outputs",
     "unfinished",
     "whole_file",
@@ -96,6 +97,14 @@ def open_regular(path: Path) -> BinaryIO:
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # of a folder ``open`` says that it is one
         raise OSError(errno.EINVAL, "no regular file", str(path))
     return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a regular file, UTF-8. Raises OSError, and ValueError where it is no text."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(f"{path.name} is no regular file")
+    with path.open(encoding="utf-8", newline="") as stream:
+        return stream.read()
 
 
 def refuse_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path]) -> None:

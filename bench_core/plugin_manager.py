@@ -9,7 +9,6 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -39,6 +38,7 @@ from bench_core.plugin_code import (
     shipped_packages,
 )
 from bench_core.snn.models import Model
+from bench_core.tracebacks import described, full_traceback
 from bench_core.training import Regularizer
 
 __all__ = ["PluginRecord", "Registry", "load_registry"]
@@ -54,6 +54,7 @@ class PluginRecord:
         provides: what it registered, as ``kind: name``.
         problem: empty, or why it (or a part of it) is left out.
         code: as it was loaded; None for what comes with this package, and for what can't be loaded.
+        traceback: of what it raised, as Python prints it.
     """
 
     name: str
@@ -62,6 +63,7 @@ class PluginRecord:
     provides: list[str] = field(default_factory=list)
     problem: str = ""
     code: LoadedCode | None = field(default=None, repr=False, compare=False)
+    traceback: str = ""
 
 
 @dataclass
@@ -146,6 +148,7 @@ def load_registry(files: Iterable[Path] = (), *, minutes: float = STRATEGY_MINUT
             if os.environ.get("EXITBENCH_STRICT_PLUGINS") == "1":
                 raise
             record.problem = record.problem or _last_line(error)
+            record.traceback = full_traceback(error)
     return registry
 
 
@@ -260,4 +263,4 @@ def _check_configurable(hook: str, item: Configurable) -> None:
 def _last_line(error: BaseException) -> str:
     if isinstance(error, PluginError | ForeignCodeError):
         return error.message
-    return " ".join(traceback.format_exception_only(error)[-1].split())
+    return described(error)

@@ -12,9 +12,8 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,10 +30,13 @@ from bench_core.board_files import (
     kept_content,
     read_files,
 )
+from bench_core.cells import check_cells
 from bench_core.columns import MEASUREMENT_COLUMNS, RAW_COLUMNS, SCHEMA
+from bench_core.csv_tables import csv_text, table_of
 from bench_core.errors import StoreError, UsageError
 from bench_core.files import whole_file
 from bench_core.latency import STATIC, Timings
+from bench_core.manifests import check_manifest
 from bench_core.progress import note
 from bench_core.published import read_published
 from bench_core.trace import Trace
@@ -48,7 +50,6 @@ __all__ = [
     "make_folder",
     "read_board",
     "read_kept",
-    "read_table",
     "refuse_board",
     "write_board",
     "write_tables",
@@ -56,10 +57,6 @@ __all__ = [
 ]
 
 _ATTEMPTS = 100  # to make a folder that other processes remove whenever it is empty
-# Before 3.1 pandas took a faster way by default, which can miss the last digit.
-_EXACT: dict[str, Any] = (
-    {"float_precision": "round_trip"} if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1) else {}
-)
 
 
 @dataclass
@@ -157,7 +154,8 @@ def read_kept(folder: Path, name: str) -> pd.DataFrame | None:
 def _kept_table(folder: Path, name: str, content: bytes) -> pd.DataFrame | None:
     path = folder / f"{name}.csv"
     try:
-        table = read_table(BytesIO(content), {"policy": str})
+        table = table_of(content.decode())
+        check_cells(name, table)
     except ValueError as error:
         note(f"{path}: not readable ({error}); passed over")
         return None
@@ -209,7 +207,7 @@ def refuse_board(folder: Path) -> None:
 
 
 def _csv_texts(tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
-    return {f"{name}.csv": table.to_csv(index=False) for name, table in tables.items()}
+    return {f"{name}.csv": csv_text(table) for name, table in tables.items()}
 
 
 def _text_writers(texts: Mapping[str, str]) -> dict[str, Writer]:
@@ -230,8 +228,8 @@ def read_board(folder: Path, *, verified: bool = True) -> Board:
     manifest, contents = read_files(folder, verified=verified)
     columns = FIXED_COLUMNS | {name: column for name, column in OPTIONAL_TABLES.items() if name in contents}
     try:
-        rows = read_table(BytesIO(contents["rows"]), dict.fromkeys(("weights", "calibration_trace", "test_trace"), str))
-        tables = {name: read_table(BytesIO(contents[name]), {"trace": str}) for name in columns}
+        rows = table_of(contents["rows"].decode())
+        tables = {name: table_of(contents[name].decode()) for name in columns}
     except ValueError as error:
         raise UsageError(f"results {folder}: not readable ({error})") from error
     if not {"workload", "strategy", "operating_point", "status", "rank"} <= set(rows.columns):
@@ -241,6 +239,12 @@ def read_board(folder: Path, *, verified: bool = True) -> Board:
             raise UsageError(
                 f"results {folder}: {name}.csv has other columns than schema {SCHEMA}; run the suite again"
             )
+    try:
+        for name, table in {"rows": rows, **tables}.items():
+            check_cells(name, table)
+    except ValueError as error:
+        raise UsageError(f"results {folder}: {error}; the file was edited or mixed up, run the suite again") from error
+    check_manifest(manifest, f"results {folder}")
     kept = {name: _kept_table(folder, name, contents[name]) for name in KEPT_TABLES if name in contents}
     return Board(
         rows,
@@ -249,24 +253,8 @@ def read_board(folder: Path, *, verified: bool = True) -> Board:
         manifest=manifest,
         raw=kept.get("measurements-raw"),
         training=kept.get("training"),
-        published=read_published(folder, _datasets(manifest, folder)),
+        published=read_published(folder, {spec["dataset"] for spec in manifest["suite"]["workloads"]}),
     )
-
-
-def read_table(source: Path | BinaryIO, types: Mapping[str, type] | None = None) -> pd.DataFrame:
-    """A table as it was written, to the last digit."""
-    table: pd.DataFrame = pd.read_csv(source, dtype=dict(types or {}), **_EXACT)
-    return table
-
-
-def _datasets(manifest: Mapping[str, Any], folder: Path) -> set[str]:
-    """Data sets of the suite that the board in ``folder`` was made from."""
-    try:
-        return {spec["dataset"] for spec in manifest["suite"]["workloads"]}
-    except (KeyError, TypeError) as error:
-        raise UsageError(
-            f"results {folder}: manifest.json does not hold a suite with its workloads; run the suite again"
-        ) from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -22,6 +22,7 @@ from tabulate import tabulate
 
 from bench_core.comparisons import Drawn
 from bench_core.costs.operations import Array
+from bench_core.csv_tables import csv_text
 from bench_core.execution import run_suite
 from bench_core.kept_traces import trace_path
 from bench_core.plugin_manager import Registry
@@ -175,7 +176,7 @@ def retrain_board(folder: Path, registry: Registry, *, keep: Path | None = None,
     found.remarks.append(f"{folder}: {len(suite.workloads)} workloads trained and run again; found minus committed")
     if keep is not None:
         differences = {"differences.csv": found.differences, "shift-differences.csv": found.shift}
-        texts = {name: table.to_csv(index=False) for name, table in differences.items() if table is not None}
+        texts = {name: csv_text(table) for name, table in differences.items() if table is not None}
         write_tables(board, keep, texts, owned=differences)
     return found
 

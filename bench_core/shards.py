@@ -85,8 +85,13 @@ def read_index(path: Path) -> list[Shard]:
 def shard_place(index: Path, shard: Shard) -> Path:
     """Where a shard lies. Raises TraceError for one that is missing, or that a link takes out of the folder."""
     place = index.parent / shard.file
-    if not place.is_file():
-        raise TraceError(one_line(f"trace {place}: no such file, but {index} names it; put all shards beside it"))
+    try:
+        found = place.is_file()
+    except OSError:  # a name that is longer than names can be
+        found = False
+    if not found:
+        problem = f"no such file, but {index} names it; put all shards beside it"
+        raise TraceError(one_line(f"trace {place!s:.400}: {problem}"))
     if not place.resolve().is_relative_to(index.parent.resolve()):
         raise TraceError(one_line(f"trace {place}: a link out of the folder of {index}; put the file itself there"))
     return place

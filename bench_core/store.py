@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from bench_core.digests import json_digest, tensors_digest
-from bench_core.errors import StoreError, one_line
+from bench_core.errors import NoHomeError, StoreError, UsageError, one_line
 from bench_core.files import exclusive, publish, unfinished
 from bench_core.logits import SampleRows
 from bench_core.progress import note
@@ -35,6 +35,7 @@ __all__ = [
     "copy_artifact",
     "default_root",
     "default_store",
+    "home_path",
     "read_artifact",
     "remove_damaged",
 ]
@@ -241,20 +242,46 @@ class Store:
                     with safe_open(path, framework="pt") as handle:
                         record = json.loads(handle.metadata()["artifact"])
                     self._zoo_index[record["kind"], record["key"]] = path
-                except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+                except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
                     note(f"shipped with exitbench: {path}: damaged ({error}); it is made again, or install again")
         return self._zoo_index
 
 
 def default_root() -> Path:
-    """``$EXITBENCH_HOME``, or the platform's cache folder; for a URL a folder of its own in the cache folder."""
+    """Return ``$EXITBENCH_HOME``, or the platform's cache folder; for a URL a folder of its own in the cache folder.
+
+    Raises:
+        NoHomeError: neither the variable nor the user's home says where.
+        UsageError: ``~`` in the variable stands for a home that isn't known.
+    """
     home = os.environ.get("EXITBENCH_HOME")
     if home and not _is_url(home):
-        return Path(home)
+        return home_path("EXITBENCH_HOME", home)
     from platformdirs import user_cache_path
 
-    cache = user_cache_path("exitbench")
+    try:
+        cache = user_cache_path("exitbench")
+    except (KeyError, RuntimeError, OSError) as error:
+        raise _no_home() from error
+    if not cache.is_absolute() or (os.environ.get("HOME") == "" and not os.environ.get("XDG_CACHE_HOME")):
+        raise _no_home()  # an unknown home is left as ~, a folder of the current one
     return cache / "shared" / json_digest(home)[:16] if home else cache
+
+
+def home_path(variable: str, value: str) -> Path:
+    """Return the path in an environment variable, ``~`` and ``~user`` expanded. Raises UsageError for no such home."""
+    path = os.path.expanduser(value)  # noqa: PTH111  # leaves what it does not know, and never raises
+    user = value.split("/", maxsplit=1)[0]
+    if path.startswith("~") or (user == "~" and os.environ.get("HOME") == ""):
+        raise UsageError(f"{variable}={value}: there is no home folder of {user}; give an absolute path")
+    return Path(path)
+
+
+def _no_home() -> NoHomeError:
+    return NoHomeError(
+        "the store has no folder: this user has no home (HOME is not set, and no entry in the password file has one); "
+        "set EXITBENCH_HOME to a folder"
+    )
 
 
 def default_store(zoo: Path | None = ZOO, *, offline: bool = False) -> Store:

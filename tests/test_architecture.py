@@ -29,6 +29,7 @@ LEFT = (
         "plugin_code",
         "process_state",
         "progress",
+        "tracebacks",
         "whole_folder",
     ),
     ("data",),
@@ -58,7 +59,8 @@ WAIST = (
 )
 # Right of the trace, in order.
 RIGHT = (
-    ("columns", "published"),
+    ("columns", "csv_tables", "cells", "manifests"),
+    ("published",),
     ("board_files",),
     ("evidence",),
     ("exits", "private_trace"),

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench_core import network_agreement
+from bench_core.csv_tables import read_table
 from bench_core.data.builtin import bench_datasets
 from bench_core.data.corruption import CORRUPTIONS, CorruptedTest, applies, corrupt_images, drop_events, subsample
 from bench_core.digests import tensor_digest
@@ -26,7 +27,7 @@ from bench_core.report.checks import contradictions
 from bench_core.report.markdown import markdown
 from bench_core.report.terminal import terminal
 from bench_core.reproduction import compare_with, reproduce_board
-from bench_core.results import read_board, read_table
+from bench_core.results import read_board
 from bench_core.scoring import Entry, Recorded, ScoredPolicy, StrategyScores, WorkloadScores
 from bench_core.selection import OperatingPoint
 from bench_core.shift import CLEAN, Condition, shift_table

@@ -1,12 +1,31 @@
 """``exitbench leaderboard``, ``report``, ``compare`` and ``reproduce``: what can be done with a board."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bench_core.cli.common import PluginFiles, app, refuse_file, registry_of, shown_points
-from bench_core.errors import UsageError
+from bench_core.errors import ExitBenchError, UsageError
+
+
+@contextmanager
+def refusing_odd_cells(*folders: Path) -> Iterator[None]:
+    """Raise UsageError where a board that was read can't be shown: its files hold what no run writes."""
+    try:
+        yield
+    except (ExitBenchError, OSError):
+        raise
+    except Exception as error:
+        from bench_core.tracebacks import described
+
+        names = " and ".join(map(str, folders))
+        raise UsageError(
+            f"results {names}: a file does not hold what it should ({described(error)}); run the suite again"
+        ) from error
+
 
 Unverified = Annotated[
     bool,
@@ -34,7 +53,8 @@ def leaderboard(
     for name in wanted:
         if name not in (*offered, "all"):
             raise UsageError(f"no operating point {name!r} on this board; it has: {', '.join(offered)}, all")
-    print(terminal(board, offered if "all" in wanted else wanted))
+    with refusing_odd_cells(results):
+        print(terminal(board, offered if "all" in wanted else wanted))
 
 
 @app.command()
@@ -64,7 +84,8 @@ def report(
 
         registry = registry_of(plugin)
         extras = read_extras(results, board, point, registry.strategies, registry.datasets)
-    written = write_report(board, extras, place, wanted, point)
+    with refusing_odd_cells(results):
+        written = write_report(board, extras, place, wanted, point)
     for path in written:
         if path.parent == place:
             print(path)
@@ -86,7 +107,8 @@ def compare(
     boards = [read_board(folder, verified=not unverified) for folder in (first, second)]
     for board, folder in zip(boards, (first, second), strict=True):
         refuse_contradictions(board, str(folder))
-    print(compare_boards(*boards).text)
+    with refusing_odd_cells(first, second):
+        print(compare_boards(*boards).text)
 
 
 @app.command()

@@ -5,10 +5,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench_core.errors import StoreError, UsageError
+from bench_core.errors import StoreError, UsageError, visible
 from bench_core.files import alone_in, whole_file
 from bench_core.report.latex import latex
 from bench_core.report.markdown import markdown
+from bench_core.report.presentable import presentable
 from bench_core.results import Board, make_folder, write_text
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ def _plots(
         training_chart,
     )
 
+    board, point = presentable(board), visible(point)
+    extras = {visible(workload): extra for workload, extra in extras.items()}
     styles = looks([*board.rows["strategy"], *board.curves["strategy"]])
     with themed():
         for workload in board.workloads["workload"]:
