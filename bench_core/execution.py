@@ -240,7 +240,8 @@ def _fill(
     workers: AbstractContextManager[Client]
     workers = local_workers(jobs or 1) if scheduler is None else scheduler_at(scheduler)
     with workers as client:
-        return failed | run_stages(client, stages, Order.of(suite, registry, store, refit=refit), store)
+        order = Order.of(suite, registry, store, refit=refit)
+        return failed | run_stages(client, stages, order, store, limits=planned.limits)
 
 
 def _refuse_unwritable(store: Store) -> None:

@@ -20,6 +20,7 @@ from bench_core.errors import ClusterError, UsageError
 from bench_core.execution import plan
 from bench_core.files import exclusive
 from bench_core.graph import Order, Stage, missing_stages, perform, read_answer, stage_request
+from bench_core.planning import Limits
 from bench_core.plugin_versions import described, outdated
 from bench_core.remote_store import RemoteStore
 from bench_core.store import Store
@@ -209,10 +210,10 @@ def test_what_kills_its_worker_or_never_ends_fails_and_everything_else_is_scored
         assert run_stages(client, stages, order, store) == {}
         alone = scores(store)
         stages, order = scored("hangs", "holds", "dies", "fixed", "leaves", "exits", "interrupts", "seenn-i")
-        failed = run_stages(client, stages, order, store, limit_seconds=21)
+        failed = run_stages(client, stages, order, store, limits=Limits.of(0.35))
         assert len(client.nthreads()) > 0  # a new process stands in for each that died
     died = "failed: its worker died 2 times (killed, crashed, or out of memory)"
-    late = "failed: took longer than the limit of 0.35 minutes"
+    late = "failed: didn't end within the limit of 0.35 minutes"
     assert failed == {
         "converted, dies": died,
         "converted, leaves": died,
