@@ -244,8 +244,8 @@ def _training(recorded: Mapping[str, RecordedWorkload | str]) -> pd.DataFrame:
 
 
 def _facts(ready: RecordedWorkload) -> dict[str, Any]:
-    splits = {name: ready.workload.dataset.split(name).digest for name in ("calibration", "test")}
     dataset = ready.workload.dataset
+    splits = {name: ready.workload.split_digest(name) for name in ("calibration", "test")}
     return {
         **ready.digests,
         "data": splits,

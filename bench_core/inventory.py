@@ -11,12 +11,15 @@ from safetensors import SafetensorError, safe_open
 
 from bench_core.errors import StoreError, UsageError, one_line
 from bench_core.files import UNFINISHED, unfinished
+from bench_core.knobs import nearest
 from bench_core.store import KINDS, LOCKS, UNSENT, ZOO, DamagedArtifactError, Store, read_artifact, remove_damaged
 
-__all__ = ["Entry", "choose", "describe", "entries", "prune", "shipped_entries", "verify"]
+__all__ = ["Entry", "choose", "describe", "entries", "prune", "removable", "remove", "shipped_entries", "verify"]
 
 _SECONDS_PER_DAY = 86_400.0
 _SHORTEST_KEY = 4
+_SHORTEST_KEY_TO_REMOVE = 8
+_DEPENDENTS_FIRST = ("scores", "policies", "trace-parts", "traces", "converted", "training", "networks")
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,60 @@ def choose(found: Sequence[Entry], names: Sequence[str]) -> list[Entry]:
         for entry in own:
             chosen.setdefault((entry.kind, entry.key), entry)
     return list(chosen.values())
+
+
+def removable(store: Store, names: Sequence[str]) -> list[Entry]:
+    """Return the artifacts of this store that ``remove`` is to delete.
+
+    Args:
+        names: of workloads, for everything that was made for them, finished or not; or the first digits, at least
+            eight, of a key or of KIND/KEY, for one artifact.
+
+    Raises:
+        UsageError: a name fits nothing here, or several artifacts; nothing is removed for the others either.
+    """
+    found = entries(store)
+    chosen: dict[tuple[str, str], Entry] = {}
+    for name in names:
+        for entry in _of_workload(found, name) or [_of_key(found, name)]:
+            chosen[entry.kind, entry.key] = entry
+    return sorted(chosen.values(), key=lambda entry: (_DEPENDENTS_FIRST.index(entry.kind), entry.key))
+
+
+def remove(store: Store, chosen: Sequence[Entry]) -> None:
+    """Delete artifacts from the store's own folder, in the order given. Raises StoreError for one that can't be."""
+    for entry in chosen:
+        store.remove_here(entry.kind, entry.key)
+
+
+def _of_workload(found: Sequence[Entry], name: str) -> list[Entry]:
+    """What was made for a workload; policies, and what doesn't say so itself, by the artifacts it belongs to."""
+    own = {(entry.kind, entry.key): entry for entry in found if entry.workload == name}
+    if not name:
+        return []
+    for entry in found:
+        of = {"policies": ("traces", _calibration(entry)), "trace-parts": ("traces", str(entry.metadata.get("trace")))}
+        if of.get(entry.kind, ("networks", entry.key if entry.kind == "training" else "")) in own:
+            own[entry.kind, entry.key] = entry
+    return list(own.values())
+
+
+def _of_key(found: Sequence[Entry], name: str) -> Entry:
+    fitting = [e for e in found if name and (e.key.startswith(name) or f"{e.kind}/{e.key}".startswith(name))]
+    key = name.rpartition("/")[2]
+    if fitting and len(key) >= _SHORTEST_KEY_TO_REMOVE:
+        if len(fitting) == 1:
+            return fitting[0]
+        shown = ", ".join(f"{entry.kind}/{entry.key[:16]}" for entry in fitting[:3])
+        raise UsageError(one_line(f"{name}: several artifacts begin like this ({shown}); give more of KIND/KEY"))
+    if fitting:
+        raise UsageError(one_line(f"{name}: too short; give a key's first {_SHORTEST_KEY_TO_REMOVE} digits or more"))
+    shipped = shipped_entries()
+    if any(name in {e.workload, e.key, f"{e.kind}/{e.key}"} for e in shipped):
+        raise UsageError(one_line(f"{name}: comes with the package; this store has nothing of it to remove"))
+    keys = {entry.key[: max(len(key), _SHORTEST_KEY_TO_REMOVE)] for entry in found}
+    close = nearest(name, sorted({entry.workload for entry in found if entry.workload} | keys))
+    raise UsageError(one_line(f"{name}: neither a workload nor a key of this store{close}; see `exitbench store list`"))
 
 
 def describe(entry: Entry) -> dict[str, Any]:
@@ -215,7 +272,9 @@ def _words(kind: str, metadata: Mapping[str, Any], header: Mapping[str, str]) ->
     elif kind == "scores":
         workload, detail = str(metadata["workload"]), str(metadata["strategy"])
     elif kind == "training":
-        detail = f"after epoch {len(metadata['history'])}"
+        workload, detail = str(metadata.get("workload", "")), f"after epoch {len(metadata['history'])}"
+    elif kind == "trace-parts":
+        workload = str(metadata.get("workload", ""))
     return workload, one_line(" ".join(word for word in (workload, detail) if word))
 
 

@@ -111,6 +111,11 @@ class RemoteStore(Store):
             except Exception:  # what can't be removed is in nobody's way
                 continue
 
+    def remove_here(self, kind: str, key: str) -> None:
+        """As of ``Store``; what wasn't sent yet no longer will be."""
+        super().remove_here(kind, key)
+        self._unmark(kind, key)
+
     def shared(self) -> dict[tuple[str, str], int]:
         """Bytes by kind and key of what lies below the URL. Raises StoreError where it can't be reached."""
         try:

@@ -198,7 +198,7 @@ def _kept_conversion(workload: Workload, weights: Artifact, store: Store) -> Spi
     if found is None:
         return None
     now, then = workload.split_digest("calibration"), found.metadata.get("data")
-    if now not in (None, then):
+    if None not in (now, then) and now != then:
         problem = _changed_data(workload, "calibration", then, now)
         note(f"store: {store.path('converted', str(key))}: {problem}; made again")
         return None
@@ -363,7 +363,7 @@ class _KeptParts:
             return self.store.put("trace-parts", part, built.tensors, facts)
 
         found = self.store.obtain("trace-parts", part, make)
-        if (then := found.metadata.get("data")) != data:
+        if (then := found.metadata.get("data", data)) != data:
             problem = _changed_data(self.workload, self.recording.split.name, then, data)
             refuse_or_note(self.store, f"{self.store.path('trace-parts', part)}: {problem}")
             found = self.store.obtain("trace-parts", part, make, again=True)

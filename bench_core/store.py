@@ -181,6 +181,23 @@ class Store:
             with suppress(OSError):
                 self.path(kind, key).unlink()
 
+    def remove_here(self, kind: str, key: str) -> None:
+        """Delete an artifact from this folder alone; where it is shared it stays.
+
+        Raises:
+            StoreError: it can't be removed, or its folder is a link that leads out of the store.
+        """
+        path = self.path(kind, key)
+        for folder in (path.parent, path.parent.parent):
+            if folder.is_symlink():
+                raise StoreError(one_line(f"{folder}: is a link, and nothing outside the store is removed; delete it"))
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(
+                one_line(f"{path}: can't be removed ({error.strerror}); change the permissions of its folder")
+            ) from error
+
     def _kept(self, kind: str, key: str) -> Artifact | None:
         """The artifact of the store itself, where it has a whole one."""
         path = self.path(kind, key)

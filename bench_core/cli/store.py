@@ -79,6 +79,32 @@ def store_prune(
     print(f"{len(removed)} {'would be removed' if dry_run else 'removed'}")
 
 
+@store_app.command("remove")
+def store_remove(
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="KEY|WORKLOAD...", help="Workloads, or the first 8 digits or more of single keys."),
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and stop.")] = False,
+) -> None:
+    """Remove single artifacts, or everything that was made for a workload."""
+    from bench_core.inventory import removable, remove
+    from bench_core.store import default_store
+
+    store = default_store()
+    chosen = removable(store, names)
+    unsent = set(store.unsent())
+    for entry in chosen:
+        if not dry_run:
+            remove(store, [entry])
+        remark = " (was not sent yet)" if (entry.kind, entry.key) in unsent else ""
+        print(f"{entry.kind}/{entry.key[:16]}: {entry.size} bytes, {entry.what}{remark}")
+    done = "would be removed" if dry_run else "removed"
+    print(f"{len(chosen)} artifacts, {sum(entry.size for entry in chosen)} bytes {done}")
+    if store.url:
+        print(f"copies at {store.url} stay, and come back when a run needs them")
+
+
 @store_app.command("export")
 def store_export(
     names: Annotated[list[str], typer.Argument(help="Workloads, or keys of single artifacts.")],
