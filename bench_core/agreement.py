@@ -9,9 +9,11 @@ from typing import Any
 from bench_core.board_differences import differences, exactly
 from bench_core.committed_policies import ReplayedPolicies
 from bench_core.contract import ACCURACY_POINTS, RELATIVE, TIMESTEP_SHARE, same_cell, same_numerics
+from bench_core.csv_tables import csv_text
 from bench_core.environment import environment
 from bench_core.near_ties import excuse
 from bench_core.results import Board
+from bench_core.whole_folder import place_of
 
 __all__ = ["Reproduction", "changed_tables", "compare_decisions", "compare_exactly", "numerics_remark", "tolerances"]
 
@@ -94,7 +96,7 @@ def changed_tables(result: Reproduction, committed: Board, board: Board, folder:
     changed = [
         name
         for name in names
-        if board.tables[name].to_csv(index=False) != (folder / f"{name}.csv").read_text(encoding="utf-8")
+        if csv_text(board.tables[name]) != place_of(folder, f"{name}.csv").read_text(encoding="utf-8")
     ]
     if not changed:
         files = [f"{name}.csv" for name in names]

@@ -16,6 +16,7 @@ __all__ = [
     "SEED_COLUMNS",
     "SHIFT_COLUMNS",
     "SUMMARY_COLUMNS",
+    "TEXT_COLUMNS",
     "WORKLOAD_COLUMNS",
     "Priced",
     "cost_columns",
@@ -239,6 +240,34 @@ TRAINING_COLUMNS = {
     "threads": "of PyTorch",
     "torch": "its version",
 }
+
+# Read as text whatever their cells look like: a workload may be called 007 or nan.
+TEXT_COLUMNS = frozenset(
+    {
+        "calibration_trace",
+        "corruption",
+        "device",
+        "exit_histogram",
+        "first_layer",
+        "interval",
+        "knob",
+        "note",
+        "operating_point",
+        "parameters",
+        "policy",
+        "promise",
+        "rival",
+        "stage",
+        "status",
+        "strategy",
+        "suite",
+        "test_trace",
+        "torch",
+        "trace",
+        "weights",
+        "workload",
+    }
+)
 
 
 def cost_columns(model: str, unit: str = "J", latency_unit: str = "timestep") -> dict[str, str]:

@@ -6,6 +6,8 @@ __all__ = [
     "ClusterError",
     "DataError",
     "ExitBenchError",
+    "ForeignCodeError",
+    "NoHomeError",
     "PluginError",
     "RecordingError",
     "StoreError",
@@ -14,20 +16,44 @@ __all__ = [
     "TrainingPausedError",
     "UsageError",
     "one_line",
+    "printable",
+    "visible",
 ]
 
 
 def one_line(text: str) -> str:
-    """The text as one line that does nothing to a terminal: what a file says of itself comes from anywhere."""
+    """Return the text as one line that does nothing to a terminal: what a file says of itself comes from anywhere."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
+def printable(text: str) -> str:
+    """Return text of several lines that does nothing to a terminal but end its lines."""
+    return text if text.isprintable() else "\n".join(map(one_line, text.replace("\t", " ").split("\n")))
+
+
+def visible(text: str) -> str:
+    """Return a name with an escape for each character that isn't printable, so that different names stay different."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 class ExitBenchError(Exception):
-    """Base of every error that the command line prints as one line, without a traceback (exit code 2)."""
+    """Base of every error that the command line prints as one line, without a traceback (exit code 2).
+
+    Its text is one line without control characters, whatever names and messages of others were put into it.
+    """
+
+    def __str__(self) -> str:
+        return one_line(" ".join(super().__str__().expandtabs(1).splitlines())).strip()
 
 
 class UsageError(ExitBenchError):
     """A flag, name or knob that can't be: unknown, out of range, or at odds with another."""
+
+
+class NoHomeError(UsageError):
+    """No folder for the store: neither EXITBENCH_HOME nor the user's own home says where it is."""
 
 
 class SuiteError(ExitBenchError):
@@ -61,6 +87,14 @@ class StoreError(ExitBenchError):
 
 class ClusterError(ExitBenchError):
     """Worker processes or a scheduler that can't be had, or that went away."""
+
+
+class ForeignCodeError(ExitBenchError):
+    """Code of a plugin or a user that ends the process, doesn't end, or writes into what others read."""
+
+    def __init__(self, who: str, message: str) -> None:
+        super().__init__(one_line(f"{who}: {message}"))
+        self.message = one_line(message)
 
 
 class PluginError(ExitBenchError):

@@ -28,7 +28,7 @@ from bench_core.plugin_manager import Registry, load_registry
 from bench_core.plugin_versions import described, files_of, outdated, refuse_others
 from bench_core.progress import collected, note
 from bench_core.provenance import code_digest
-from bench_core.stage_work import Stage, carry_out, forget_network, recordings, store_place
+from bench_core.stage_work import Stage, carry_out, forget_network, is_ours_alone, recordings, store_place
 from bench_core.stages import (
     Workload,
     conversion_key,
@@ -143,7 +143,7 @@ def missing_stages(planned: Plan, store: Store, *, refit: bool = False) -> tuple
     for workload in planned.workloads:
         name = workload.spec.name
         subject = f"workload {name}"
-        found = guarded(subject, _stages_of, workload, planned.shift, store, trained)
+        found = guarded(subject, _stages_of, workload, planned.shift, store, trained, ours=workload.is_ours)
         if isinstance(found, str):
             problems[subject] = found
             continue
@@ -239,7 +239,9 @@ def perform_here(stages: Sequence[Stage], planned: Plan, store: Store, *, refit:
     for stage in stages:
         made = failed.get(stage.subject) or next((problems[name] for name in stage.after if name in problems), ())
         if not made and stage.part is None and stage.kind != "score":
-            made = guarded(stage.subject, carry_out, stage, planned, store, refit)
+            minutes = planned.limits.strategy if stage.strategy else planned.limits.stage
+            ours = is_ours_alone(stage, planned)
+            made = guarded(stage.subject, carry_out, stage, planned, store, refit, minutes=minutes, ours=ours)
         if isinstance(made, str):
             failed[stage.subject] = problems[stage.name] = made
     forget_network()

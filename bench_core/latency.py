@@ -19,9 +19,17 @@ from bench_core.exits import ExitPolicy, NeverExit
 from bench_core.live import LiveSamples, SteppingNetwork, run_live
 from bench_core.progress import progress
 
-__all__ = ["STATIC", "Timings", "measure"]
+__all__ = ["STATIC", "PolicyFailedError", "Timings", "measure"]
 
 STATIC = "static"
+
+
+class PolicyFailedError(Exception):
+    """A policy that raised while it was timed."""
+
+    def __init__(self, name: str, error: Exception) -> None:
+        super().__init__(f"{type(error).__name__}: {error}")
+        self.name = name
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,9 @@ def measure(
         threads: that torch may use meanwhile.
         title: shown with the progress, which counts samples at batch 1, else passes.
         seed: of the random order.
+
+    Raises:
+        PolicyFailedError: which names the policy.
     """
     everything: dict[str, ExitPolicy] = {STATIC: NeverExit(), **policies}
     units = [samples] if batch > 1 else [samples.at(torch.tensor([number])) for number in range(len(samples))]
@@ -110,7 +121,10 @@ def measure(
     joules = {name: np.empty((len(units), repetitions)) for name in everything}
 
     def run(name: str, unit: LiveSamples) -> None:
-        run_live(network, unit, everything[name], batch=batch, refill=name != STATIC)
+        try:
+            run_live(network, unit, everything[name], batch=batch, refill=name != STATIC)
+        except Exception as error:  # a plugin may raise anything
+            raise PolicyFailedError(name, error) from error
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 

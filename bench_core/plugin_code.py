@@ -28,7 +28,7 @@ __all__ = [
     "LoadedCode",
     "SourceLoader",
     "code_of",
-    "foreign_code",
+    "code_of_class",
     "load_watched",
     "refuse_changed",
     "shipped_packages",
@@ -144,7 +144,7 @@ def code_of(module: str) -> LoadedCode | None:
     return _codes[owner]
 
 
-def foreign_code(made: type) -> list[LoadedCode]:
+def code_of_class(made: type) -> list[LoadedCode]:
     """Return the code of a class and its bases, where it is neither this project's nor of a versioned library.
 
     It is that of the modules that are loaded when a class is first asked about; a plugin's are asked about as soon as

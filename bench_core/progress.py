@@ -3,7 +3,10 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from bench_core.errors import one_line, printable
 
 __all__ = ["Advance", "collected", "note", "progress"]
 
@@ -14,13 +17,15 @@ _pass_on: Callable[[str], None] | None = None
 
 
 def note(text: str) -> None:
-    """One line about what is happening."""
-    if _collected is None:
-        print(text, file=sys.stderr, flush=True)
-        return
-    _collected.append(text)
-    if _pass_on is not None:
-        _pass_on(text)
+    """Say what is happening, in one line. Never raises: a stderr that can't be written to says nothing."""
+    text = printable(text)
+    if _collected is not None:
+        _collected.append(text)
+        if _pass_on is not None:
+            _pass_on(text)
+    elif sys.stderr is not None:
+        with suppress(OSError, ValueError):  # ValueError: it was closed
+            print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -43,12 +48,20 @@ def progress(title: str, total: int, unit: str = "", *, estimate: bool = True) -
 
     ``estimate`` shows a bar's own guess of the time to go.
     """
-    if _collected is None and sys.stderr.isatty():
+    title, unit = one_line(title), one_line(unit)
+    if _collected is None and _is_terminal(sys.stderr):
         shown = _bar(title, total, unit, estimate)
     else:
         shown = _lines(title, total, unit)
     with shown as advance:
         yield advance
+
+
+def _is_terminal(stream: Any) -> bool:
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError):  # it was closed, from the start or since
+        return False
 
 
 @contextmanager
@@ -57,18 +70,19 @@ def _bar(title: str, total: int, unit: str, estimate: bool) -> Iterator[Advance]
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
     columns: tuple[ProgressColumn, ...] = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn(unit),
+        TextColumn(unit.replace("{", "{{").replace("}", "}}"), markup=False),
         *([TimeRemainingColumn(elapsed_when_finished=True)] if estimate else []),
-        TextColumn("{task.fields[remark]}"),
+        TextColumn("{task.fields[remark]}", markup=False),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    file = getattr(sys.stderr, "rich_proxied_file", sys.stderr)  # of the command line's own stream the part for rich
+    with Progress(*columns, console=Console(file=file)) as bars:
         task = bars.add_task(title, total=total, remark="")
 
         def advance(units: int = 1, remark: str = "") -> None:
-            bars.update(task, advance=units, remark=remark)
+            bars.update(task, advance=units, remark=one_line(remark))
 
         yield advance
 

@@ -8,7 +8,7 @@ from typing import Any
 from bench_core.columns import SCHEMA
 from bench_core.digests import json_digest
 from bench_core.environment import environment
-from bench_core.plugin_code import code_of, foreign_code, shipped_packages
+from bench_core.plugin_code import code_of, code_of_class, shipped_packages
 from bench_core.plugin_manager import Registry
 from bench_core.suite import Suite
 
@@ -26,7 +26,7 @@ def code_digest(made: type) -> str | None:
     Returns:
         None for a class that isn't found by its name, or whose files can't be read.
     """
-    found = [code_of(__name__), *foreign_code(made)]
+    found = [code_of(__name__), *code_of_class(made)]
     for base in made.__mro__:
         top = base.__module__.partition(".")[0]
         if top in shipped_packages():

@@ -26,7 +26,9 @@ from typing import Final
 
 import pandas as pd
 
+from bench_core.csv_tables import parse_csv
 from bench_core.errors import UsageError
+from bench_core.files import read_text
 
 __all__ = ["FIGURES", "PUBLISHED_COLUMNS", "REMARK", "published_table", "read_published"]
 
@@ -63,7 +65,7 @@ def read_published(folder: Path, datasets: Collection[str]) -> pd.DataFrame:
     if path is None:
         return pd.DataFrame(columns=list(PUBLISHED_COLUMNS))
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = parse_csv(read_text(path), dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: not readable ({error})") from error
     if list(table.columns) != list(PUBLISHED_COLUMNS):

@@ -17,11 +17,12 @@ from typing import Any
 import torch
 
 from bench_core.errors import StoreError, UsageError, one_line
-from bench_core.files import UNFINISHED, whole_file
+from bench_core.files import UNFINISHED, unfinished, workspace
 from bench_core.logits import SampleRows
 from bench_core.progress import note
 from bench_core.remote_files import RemoteFiles, SilentError, scrubbed, without_password
-from bench_core.store import KINDS, UNSENT, ZOO, Artifact, DamagedArtifactError, Store, read_artifact
+from bench_core.store import ZOO, Artifact, DamagedArtifactError, Store, read_artifact
+from bench_core.store_paths import KINDS, UNSENT, is_regular, notes_of, refuse_links, refuse_others
 
 __all__ = ["RemoteStore"]
 
@@ -72,6 +73,8 @@ class RemoteStore(Store):
     def local(self, kind: str, key: str) -> Path:
         """The artifact's file, brought here where it lies below the URL only. Raises StoreError."""
         path = self.path(kind, key)
+        refuse_links(self.root, path)
+        refuse_others(path)
         if not path.exists():
             self._bring(kind, key)
         return path
@@ -147,29 +150,30 @@ class RemoteStore(Store):
 
     def unsent(self) -> list[tuple[str, str]]:
         """Kind and key of what is whole here and not yet below the URL."""
-        names = [path.name.rpartition("-") for path in sorted((self.root / UNSENT).glob("*"))]
-        return [(kind, key) for kind, _, key in names if self.path(kind, key).exists()]
+        return [one for one in notes_of(self.root, UNSENT) if is_regular(self.root, self.path(*one))]
 
     def _kept(self, kind: str, key: str) -> Artifact | None:
         found = super()._kept(kind, key)
         if found is None:
             return self._bring(kind, key)
-        if not self.offline and self._marker(kind, key).exists():
+        if not self.offline and is_regular(self.root, self._marker(kind, key)):
             self._send(kind, key)
         return found
 
     def _bring(self, kind: str, key: str) -> Artifact | None:
         """Copy an artifact here, once it is checked; None where there is none, or a damaged one."""
         path, address = self.path(kind, key), self._address(kind, key)
+        unfinished(self.root, remove=True)
         try:
-            with whole_file(path) as place:
-                if not self._copy_here(kind, key, place):
-                    raise FileNotFoundError(address)
-                return read_artifact(place, key, kind)
-        except FileNotFoundError:
-            with suppress(OSError):  # a folder that was made for nothing
-                path.parent.rmdir()
-            return None
+            # Not in the artifact's own folder, which would have to go again where there is nothing to bring, and just
+            # then another process may begin to write there.
+            with workspace(self.root) as place:
+                file = place / path.name
+                if not self._copy_here(kind, key, file):
+                    return None
+                artifact = read_artifact(file, key, kind)
+                super().adopt(kind, key, file)
+                return artifact
         except DamagedArtifactError as error:
             problem = str(error).partition(".safetensors: ")[2]
             self._refuse_or_note(DamagedArtifactError(f"{address}: {problem}"))
@@ -295,6 +299,8 @@ class RemoteStore(Store):
 
     def _mark(self, kind: str, key: str) -> None:
         marker = self._marker(kind, key)
+        refuse_links(self.root, marker)
+        refuse_others(marker)
         try:
             marker.parent.mkdir(parents=True, exist_ok=True)
             marker.touch()
@@ -303,4 +309,5 @@ class RemoteStore(Store):
 
     def _unmark(self, kind: str, key: str) -> None:
         with suppress(OSError):
-            self._marker(kind, key).unlink()
+            if is_regular(self.root, self._marker(kind, key)):
+                self._marker(kind, key).unlink()

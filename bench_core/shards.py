@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from bench_core.errors import StoreError, TraceError, one_line
-from bench_core.files import whole_file
+from bench_core.files import open_regular, whole_file
 
 __all__ = ["INDEX_SCHEMA", "Shard", "read_index", "shard_place", "write_index"]
 
@@ -55,7 +55,7 @@ def read_index(path: Path) -> list[Shard]:
         return TraceError(one_line(f"trace {path}: {problem}"))
 
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             raw = stream.read(_LARGEST_INDEX + 1)
     except FileNotFoundError:
         raise refuse("no such file") from None
@@ -85,8 +85,13 @@ def read_index(path: Path) -> list[Shard]:
 def shard_place(index: Path, shard: Shard) -> Path:
     """Where a shard lies. Raises TraceError for one that is missing, or that a link takes out of the folder."""
     place = index.parent / shard.file
-    if not place.is_file():
-        raise TraceError(one_line(f"trace {place}: no such file, but {index} names it; put all shards beside it"))
+    try:
+        found = place.is_file()
+    except OSError:  # a name that is longer than names can be
+        found = False
+    if not found:
+        problem = f"no such file, but {index} names it; put all shards beside it"
+        raise TraceError(one_line(f"trace {place!s:.400}: {problem}"))
     if not place.resolve().is_relative_to(index.parent.resolve()):
         raise TraceError(one_line(f"trace {place}: a link out of the folder of {index}; put the file itself there"))
     return place

@@ -12,9 +12,10 @@ from bench_core.competition import (
     recorded_workload,
 )
 from bench_core.exits import ExitStrategy, ListedPolicies
+from bench_core.foreign_code import is_ours
 from bench_core.kept_scores import SCORED_SPLITS, scored_recordings
 from bench_core.planning import Plan
-from bench_core.scoring import Contest, Recorded, fit_family, halve, score_strategy
+from bench_core.scoring import Contest, Recorded, fit_family, halve, score_alone, score_strategy
 from bench_core.shift_recording import corrupted_tests
 from bench_core.snn import SpikingNetwork
 from bench_core.stages import (
@@ -29,7 +30,7 @@ from bench_core.stages import (
 from bench_core.store import Artifact, Store
 from bench_core.suite import ShiftSpec
 
-__all__ = ["Stage", "carry_out", "forget_network", "recordings", "store_place"]
+__all__ = ["Stage", "carry_out", "forget_network", "is_ours_alone", "recordings", "store_place"]
 
 _Place = tuple[str, str]  # kind and key of an artifact
 _last_network: dict[tuple[str, str, str, int], SpikingNetwork] = {}
@@ -110,6 +111,12 @@ def carry_out(stage: Stage, planned: Plan, store: Store, refit: bool) -> _Place 
     return _KINDS[stage.kind](workload, stage, store, planned, refit)
 
 
+def is_ours_alone(stage: Stage, planned: Plan) -> bool:
+    """Whether all code that a stage runs comes with this package."""
+    workload = next(w for w in planned.workloads if w.spec.name == stage.workload)
+    return workload.is_ours and (not stage.strategy or is_ours(_strategy(stage, planned)))
+
+
 def _train(workload: Workload, stage: Stage, store: Store, _planned: Plan, _refit: bool) -> _Place:
     for _ in range(stage.trunk):
         assert workload.trunk is not None
@@ -164,7 +171,8 @@ def _score(workload: Workload, stage: Stage, store: Store, planned: Plan, _refit
     kept = kept_scores_of(ready, contest, planned.points)
     if needs_missing_inputs(strategy, contest) or kept.get(strategy) is not None:
         return ()
-    key = kept.put(strategy, score_strategy(strategy, contest, planned.points))
+    score = score_strategy if is_ours(strategy) else score_alone
+    key = kept.put(strategy, score(strategy, contest, planned.points))
     return () if key is None else ("scores", key)
 
 

@@ -18,27 +18,28 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from bench_core.digests import json_digest, tensors_digest
-from bench_core.errors import StoreError, one_line
+from bench_core.errors import NoHomeError, StoreError, UsageError, one_line
 from bench_core.files import exclusive, publish, unfinished
 from bench_core.logits import SampleRows
 from bench_core.progress import note
+from bench_core.store_paths import KINDS, LOCKS, UNSENT, artifact_files, is_regular, refuse_links, refuse_others
 from bench_core.tensor_files import read_safetensors, write_safetensors
 
 __all__ = [
     "KINDS",
+    "LOCKS",
+    "UNSENT",
     "Artifact",
     "DamagedArtifactError",
     "Store",
     "copy_artifact",
     "default_root",
     "default_store",
+    "home_path",
     "read_artifact",
     "remove_damaged",
 ]
 
-KINDS = ("converted", "networks", "policies", "scores", "trace-parts", "traces", "training")
-LOCKS = ".locks"
-UNSENT = ".unsent"  # of a store that others share
 ZOO = Path(__file__).parent / "zoo"
 _REMEDY = "import a bundle that holds it, or run without --offline-store"
 
@@ -96,14 +97,18 @@ class Store:
     def get(self, kind: str, key: str) -> Artifact | None:
         """The artifact, or None where there is none. A damaged one is named on stderr, removed, and not there.
 
-        Raises StoreError for a file that can't be read, which says nothing about its content, and, where the store is
-        offline, for a damaged one.
+        Raises StoreError for a file that can't be read, which says nothing about its content, for a link or anything
+        else that is no regular file, and, where the store is offline, for a damaged one.
         """
         return self._kept(kind, key) or self._from_zoo(kind, key)
 
+    def files(self, kind: str) -> list[Path]:
+        """The files of this kind in the folder, by name; links and what they lead to aside."""
+        return list(artifact_files(self.root, kind))
+
     def has(self, kind: str, key: str) -> bool:
         """Whether there is such an artifact, here, in the zoo or where this store is shared; it may be damaged."""
-        return self.local(kind, key).exists() or (kind, key) in self._shipped()
+        return is_regular(self.root, self.local(kind, key)) or (kind, key) in self._shipped()
 
     def local(self, kind: str, key: str) -> Path:
         """The artifact's file, which may not exist; a store that shares its artifacts brings it here first."""
@@ -124,17 +129,15 @@ class Store:
         """
         if not again and (found := self.get(kind, key)) is not None:
             return found
-        path = self.path(kind, key)
+        path, lock = self.path(kind, key), self.root / LOCKS / f"{kind}-{key}"
         if self.offline:
             raise StoreError(f"{path}: not there; nothing is made offline: {_REMEDY}")
+        refuse_links(self.root, lock)
+        refuse_others(lock)
         with ExitStack() as stack:
             try:
-                lock = exclusive(
-                    self.root / LOCKS / f"{kind}-{key}",
-                    lambda: note(f"store: another run is making {kind} {key[:16]}; waiting for it"),
-                    patience=self.lock_patience,
-                )
-                stack.enter_context(lock)
+                wait = f"store: another run is making {kind} {key[:16]}; waiting for it"
+                stack.enter_context(exclusive(lock, lambda: note(wait), patience=self.lock_patience))
             except OSError as error:
                 raise StoreError.unwritable(path, error) from error
             if not again and (found := self.get(kind, key)) is not None:
@@ -162,6 +165,7 @@ class Store:
         path = self.path(kind, key)
         if self.offline:
             raise StoreError(f"{path}: nothing is written offline: {_REMEDY}")
+        refuse_links(self.root, path)
         unfinished(path.parent, remove=True)
         strings = dict(header or {})
         record = {**(metadata or {}), "kind": kind, "key": key, "content": tensors_digest(tensors)}
@@ -170,16 +174,19 @@ class Store:
         return Artifact(written, record, strings)
 
     def adopt(self, kind: str, key: str, file: Path) -> None:
-        """Give a finished artifact file on this disk its name in the store. Raises OSError."""
+        """Give a finished artifact file on this disk its name in the store. Raises OSError, StoreError."""
         path = self.path(kind, key)
+        refuse_links(self.root, path)
         path.parent.mkdir(parents=True, exist_ok=True)
         publish(file, path)
 
     def remove(self, kind: str, keys: Iterable[str]) -> None:
         """Delete artifacts that are no longer needed, such as the parts of one that is whole."""
         for key in () if self.offline else keys:
-            with suppress(OSError):
-                self.path(kind, key).unlink()
+            with suppress(OSError, StoreError):
+                path = self.path(kind, key)
+                refuse_links(self.root, path)
+                path.unlink()
 
     def remove_here(self, kind: str, key: str) -> None:
         """Delete an artifact from this folder alone; where it is shared it stays.
@@ -188,9 +195,7 @@ class Store:
             StoreError: it can't be removed, or its folder is a link that leads out of the store.
         """
         path = self.path(kind, key)
-        for folder in (path.parent, path.parent.parent):
-            if folder.is_symlink():
-                raise StoreError(one_line(f"{folder}: is a link, and nothing outside the store is removed; delete it"))
+        refuse_links(self.root, path)
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
@@ -201,6 +206,8 @@ class Store:
     def _kept(self, kind: str, key: str) -> Artifact | None:
         """The artifact of the store itself, where it has a whole one."""
         path = self.path(kind, key)
+        refuse_links(self.root, path)
+        refuse_others(path)
         found = _status(path)
         if found is not None:
             try:
@@ -235,20 +242,46 @@ class Store:
                     with safe_open(path, framework="pt") as handle:
                         record = json.loads(handle.metadata()["artifact"])
                     self._zoo_index[record["kind"], record["key"]] = path
-                except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+                except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
                     note(f"shipped with exitbench: {path}: damaged ({error}); it is made again, or install again")
         return self._zoo_index
 
 
 def default_root() -> Path:
-    """``$EXITBENCH_HOME``, or the platform's cache folder; for a URL a folder of its own in the cache folder."""
+    """Return ``$EXITBENCH_HOME``, or the platform's cache folder; for a URL a folder of its own in the cache folder.
+
+    Raises:
+        NoHomeError: neither the variable nor the user's home says where.
+        UsageError: ``~`` in the variable stands for a home that isn't known.
+    """
     home = os.environ.get("EXITBENCH_HOME")
     if home and not _is_url(home):
-        return Path(home)
+        return home_path("EXITBENCH_HOME", home)
     from platformdirs import user_cache_path
 
-    cache = user_cache_path("exitbench")
+    try:
+        cache = user_cache_path("exitbench")
+    except (KeyError, RuntimeError, OSError) as error:
+        raise _no_home() from error
+    if not cache.is_absolute() or (os.environ.get("HOME") == "" and not os.environ.get("XDG_CACHE_HOME")):
+        raise _no_home()  # an unknown home is left as ~, a folder of the current one
     return cache / "shared" / json_digest(home)[:16] if home else cache
+
+
+def home_path(variable: str, value: str) -> Path:
+    """Return the path in an environment variable, ``~`` and ``~user`` expanded. Raises UsageError for no such home."""
+    path = os.path.expanduser(value)  # noqa: PTH111  # leaves what it does not know, and never raises
+    user = value.split("/", maxsplit=1)[0]
+    if path.startswith("~") or (user == "~" and os.environ.get("HOME") == ""):
+        raise UsageError(f"{variable}={value}: there is no home folder of {user}; give an absolute path")
+    return Path(path)
+
+
+def _no_home() -> NoHomeError:
+    return NoHomeError(
+        "the store has no folder: this user has no home (HOME is not set, and no entry in the password file has one); "
+        "set EXITBENCH_HOME to a folder"
+    )
 
 
 def default_store(zoo: Path | None = ZOO, *, offline: bool = False) -> Store:
@@ -293,13 +326,13 @@ def read_artifact(path: Path, key: str | None = None, kind: str | None = None) -
 def remove_damaged(path: Path, found: os.stat_result) -> None:
     """Remove a file that was found damaged, unless another process has put a new one in its place since."""
     with suppress(OSError):  # a store that can't be written to keeps it
-        if os.path.samestat(path.stat(), found):
+        if os.path.samestat(path.lstat(), found):
             path.unlink()
 
 
 def _status(path: Path) -> os.stat_result | None:
     try:
-        return path.stat()
+        return path.lstat()
     except OSError:
         return None
 

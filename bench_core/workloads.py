@@ -10,6 +10,7 @@ from bench_core.conversion import Converter
 from bench_core.data import Dataset
 from bench_core.digests import json_digest
 from bench_core.errors import DataError
+from bench_core.foreign_code import is_ours
 from bench_core.plugin_code import LoadedCode
 from bench_core.plugin_manager import Registry
 from bench_core.reuse import MadeWith
@@ -65,6 +66,12 @@ class Workload:
             named["regularizers"] = wanted.name
         code = {kind: found for kind, name in named.items() if (found := registry.code_of(kind, name))}
         return cls(spec, dataset, model, converter, regularizer, trunk, code)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether all code that it needs comes with this package."""
+        made = (self.dataset, self.model, self.converter, self.regularizer)
+        return all(one is None or is_ours(one) for one in made) and (self.trunk is None or self.trunk.is_ours)
 
     @property
     def made_with(self) -> MadeWith:

@@ -2,7 +2,7 @@
 
 python -m tests.other_kernels avx2 default
 
-The sets of kernels run at the same time, each on its share of the cores; what each of them said is printed when it ends.
+The sets of kernels run at the same time, each on its share of the cores; what one of them said is printed when it ends.
 """
 
 import os

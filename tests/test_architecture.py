@@ -16,7 +16,22 @@ PLUGINS = Path(bench_plugins.__file__).parent  # beside bench_core where it is i
 
 # Left of the trace, in the order of the data flow; a module may import its own group and those before it.
 LEFT = (
-    ("errors", "device", "digests", "environment", "failures", "files", "hashing", "knobs", "plugin_code", "progress"),
+    (
+        "errors",
+        "device",
+        "digests",
+        "environment",
+        "failures",
+        "files",
+        "foreign_code",
+        "hashing",
+        "knobs",
+        "plugin_code",
+        "process_state",
+        "progress",
+        "tracebacks",
+        "whole_folder",
+    ),
     ("data",),
     ("snn",),
     ("training",),
@@ -33,6 +48,7 @@ WAIST = (
     "tensor_files",
     "trace_files",
     "kept_traces",
+    "store_paths",
     "store",
     "remote_files",
     "remote_store",
@@ -43,9 +59,11 @@ WAIST = (
 )
 # Right of the trace, in order.
 RIGHT = (
-    ("columns", "published"),
+    ("columns", "csv_tables", "cells", "manifests"),
+    ("published",),
+    ("board_files",),
     ("evidence",),
-    ("exits",),
+    ("exits", "private_trace"),
     ("replay",),
     ("sweep",),
     ("curves", "selection", "metrics", "statistics"),
@@ -83,6 +101,7 @@ WHATEVER_RUNS_IT = (
     "plugin_manager",
     "hookspecs",
     "suite",
+    "seal",
     "ship",
     "shift_recording",
     "timing",

@@ -20,7 +20,7 @@ from bench_core.errors import PluginError, StoreError, UsageError
 from bench_core.execution import run_suite
 from bench_core.inventory import entries
 from bench_core.kept_scores import scores_key
-from bench_core.plugin_code import foreign_code
+from bench_core.plugin_code import code_of_class
 from bench_core.plugin_manager import Registry, load_registry
 from bench_core.selection import OperatingPoint
 from bench_core.stages import (
@@ -255,7 +255,7 @@ def test_shipped_networks_and_committed_boards_keep_their_keys():
 def test_shipped_policies_keep_their_keys():
     strategies = load_registry().strategies.values()
     assert len(strategies) >= 10
-    assert [foreign_code(type(one)) for one in strategies] == [[] for _ in strategies]
+    assert [code_of_class(type(one)) for one in strategies] == [[] for _ in strategies]
 
 
 # --- code ------------------------------------------------------------------------------------------------------------

@@ -1,12 +1,36 @@
 """``exitbench leaderboard``, ``report``, ``compare`` and ``reproduce``: what can be done with a board."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bench_core.cli.common import PluginFiles, app, refuse_file, registry_of, shown_points
-from bench_core.errors import UsageError
+from bench_core.errors import ExitBenchError, UsageError
+
+
+@contextmanager
+def refusing_odd_cells(*folders: Path) -> Iterator[None]:
+    """Raise UsageError where a board that was read can't be shown: its files hold what no run writes."""
+    try:
+        yield
+    except (ExitBenchError, OSError):
+        raise
+    except Exception as error:
+        from bench_core.tracebacks import described
+
+        names = " and ".join(map(str, folders))
+        raise UsageError(
+            f"results {names}: a file does not hold what it should ({described(error)}); run the suite again"
+        ) from error
+
+
+Unverified = Annotated[
+    bool,
+    typer.Option("--unverified", help="Read tables that were edited; by default they must have the manifest's sha256."),
+]
 
 
 @app.command()
@@ -15,20 +39,22 @@ def leaderboard(
     operating_point: Annotated[
         list[str] | None, typer.Option(help="Which tables; may be repeated, `all` for every one.")
     ] = None,
+    unverified: Unverified = False,
 ) -> None:
     """Print a board that was made before."""
     from bench_core.report.checks import refuse_contradictions
     from bench_core.report.terminal import terminal
     from bench_core.results import read_board
 
-    board = read_board(results)
+    board = read_board(results, verified=not unverified)
     refuse_contradictions(board, str(results))
     offered = list(dict.fromkeys(board.rows["operating_point"]))
     wanted = operating_point or shown_points(offered)
     for name in wanted:
         if name not in (*offered, "all"):
             raise UsageError(f"no operating point {name!r} on this board; it has: {', '.join(offered)}, all")
-    print(terminal(board, offered if "all" in wanted else wanted))
+    with refusing_odd_cells(results):
+        print(terminal(board, offered if "all" in wanted else wanted))
 
 
 @app.command()
@@ -39,6 +65,7 @@ def report(
         str, typer.Option("--format", help="Which files, with commas: html, tex, svg, png, md.")
     ] = "html,tex,svg,png,md",
     plugin: PluginFiles = None,
+    unverified: Unverified = False,
 ) -> None:
     """Write a board as one html page, as LaTeX, plots and markdown."""
     from bench_core.report.checks import refuse_contradictions
@@ -48,7 +75,7 @@ def report(
     wanted = check_formats(part.strip() for part in formats.split(",") if part.strip())
     place = output or results
     refuse_file(place)
-    board = read_board(results)
+    board = read_board(results, verified=not unverified)
     refuse_contradictions(board, str(results))
     point = shown_points(list(dict.fromkeys(board.rows["operating_point"])))[0]
     extras = {}
@@ -57,7 +84,8 @@ def report(
 
         registry = registry_of(plugin)
         extras = read_extras(results, board, point, registry.strategies, registry.datasets)
-    written = write_report(board, extras, place, wanted, point)
+    with refusing_odd_cells(results):
+        written = write_report(board, extras, place, wanted, point)
     for path in written:
         if path.parent == place:
             print(path)
@@ -69,16 +97,18 @@ def report(
 def compare(
     first: Annotated[Path, typer.Argument(help="Folder of a board.")],
     second: Annotated[Path, typer.Argument(help="Folder of another board of the same suite.")],
+    unverified: Unverified = False,
 ) -> None:
     """Two boards of one suite: what changed, row by row, and what is not comparable."""
     from bench_core.report.checks import refuse_contradictions
     from bench_core.report.differences import compare_boards
     from bench_core.results import read_board
 
-    boards = [read_board(folder) for folder in (first, second)]
+    boards = [read_board(folder, verified=not unverified) for folder in (first, second)]
     for board, folder in zip(boards, (first, second), strict=True):
         refuse_contradictions(board, str(folder))
-    print(compare_boards(*boards).text)
+    with refusing_odd_cells(first, second):
+        print(compare_boards(*boards).text)
 
 
 @app.command()
@@ -92,6 +122,7 @@ def reproduce(
     ] = None,
     tables: Annotated[Path | None, typer.Option(help="Folder to keep the recomputed board in.")] = None,
     plugin: PluginFiles = None,
+    unverified: Unverified = False,
 ) -> None:
     """Recompute a board and compare; exit code 1 and a list of differences where it drifted.
 
@@ -111,16 +142,18 @@ def reproduce(
     if source == "scratch":
         from bench_core.retraining import retrain_board
 
-        again = retrain_board(results, registry, keep=tables)
+        again = retrain_board(results, registry, keep=tables, verified=not unverified)
         print(again.text)
         failed = bool(again.problems)
     else:
         from bench_core.reproduction import compare_with, reproduce_board
 
         if board is not None:
-            report = compare_with(results, board, registry)
+            report = compare_with(results, board, registry, verified=not unverified)
         else:
-            report = reproduce_board(results, registry, from_weights=source == "weights", keep=tables)
+            report = reproduce_board(
+                results, registry, from_weights=source == "weights", keep=tables, verified=not unverified
+            )
         print(report.text)
         failed = bool(report.drift)
     if failed:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from bench_core.errors import UsageError
+from bench_core.errors import NoHomeError, UsageError, visible
 
 __all__ = [
     "DeviceOption",
@@ -19,21 +19,41 @@ __all__ = [
     "SuiteName",
     "SuiteOption",
     "app",
+    "debugging",
     "refuse_file",
     "refuse_output",
     "registry_of",
     "settings_of",
     "shown_points",
+    "store_or_none",
     "suite_of",
+    "table",
     "use_device",
     "workload_of",
 ]
 
 
+_TO_LOAD = 1.0  # minutes that a plugin may take at least, since it may import large libraries
+_DEBUG = "--debug"
+_debugging = False
+
+
+def debugging() -> bool:
+    """Return whether ``--debug``, or the variable that makes plugins' errors ours, asks for tracebacks."""
+    return _debugging or os.environ.get("EXITBENCH_STRICT_PLUGINS") == "1"
+
+
 class _Commands(TyperGroup):
-    """All commands. Nothing they take may be empty: as a path that would be the current folder."""
+    """All commands. Nothing they take may be empty: as a path that would be the current folder.
+
+    ``--debug`` is taken wherever it is.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        global _debugging  # noqa: PLW0603  # one process, one command line
+        options = args[: args.index("--")] if "--" in args else args
+        _debugging = _DEBUG in options
+        args = [given for given in options if given != _DEBUG] + args[len(options) :]
         for before, given in pairwise(["exitbench", *args]):
             flag, sign, value = given.partition("=")
             if not given or (sign and not value and flag.startswith("--")):
@@ -74,13 +94,37 @@ def use_device(name: str | None, *, here: bool = True) -> None:
         compute_device()
 
 
-def registry_of(files: list[Path] | None) -> Any:
+def registry_of(files: list[Path] | None, limit_minutes: float | None = None) -> Any:
+    from bench_core.foreign_code import STRATEGY_MINUTES
     from bench_core.plugin_manager import load_registry
 
-    registry = load_registry(files or [])
+    minutes = STRATEGY_MINUTES if limit_minutes is None else max(limit_minutes, _TO_LOAD)
+    registry = load_registry(files or [], minutes=minutes)
+    for plugin in registry.plugins if debugging() else ():
+        print(plugin.traceback, end="", file=sys.stderr)
     for problem in registry.problems:
         print(f"exitbench: {problem}; everything else goes on", file=sys.stderr)
     return registry
+
+
+def table(rows: Iterable[Iterable[object]], headers: list[str], **options: Any) -> str:
+    """Return rows as text in columns, as tabulate makes it; control characters in names are shown as escapes."""
+    from tabulate import tabulate
+
+    shown = [[visible(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+    return tabulate(shown, [visible(name) for name in headers], **options)
+
+
+def store_or_none() -> Any:
+    """Return the default store; None, said on stderr, where no home is known to keep one in."""
+    from bench_core.progress import note
+    from bench_core.store import default_store
+
+    try:
+        return default_store()
+    except NoHomeError as error:
+        note(f"nothing is kept: {error}")
+        return None
 
 
 def suite_of(name: str, only: list[str] | None, registry: Any) -> Any:

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from bench_core.cli.common import app, registry_of
-from bench_core.errors import ExitBenchError, UsageError
+from bench_core.cli.common import app, registry_of, table
+from bench_core.errors import ExitBenchError, UsageError, one_line
 
 data_app = typer.Typer(help="Data sets: what is there, and what to put where.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
@@ -18,8 +18,6 @@ def data_list(
     name: Annotated[str | None, typer.Argument(help="A data set, for all there is to say about its source.")] = None,
 ) -> None:
     """The data sets: samples, whether they are here, licences; of one of them its files, digests and mirrors."""
-    from tabulate import tabulate
-
     from bench_core.data.fetching import how_to, state
     from bench_core.data.sources import SOURCES
 
@@ -35,7 +33,7 @@ def data_list(
             where = f"{source.shipped}; train {where}"
         rows.append([dataset.name, *samples, where, dataset.licence])
     headers = ["data set", "train", "calibration", "test", "files", "licence"]
-    print(tabulate(rows, headers, maxcolwidths=[None] * 5 + [40]))
+    print(table(rows, headers, maxcolwidths=[None] * 5 + [40]))
 
 
 @data_app.command("fetch")
@@ -68,7 +66,7 @@ def data_verify(
         folder = whereabouts(source)
         found = problems(source, folder)
         for problem in found[:20]:
-            print(problem)
+            print(one_line(str(problem)))
         if len(found) > 20:
             print(f"... and {len(found) - 20} more")
         print(verdict(source, folder, found))

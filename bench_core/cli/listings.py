@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench_core.cli.common import PluginFiles, app, registry_of
+from bench_core.cli.common import PluginFiles, app, registry_of, table
 
 
 class Listing(StrEnum):
@@ -24,24 +24,22 @@ class Listing(StrEnum):
 @app.command("list")
 def list_(what: Annotated[Listing, typer.Argument(help="What to list.")], plugin: PluginFiles = None) -> None:
     """What is installed: strategies with their knobs, models, data sets, plugins with versions."""
-    from tabulate import tabulate
-
     if what is Listing.SUITES:
         from bench_core.suite import SHIPPED, load_suite
 
         suites = [load_suite(path.stem) for path in sorted(SHIPPED.glob("*.toml"))]
-        print(tabulate([[s.name, len(s.workloads), s.title] for s in suites], ["suite", "workloads", "title"]))
+        print(table([[s.name, len(s.workloads), s.title] for s in suites], ["suite", "workloads", "title"]))
         return
     registry = registry_of(plugin)
     if what is Listing.PLUGINS:
         rows = [[p.name, p.distribution, p.version, p.problem or ", ".join(p.provides)] for p in registry.plugins]
-        print(tabulate(rows, ["plugin", "distribution", "version", "provides"], maxcolwidths=[None, None, None, 70]))
+        print(table(rows, ["plugin", "distribution", "version", "provides"], maxcolwidths=[None, None, None, 70]))
         if registry.problems:
             raise typer.Exit(1)
         return
     found: dict[str, Any] = getattr(registry, what.value.replace("-", "_"))
     rows = [[name, _knobs(item), getattr(item, "reference", "")] for name, item in found.items()]
-    print(tabulate(rows, [what.value, "knobs", "reference"], maxcolwidths=[None, 48, 36]))
+    print(table(rows, [what.value, "knobs", "reference"], maxcolwidths=[None, 48, 36]))
 
 
 def _knobs(item: Any) -> str:

@@ -14,8 +14,12 @@ from bench_core.cli.common import (
     refuse_output,
     registry_of,
     settings_of,
+    store_or_none,
     workload_of,
 )
+from bench_core.errors import UsageError
+
+_PRINTED = Path("-")
 
 
 @app.command()
@@ -27,14 +31,19 @@ def replay(
     operating_point: Annotated[
         str | None, typer.Option(help="iso-accuracy:POINTS, budget:SHARE or risk:POINTS,LEVEL; default iso-accuracy:0.")
     ] = None,
-    per_sample: Annotated[Path | None, typer.Option(help="csv to write: a row per sample.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="json to write: the scores.")] = None,
+    per_sample: Annotated[
+        Path | None, typer.Option(help="csv to write: a row per sample; - prints it instead of the summary.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="json to write: the scores; - prints them instead of the summary.")
+    ] = None,
     plugin: PluginFiles = None,
 ) -> None:
     """Replay one strategy on trace files: bring your own logits."""
     from bench_core.offline import replay_files
-    from bench_core.store import default_store
 
+    if per_sample == json_file == _PRINTED:
+        raise UsageError("--json - and --per-sample -: only one of them can be printed; name a file for the other")
     result = replay_files(
         calibration,
         test,
@@ -42,11 +51,23 @@ def replay(
         registry=registry_of(plugin),
         settings=settings_of(settings),
         operating_point=operating_point,
-        store=default_store(),
-        per_sample=per_sample,
-        json_file=json_file,
+        store=store_or_none(),
+        per_sample=_file(per_sample),
+        json_file=_file(json_file),
     )
-    print(result.summary())
+    if per_sample == _PRINTED and result.outcome is None:
+        raise UsageError(f"--per-sample -: no policy of {strategy} meets {result.operating_point}")
+    if json_file == _PRINTED:
+        print(json.dumps(result.as_json(), indent=1))
+    elif per_sample == _PRINTED:
+        print(result.per_sample().to_csv(index=False), end="")
+    else:
+        print(result.summary())
+
+
+def _file(output: Path | None) -> Path | None:
+    """Return the file of an output option; None where it is to be printed."""
+    return None if output == _PRINTED else output
 
 
 @app.command()
@@ -60,7 +81,8 @@ def verify(
     batch: Annotated[int, typer.Option(min=1, help="Samples under way at once.")] = 64,
     repetitions: Annotated[int, typer.Option(min=0, help="Of the wall clock; 0 leaves it out.")] = 5,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="json to write: everything, every single time.")
+        Path | None,
+        typer.Option("--json", help="json to write: everything, every single time; - prints it instead of the text."),
     ] = None,
     plugin: PluginFiles = None,
 ) -> None:
@@ -75,7 +97,7 @@ def verify(
     from bench_core.suite import load_suite
     from bench_core.verification import verify
 
-    refuse_output(json_file, "--json", suite=suite, plugin=plugin)
+    refuse_output(_file(json_file), "--json", suite=suite, plugin=plugin)
     registry, spec = registry_of(plugin), load_suite(suite)
     method = registry.find("strategies", strategy)
     found = [workload_of(suite, name, registry) for name in workload or [one.name for one in spec.workloads]]
@@ -94,11 +116,17 @@ def verify(
                 latency=spec.latency,
             )
         )
-        print(results[-1].text())
+        if json_file != _PRINTED:
+            print(results[-1].text())
     if json_file is not None:
         content = {"environment": environment(), "workloads": [result.as_json() for result in results]}
-        write_text(json_file, json.dumps(content, indent=1) + "\n")
+        text = json.dumps(content, indent=1) + "\n"
+        if json_file == _PRINTED:
+            print(text, end="")
+        else:
+            write_text(json_file, text)
     if wrong := [result.workload for result in results if not result.agrees]:
         print(f"exitbench: live runs and replay disagree: {', '.join(wrong)}", file=sys.stderr)
         raise typer.Exit(1)
-    print("live runs and replay agree")
+    if json_file != _PRINTED:
+        print("live runs and replay agree")

@@ -17,6 +17,7 @@ from bench_core.cli.common import (
     app,
     refuse_output,
     registry_of,
+    table,
     use_device,
     workload_of,
 )
@@ -71,8 +72,6 @@ def convert(
     device: DeviceOption = None,
 ) -> None:
     """Convert one trained network of a suite, and show the neurons that stand where it had activations."""
-    from tabulate import tabulate
-
     from bench_core.snn import SpikingNeuron
     from bench_core.stages import conversion_key, spiking_network, trained_weights
     from bench_core.store import copy_artifact, default_store
@@ -90,7 +89,7 @@ def convert(
     network = spiking_network(found, weights, store)
     neurons = {name: layer for name, layer in network.named_modules() if isinstance(layer, SpikingNeuron)}
     rows = [[name, n.threshold, n.initial, n.amplitude, n.reset_mode, n.decay] for name, n in neurons.items()]
-    print(tabulate(rows, ["neurons", "threshold", "initial", "amplitude", "reset", "decay"]))
+    print(table(rows, ["neurons", "threshold", "initial", "amplitude", "reset", "decay"]))
     if output is not None:
         kept = store.get("converted", str(key))
         if kept is None:  # its neurons are of another kind, or the store is offline

@@ -1,12 +1,13 @@
 """``exitbench plugin``: start one, check one."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bench_core.cli.common import app, registry_of
-from bench_core.errors import UsageError
+from bench_core.cli.common import app, debugging, registry_of
+from bench_core.errors import UsageError, one_line
 
 plugin_app = typer.Typer(help="Plugins of your own: start one, check one.", no_args_is_help=True)
 app.add_typer(plugin_app, name="plugin")
@@ -41,7 +42,9 @@ def plugin_check(
     passed = total = 0
     for strategy in strategies:
         for verdict in examine(strategy):
-            print(verdict, flush=True)
+            print(one_line(str(verdict)), flush=True)
+            if verdict.traceback and debugging():
+                print(verdict.traceback, end="", file=sys.stderr)
             passed, total = passed + verdict.passed, total + 1
     print(f"{passed} of {total} checks passed")
     if broken or passed < total:

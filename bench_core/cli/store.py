@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench_core.cli.common import app, refuse_output
+from bench_core.cli.common import app, refuse_output, table
+from bench_core.errors import one_line
 
 if TYPE_CHECKING:
     from bench_core.store import Store
@@ -17,19 +18,18 @@ app.add_typer(store_app, name="store")
 @store_app.command("list")
 def store_list() -> None:
     """The artifacts at hand: kind, key, size, and what each is."""
-    from tabulate import tabulate
-
     from bench_core.inventory import entries
     from bench_core.store import default_store
 
     store = default_store()
     found = entries(store)
+    _name_left_alone(store)
     rows = [(entry.kind, entry.key[:16], entry.size, entry.what) for entry in found]
     here = {(entry.kind, entry.key) for entry in found}
     elsewhere = {names: size for names, size in store.shared().items() if names not in here}
     rows += [(kind, key[:16], size, "not here yet") for (kind, key), size in elsewhere.items()]
     if rows:
-        print(tabulate(rows, ["kind", "key", "bytes", "what"], disable_numparse=[1]))
+        print(table(rows, ["kind", "key", "bytes", "what"], disable_numparse=[1]))
     print(f"{len(found)} artifacts, {sum(entry.size for entry in found)} bytes in {store.root}")
     _print_shared(store)
 
@@ -55,7 +55,7 @@ def store_verify() -> None:
     store = default_store()
     whole, problems = verify(store)
     for problem in problems:
-        print(problem)
+        print(one_line(problem))
     print(f"{whole} artifacts whole, {len(problems)} files damaged or unknown")
     _print_shared(store)
     if problems:
@@ -73,9 +73,11 @@ def store_prune(
     from bench_core.inventory import prune
     from bench_core.store import default_store
 
-    removed = prune(default_store(), older_than=older_than, dry_run=dry_run)
+    store = default_store()
+    removed = prune(store, older_than=older_than, dry_run=dry_run)
+    _name_left_alone(store)
     for line in removed:
-        print(line)
+        print(one_line(line))
     print(f"{len(removed)} {'would be removed' if dry_run else 'removed'}")
 
 
@@ -133,6 +135,15 @@ def store_import(bundle: Annotated[Path, typer.Argument(help="A file that `store
     for member in new:
         print(f"{member.name}: {member.size} bytes")
     print(f"{len(new)} artifacts are new in {store.root}")
+
+
+def _name_left_alone(store: "Store") -> None:
+    """Say on stderr which links, FIFOs, sockets and devices are in the store's folders."""
+    from bench_core.inventory import left_alone
+    from bench_core.progress import note
+
+    for line in left_alone(store):
+        note(line)
 
 
 def _print_shared(store: "Store") -> None:

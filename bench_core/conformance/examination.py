@@ -7,10 +7,11 @@ from pathlib import Path
 
 from bench_core.conformance.checks import CHECKS
 from bench_core.conformance.subject import ConformanceError, Subject
-from bench_core.errors import ExitBenchError, UsageError
+from bench_core.errors import ExitBenchError, UsageError, one_line
 from bench_core.exits import ExitStrategy
 from bench_core.knobs import nearest
 from bench_core.plugin_manager import PluginRecord, Registry
+from bench_core.tracebacks import described, full_traceback
 
 __all__ = ["Verdict", "examine", "plugin_file", "plugins_of", "strategies_of"]
 
@@ -23,12 +24,14 @@ class Verdict:
         strategy, check: names.
         problem: empty, or one line about how the rule is broken.
         was_run: False where an earlier failure left nothing to check.
+        traceback: of an exception that the strategy raised, as Python prints it.
     """
 
     strategy: str
     check: str
     problem: str = ""
     was_run: bool = True
+    traceback: str = ""
 
     @property
     def passed(self) -> bool:
@@ -50,14 +53,14 @@ def examine(strategy: ExitStrategy) -> Iterator[Verdict]:
         if not runs:
             yield Verdict(strategy.name, check.name, was_run=False)
             continue
-        problem = ""
+        problem = trace = ""
         try:
             check.test(subject)
         except (ConformanceError, ExitBenchError) as error:
-            problem = _line(str(error))
+            problem = one_line(_line(str(error)))
         except Exception as error:  # whatever a strategy raises is the verdict on it
-            problem = _line(f"raises {type(error).__name__}: {error}")
-        yield Verdict(strategy.name, check.name, problem)
+            problem, trace = f"raises {described(error)}", full_traceback(error)
+        yield Verdict(strategy.name, check.name, problem, traceback=trace)
         runs = check is not CHECKS[0] or not problem
 
 

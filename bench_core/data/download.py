@@ -82,7 +82,7 @@ def _download(archive: Archive, path: Path) -> None:
             break
         except urllib.error.HTTPError as error:
             raise FetchError(f"{archive.url}: {error.code} {error.reason}") from error
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a redirect to no address
             reason = getattr(error, "reason", None) or error
             if attempt == ATTEMPTS or isinstance(reason, socket.gaierror):
                 raise FetchError(f"{archive.url}: {reason}; the same command continues") from error
@@ -117,7 +117,7 @@ def _continue(archive: Archive, partial: Path) -> None:
             raise ConnectionError("the server continued at another place; starting anew")
         start = have if goes_on else 0
         promised = response.headers.get("Content-Length")
-        total = start + int(promised) if promised is not None and promised.isdigit() else None
+        total = start + int(promised) if promised is not None and promised.isdecimal() else None
         _write(archive, partial, response, start, total)
 
 
@@ -171,7 +171,13 @@ def _run_client(archive: Archive, path: Path) -> None:
     note(f"{archive.name}: {' '.join(archive.command)}")
     try:
         done = subprocess.run(
-            list(archive.command), cwd=work, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
+            list(archive.command),
+            cwd=work,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=COMMAND_SECONDS,
+            check=False,
         )
         found = sorted(entry for entry in work.iterdir() if entry.suffix == path.suffix)
         if done.returncode or len(found) != 1:

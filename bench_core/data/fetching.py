@@ -13,8 +13,9 @@ from bench_core.data.checks import digest_of, read_raw
 from bench_core.data.download import DISK_FULL, FetchError, NoSpaceError, obtain, refuse_altered
 from bench_core.data.places import data_folder, data_root
 from bench_core.data.sources import DataFile, FileTree, Mirror, Source
-from bench_core.data.unpacking import Inventory, unpack
-from bench_core.errors import DataError
+from bench_core.data.unpacking import Inventory, parse_inventory, unpack
+from bench_core.errors import DataError, one_line
+from bench_core.files import read_text
 from bench_core.progress import note
 
 __all__ = ["Problem", "fetch", "how_to", "problems", "state", "verdict", "whereabouts"]
@@ -33,7 +34,7 @@ class Problem:
     missing: bool = False
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.what}"
+        return one_line(f"{self.path}: {self.what}")
 
 
 def whereabouts(source: Source) -> Path:
@@ -56,7 +57,7 @@ def problems(source: Source, folder: Path, *, digests: bool = True) -> list[Prob
         if count != tree.count if tree.count else not count:
             expected = f"{tree.count:,}" if tree.count else "some"
             found.append(Problem(folder / tree.pattern, f"{count:,} files, expected {expected}", missing=not count))
-    if digests and source.trees and (folder / INVENTORY).exists():
+    if digests and source.trees and (folder / INVENTORY).is_file():
         found += _inventory_problems(folder)
     return found
 
@@ -77,7 +78,7 @@ def verdict(source: Source, folder: Path, found: list[Problem]) -> str:
     """One line about what ``problems`` found, and whether content could be compared at all."""
     if found:
         return f"{source.name}: {len(found)} problems ({folder})"
-    if source.trees and not (folder / INVENTORY).exists():
+    if source.trees and not (folder / INVENTORY).is_file():
         return f"{source.name}: all files are there, content not compared: unpacked by other means ({folder})"
     return f"{source.name}: as it should be ({folder})"
 
@@ -281,16 +282,19 @@ def _inventory_problems(folder: Path) -> list[Problem]:
     """What differs from the inventory that was written when the archives were unpacked."""
     path = folder / INVENTORY
     try:
-        files = dict(json.loads(path.read_text(encoding="utf-8"))["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        files = parse_inventory(read_text(path))
+    except (OSError, ValueError) as error:
         return [Problem(path, f"damaged ({error}); fetch the data set again")]
     found = []
     for name, (size, digest) in files.items():
         place = folder / name
-        if not place.is_file():
-            found.append(Problem(place, "missing", missing=True))
-        elif place.stat().st_size != size:
-            found.append(Problem(place, f"altered: {place.stat().st_size:,} bytes, expected {size:,}"))
-        elif (now := digest_of(place, "sha256:")) != f"sha256:{digest}":
-            found.append(Problem(place, f"altered: {now}, expected sha256:{digest}"))
+        try:
+            if not place.is_file():
+                found.append(Problem(place, "missing", missing=True))
+            elif place.stat().st_size != size:
+                found.append(Problem(place, f"altered: {place.stat().st_size:,} bytes, expected {size:,}"))
+            elif (now := digest_of(place, "sha256:")) != f"sha256:{digest}":
+                found.append(Problem(place, f"altered: {now}, expected sha256:{digest}"))
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            found.append(Problem(place, f"can't be read ({getattr(error, 'strerror', None) or error})"))
     return found

@@ -3,15 +3,18 @@
 import os
 from pathlib import Path
 
-from bench_core.store import default_root
+from bench_core.store import default_root, home_path
 
 __all__ = ["data_folder", "data_root"]
 
 
 def data_root() -> Path:
-    """``$EXITBENCH_DATA``, or ``data`` below ``$EXITBENCH_HOME`` or the platform's cache folder."""
+    """Return ``$EXITBENCH_DATA``, or ``data`` below ``$EXITBENCH_HOME`` or the platform's cache folder.
+
+    Raises UsageError where no home is known; ``~`` is expanded.
+    """
     if place := os.environ.get("EXITBENCH_DATA"):
-        return Path(place)
+        return home_path("EXITBENCH_DATA", place)
     return default_root() / "data"
 
 

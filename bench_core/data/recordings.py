@@ -339,9 +339,15 @@ class DVSGesture(EventDataset):
         """Columns x, y, polarity and milliseconds; time counts from the first event."""
         try:
             found = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # its header is Python, its numbers may claim any size, and it may be a zip file
             raise DataError(f"{path}: damaged or another format ({error}); {self.how_to}") from error
-        if not isinstance(found, np.ndarray) or found.ndim != 2 or found.shape[1] != 4:
+        if (
+            not isinstance(found, np.ndarray)
+            or found.ndim != 2
+            or found.shape[1] != 4
+            or found.dtype.kind not in "iuf"
+            or not np.isfinite(found).all()
+        ):
             raise DataError(f"{path}: not a table of x, y, polarity and time; {self.how_to}")
         x, y, p, t = found.astype(np.int64).T
         return Events(x, y, 1000 * (t - (t.min() if len(t) else 0)), p)

@@ -5,27 +5,28 @@ whole archive suspect and is refused, wanted or not.
 """
 
 import contextlib
+import errno
 import gzip
 import hashlib
-import lzma
+import json
 import re
 import subprocess
 import tarfile
 import zipfile
-import zlib
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from bench_core.data.sources import Archive
 from bench_core.errors import DataError
 
-__all__ = ["Inventory", "unpack"]
+__all__ = ["Inventory", "parse_inventory", "unpack"]
 
 Inventory = dict[str, tuple[int, str]]  # path: bytes, sha256
 
 _BLOCK = 1 << 20
 MOST_MEMBERS = 3_000_000
-_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
+_DIGEST = re.compile("[0-9a-f]{64}")
+_IMPOSSIBLE = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EILSEQ)
 _NESTED = 2  # levels of archives within archives
 
 
@@ -44,13 +45,21 @@ class _Target:
             return
         final = match.expand(self.archive.place)
         _refuse_unsafe(place, final)
+        if not _is_utf8(final):
+            raise DataError(f"{place}: the name of member {final!r} is not UTF-8")
         if final in self.inventory:
             raise DataError(f"{place}: holds {final} twice")
         destination = self.folder / final
-        destination.parent.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256()
         written = 0
-        with destination.open("xb") as out:
+        try:
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            out = destination.open("xb")
+        except OSError as error:
+            if error.errno not in _IMPOSSIBLE:
+                raise
+            raise DataError(f"{place}: member {final!r:.300} can't be a file here ({error.strerror})") from error
+        with out:
             while block := stream.read(_BLOCK):
                 self.bytes += len(block)
                 if self.bytes > self.archive.limit:
@@ -96,8 +105,12 @@ def _unpack(path: Path, target: _Target, level: int) -> None:
         else:
             with tarfile.open(path, "r:*") as tar:
                 _unpack_tar(path, tar, target)
-    except (*_DAMAGED, RuntimeError, EOFError) as error:  # zipfile raises RuntimeError for what is encrypted
-        raise DataError(f"{path}: damaged archive ({error})") from error
+    except DataError:
+        raise
+    except Exception as error:  # the readers of four formats raise anything: struct.error, RuntimeError, KeyError, …
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of a reader
+            raise
+        raise DataError(f"{path}: damaged archive ({error or type(error).__name__})") from error
 
 
 def _unpack_tar(path: Path, tar: tarfile.TarFile, target: _Target) -> None:
@@ -107,7 +120,7 @@ def _unpack_tar(path: Path, tar: tarfile.TarFile, target: _Target) -> None:
         if member.isdir():
             continue
         if not member.isfile():
-            raise DataError(f"{path}: member {member.name!r} is a link or a device")
+            raise DataError(f"{path}: member {member.name!r:.300} is a link or a device")
         stream = tar.extractfile(member)
         if stream is not None:
             target.take(path, member.name, stream)
@@ -121,7 +134,7 @@ def _unpack_zip(path: Path, target: _Target, level: int) -> None:
             if member.is_dir():
                 continue
             if (member.external_attr >> 16) & 0o170000 not in (0, 0o100000):
-                raise DataError(f"{path}: member {member.filename!r} is a link or a device")
+                raise DataError(f"{path}: member {member.filename!r:.300} is a link or a device")
             inner = target.archive.nested and level < _NESTED and member.filename.endswith(".zip")
             with archive.open(member) as stream:
                 if inner and not PurePosixPath(member.filename).name.startswith("."):
@@ -155,10 +168,48 @@ def _unpack_deb(path: Path, target: _Target) -> None:
             _unpack_tar(path, tar, target)
 
 
+def parse_inventory(text: str) -> Inventory:
+    """Return the inventory that is kept as JSON beside unpacked files.
+
+    Raises ValueError, one line, for anything but ``{"files": {PATH: [BYTES, SHA256], …}}`` with paths that stay inside.
+    """
+    try:
+        content = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    files = content.get("files") if isinstance(content, dict) else None
+    if not isinstance(files, dict):
+        raise ValueError("it does not hold files")
+    found: Inventory = {}
+    for path, facts in files.items():
+        if not _stays_inside(path) or not path.isprintable():
+            raise ValueError(f"{path!r:.80} is no path below the folder")
+        if not (isinstance(facts, list) and len(facts) == 2):
+            raise ValueError(f"{path!r:.80} has no size and digest")
+        size, digest = facts
+        if type(size) is not int or size < 0 or not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+            raise ValueError(f"{path!r:.80} has no size and digest")
+        found[path] = (size, digest)
+    return found
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _refuse_unsafe(path: Path, name: str) -> None:
+    if not _stays_inside(name):
+        raise DataError(f"{path}: member {name!r:.300} would be written outside the folder")
+
+
+def _stays_inside(name: str) -> bool:
+    """Whether a name is a path downwards."""
     pure = PurePosixPath(name)
-    if pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
-        raise DataError(f"{path}: member {name!r} would be written outside the folder")
+    return not (pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name)
 
 
 def _is_gzip(path: Path) -> bool:

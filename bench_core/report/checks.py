@@ -38,7 +38,7 @@ def refuse_contradictions(board: Board, name: str) -> None:
         raise UsageError(f"results {name}: rows.csv lacks {lacking[0]}, it is of an older schema; run the suite again")
     try:
         found = list(contradictions(board))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise UsageError(
             f"results {name}: a cell does not hold what its column should ({error}); run the suite again"
         ) from error

@@ -13,7 +13,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from bench_core.columns import priced
-from bench_core.errors import UsageError
+from bench_core.errors import UsageError, visible
 from bench_core.results import OPTIONAL_TABLES, Board
 
 __all__ = ["Differences", "compare_boards"]
@@ -51,9 +51,11 @@ class Differences:
         lines += [f"not comparable: {workload}: {reason}" for workload, reason in self.incomparable.items()]
         lines += [f"only in the first: {name}" for name in self.only_first]
         lines += [f"only in the second: {name}" for name in self.only_second]
+        table = []
         if self.changed:
-            lines.append(tabulate(self.changed, headers="keys", disable_numparse=True))
-        return "\n".join([*lines, f"{self.equal} rows equal, {len(self.changed)} changed"])
+            shown = [{visible(name): visible(cell) for name, cell in record.items()} for record in self.changed]
+            table = [tabulate(shown, headers="keys", disable_numparse=True)]
+        return "\n".join([*map(visible, lines), *table, f"{self.equal} rows equal, {len(self.changed)} changed"])
 
 
 def compare_boards(first: Board, second: Board) -> Differences:

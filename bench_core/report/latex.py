@@ -6,6 +6,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from bench_core.columns import priced
+from bench_core.errors import visible
 from bench_core.leaderboard import (
     NOT_AVAILABLE,
     leaderboard,
@@ -15,6 +16,7 @@ from bench_core.leaderboard import (
     shift_promises,
     shift_rows,
 )
+from bench_core.report.presentable import presentable
 from bench_core.results import Board
 
 __all__ = ["escape", "latex"]
@@ -86,6 +88,7 @@ _SPECIAL = {
 
 def latex(board: Board) -> str:
     """Every workload and operating point, to be put into a paper with ``\\input``."""
+    board = presentable(board)
     suite = board.manifest["suite"]
     parts = [_HEAD.format(suite=_comment(f"{suite['name']}: {suite['title']}"))]
     for number, (workload, point, rows) in enumerate(sections(board), start=1):
@@ -124,11 +127,11 @@ def _table(table: pd.DataFrame, caption: str, label: str) -> str:
 
 def escape(text: object) -> str:
     """Text that LaTeX shows as it is."""
-    return "".join(_SPECIAL.get(mark, mark) for mark in " ".join(str(text).split()))
+    return "".join(_SPECIAL.get(mark, mark) for mark in " ".join(visible(str(text)).split()))
 
 
 def _comment(text: str) -> str:
-    return " ".join(text.split())
+    return " ".join(visible(text).split())
 
 
 def _abridged(rows: pd.DataFrame, workloads: pd.DataFrame) -> pd.DataFrame:

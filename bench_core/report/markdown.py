@@ -3,6 +3,7 @@
 import pandas as pd
 
 from bench_core.columns import priced
+from bench_core.errors import visible
 from bench_core.leaderboard import (
     energy_order,
     leaderboard,
@@ -18,6 +19,7 @@ from bench_core.leaderboard import (
     workload_facts,
 )
 from bench_core.published import REMARK, published_table
+from bench_core.report.presentable import presentable
 from bench_core.results import Board
 from bench_core.seeds import REMARK as SEEDS_REMARK
 from bench_core.shift import REMARK as SHIFT_REMARK
@@ -51,6 +53,7 @@ _FIRST_LAYER = {"once": "once, at t = 1", "every-step": "at every timestep up to
 
 def markdown(board: Board) -> str:
     """The whole board, ready for a repository page."""
+    board = presentable(board)
     suite = board.manifest["suite"]
     lines = [f"# {escape(suite['name'])}: {escape(suite['title'])}", ""]
     lines += [_EXPLANATION.format(batch=suite["latency"].get("batch", "several"))]
@@ -69,15 +72,15 @@ def markdown(board: Board) -> str:
                 lines += [f"{reference_line(facts[workload])}.", ""]
             if board.manifest["workloads"].get(workload, {}).get("simulated"):
                 lines += ["The events are simulated from images; no sensor recorded them.", ""]
-        lines += [f"### {point}", "", _table(leaderboard(rows, board.workloads)), ""]
+        lines += [f"### {escape(point)}", "", _table(leaderboard(rows, board.workloads)), ""]
         if order := energy_order(rows):
             lines += [escape(order), ""]
     for number, (point, totals) in enumerate(summaries(board)):
         lines += ["## All workloads", "", _SUMMARY] if number == 0 else []
-        lines += [f"### {point}", "", _table(totals), ""]
+        lines += [f"### {escape(point)}", "", _table(totals), ""]
     for number, (name, point, totals) in enumerate(seed_tables(board)):
         lines += ["## Over seeds", "", SEEDS_REMARK, ""] if number == 0 else []
-        lines += [f"### {escape(name)}, {point}", "", _table(totals), ""]
+        lines += [f"### {escape(name)}, {escape(point)}", "", _table(totals), ""]
     for number, (workload, rows) in enumerate(shift_tables(board)):
         lines += (
             ["## Under corruption", "", SHIFT_REMARK.format(samples=rows["samples"].max()), ""] if number == 0 else []
@@ -96,7 +99,7 @@ def _table(table: pd.DataFrame) -> str:
 
 def escape(text: object) -> str:
     """Text that markdown shows as it is."""
-    cleaned = " ".join(str(text).split())
+    cleaned = " ".join(visible(str(text)).split())
     for mark in ("\\", "`", "*", "_", "<", "|", "[", "]"):
         cleaned = cleaned.replace(mark, f"&#{ord(mark)};" if mark in "<|" else f"\\{mark}")
     return cleaned

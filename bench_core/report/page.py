@@ -17,6 +17,8 @@ import pandas as pd
 
 from bench_core import __version__
 from bench_core.columns import priced
+from bench_core.csv_tables import csv_text
+from bench_core.errors import visible
 from bench_core.leaderboard import (
     NOT_AVAILABLE,
     energy_order,
@@ -38,6 +40,7 @@ from bench_core.report.extras import Extras
 from bench_core.report.inline import inline_svg, marker_path
 from bench_core.report.palette import COLOURS, Look, looks
 from bench_core.report.plots import accuracy_charts, reliability_chart, shift_charts, training_chart
+from bench_core.report.presentable import presentable
 from bench_core.results import Board
 from bench_core.seeds import REMARK as SEEDS_REMARK
 from bench_core.shift import REMARK as SHIFT_REMARK
@@ -102,7 +105,12 @@ def page(board: Board, extras: Mapping[str, Extras], default_point: str) -> str:
 
     templates = files("bench_core.report") / "templates"
     text = {name: (templates / name).read_text(encoding="utf-8") for name in ("page.html.jinja", "page.css", "page.js")}
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalize
+    )
+    csv = csv_text(board.rows)
+    board, default_point = presentable(board), visible(default_point)
+    extras = {visible(workload): extra for workload, extra in extras.items()}
     with themed():
         content = _Content(board, extras, default_point).as_dict()
     script = text["page.js"]
@@ -112,9 +120,14 @@ def page(board: Board, extras: Mapping[str, Extras], default_point: str) -> str:
         css=Markup(text["page.css"]),  # our own files, not a plugin's words
         js=Markup(script),
         js_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        rows_csv=base64.b64encode(gzip.compress(board.rows.to_csv(index=False).encode(), mtime=0)).decode(),
+        rows_csv=base64.b64encode(gzip.compress(csv.encode(), mtime=0)).decode(),
         svg=Markup,
     )
+
+
+def _finalize(value: Any) -> Any:
+    """Return what the template shows: of text, markup of our own aside, the visible form."""
+    return visible(value) if type(value) is str else value
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import tabulate as tables
 from tabulate import tabulate
 
 from bench_core.columns import priced
+from bench_core.errors import visible
 from bench_core.leaderboard import (
     energy_order,
     leaderboard,
@@ -18,6 +19,7 @@ from bench_core.leaderboard import (
     static_line,
     workload_facts,
 )
+from bench_core.report.presentable import presentable
 from bench_core.results import Board
 
 __all__ = ["loss_curve", "terminal"]
@@ -40,7 +42,11 @@ _SHORT_NOTES = {"missed target": "missed", "fallback: static T": "static T", "ov
 
 
 def terminal(board: Board, operating_points: list[str]) -> str:
-    """Tables of the given operating points, as text."""
+    """Return tables of the given operating points as text.
+
+    Names of others are shown without control characters; ``operating_points`` are names as the board has them.
+    """
+    board, operating_points = presentable(board), [visible(name) for name in operating_points]
     facts = workload_facts(board)
     blocks = []
     for workload, point, rows in sections(board, operating_points):

@@ -214,7 +214,10 @@
   }
 
   // --- csv of what is shown
-  const quoted = (text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+  // a spreadsheet runs text that begins like a formula; figures such as +0.52 are none
+  const isFigure = (text) => /^[+-]?\d[\d.]*(e[+-]?\d+)?[x%]?$/i.test(text);
+  const plain = (text) => (/^[=+\-@＝＋－＠']/.test(text) && !isFigure(text) ? `'${text}` : text);
+  const quoted = (text) => (/[",\r\n]/.test(plain(text)) ? `"${plain(text).replaceAll('"', '""')}"` : plain(text));
   one("download").addEventListener("click", () => {
     const lines = [];
     for (const table of all(".board")) {

@@ -1,0 +1,20 @@
+"""Some damaged files for every loader; ``python -m tests.fuzz`` gives each of them 20,000."""
+
+import signal
+
+import pytest
+
+from tests.fuzz.driver import fuzz
+from tests.fuzz.loaders import LOADERS
+
+CASES = {"board": 130, "artifacts": 150, "published": 200}
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_a_damaged_file_is_accepted_or_refused_in_one_line(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("EXITBENCH_HOME", str(tmp_path / "home"))
+    said = []
+    counts = fuzz(name, tmp_path, CASES.get(name, 400), 7, report=said.append)
+    assert counts["failed"] == 0, said
+    assert counts["accepted"] > 0
+    assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
