@@ -168,7 +168,12 @@ def _quiet() -> None:
 
 
 def run_stages(
-    client: "Client", stages: Sequence[Stage], order: Order, store: Store, *, limit_seconds: float | None = None
+    client: "Client",
+    stages: Sequence[Stage],
+    order: Order,
+    store: Store,
+    *,
+    limit_seconds: float | Callable[[Stage], float] | None = None,
 ) -> dict[str, str]:
     """Run stages on a cluster's workers, each when what it needs is there.
 
@@ -177,7 +182,8 @@ def run_stages(
         stages: in an order in which each comes after what it needs.
         order: what they have in common.
         store: where their artifacts are expected.
-        limit_seconds: that a stage may take; then its worker is ended and the stage has failed. None for no limit.
+        limit_seconds: that a stage may take, or a function that says so of each; then its worker is ended and the stage
+            has failed. None for no limit.
 
     Returns:
         By subject, why stages failed, or couldn't be begun because another failed.

@@ -9,6 +9,7 @@ import queue
 import secrets
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import mean
@@ -53,7 +54,7 @@ class StagesUnderWay:
     """Which stages wait, which are under way, and on what.
 
     Attributes:
-        limit_seconds: that a stage may take on a worker; None for no limit.
+        limit_seconds: that a stage may take on a worker, or a function that says so of each; None for no limit.
     """
 
     client: "Client"
@@ -61,7 +62,7 @@ class StagesUnderWay:
     store: Store
     waiting: dict[str, Stage]
     workers: Workers
-    limit_seconds: float | None = None
+    limit_seconds: float | Callable[[Stage], float] | None = None
     running: dict[str, _Attempt] = field(default_factory=dict)  # by stage
     problems: dict[str, str] = field(default_factory=dict)  # by stage
     failed: dict[str, str] = field(default_factory=dict)  # by subject
@@ -172,16 +173,15 @@ class StagesUnderWay:
         if self.limit_seconds is None:
             return
         for attempt in list(self.running.values()):
+            limit = self.limit_seconds(attempt.stage) if callable(self.limit_seconds) else self.limit_seconds
             worker = self.workers.known.get(attempt.worker)
             since = attempt.begun
             if since is None and worker is not None and worker.heard < attempt.placed:
                 since = attempt.placed  # it hung before it could say that it began
-            if attempt.answer is None and since is not None and self.workers.now - since > self.limit_seconds:
+            if attempt.answer is None and since is not None and self.workers.now - since > limit:
                 if worker is not None and worker.ending is None:
                     self.workers.end(worker)
-                self._give_up(
-                    attempt.stage, f"failed: took longer than the limit of {self.limit_seconds / 60:g} minutes"
-                )
+                self._give_up(attempt.stage, f"failed: took longer than the limit of {limit / 60:g} minutes")
 
     def drop_hopeless(self) -> None:
         """Drop stages of what has failed, and those that need what a failed one should have made."""
