@@ -210,7 +210,7 @@ def test_what_kills_its_worker_or_never_ends_fails_and_everything_else_is_scored
         alone = scores(store)
         stages, order = scored("hangs", "holds", "dies", "fixed", "leaves", "exits", "interrupts", "seenn-i")
         failed = run_stages(client, stages, order, store, limit_seconds=21)
-        assert len(client.nthreads()) > 0  # a new process stands in for each that died
+        client.wait_for_workers(2, timeout=PATIENCE)  # a new process stands in for each that died
     died = "failed: its worker died 2 times (killed, crashed, or out of memory)"
     late = "failed: took longer than the limit of 0.35 minutes"
     assert failed["converted, dies"] == died
