@@ -19,6 +19,7 @@ import torch
 from bench_core.dask_workers import Workers, kept_behind
 from bench_core.errors import ClusterError, UsageError, one_line
 from bench_core.graph import Order, Stage, place_of
+from bench_core.planning import Limits
 from bench_core.progress import progress
 from bench_core.stages_under_way import StagesUnderWay, duration
 from bench_core.store import Store
@@ -168,12 +169,7 @@ def _quiet() -> None:
 
 
 def run_stages(
-    client: "Client",
-    stages: Sequence[Stage],
-    order: Order,
-    store: Store,
-    *,
-    limit_seconds: float | Callable[[Stage], float] | None = None,
+    client: "Client", stages: Sequence[Stage], order: Order, store: Store, *, limits: Limits | None = None
 ) -> dict[str, str]:
     """Run stages on a cluster's workers, each when what it needs is there.
 
@@ -182,8 +178,7 @@ def run_stages(
         stages: in an order in which each comes after what it needs.
         order: what they have in common.
         store: where their artifacts are expected.
-        limit_seconds: that a stage may take, or a function that says so of each; then its worker is ended and the stage
-            has failed. None for no limit.
+        limits: minutes that stages may take; then the worker is ended and the stage has failed. None for no limit.
 
     Returns:
         By subject, why stages failed, or couldn't be begun because another failed.
@@ -200,7 +195,7 @@ def run_stages(
         place=place_of(order.token),
         may_come=_own_workers.get(client),
     )
-    run = StagesUnderWay(client, order, store, {stage.name: stage for stage in stages}, workers, limit_seconds)
+    run = StagesUnderWay(client, order, store, {stage.name: stage for stage in stages}, workers, limits)
     with progress("stages", len(stages), "stages", estimate=False) as advance:
         try:
             run.listen()

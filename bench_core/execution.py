@@ -24,7 +24,7 @@ from bench_core.competition import (
 )
 from bench_core.errors import StoreError, UsageError
 from bench_core.failures import guarded
-from bench_core.graph import Order, Stage, missing_stages, perform_here
+from bench_core.graph import Order, missing_stages, perform_here
 from bench_core.kept_traces import trace_name
 from bench_core.planning import Competitor, Limits, Plan, competitors, plan
 from bench_core.plugin_manager import Registry
@@ -240,12 +240,8 @@ def _fill(
     workers: AbstractContextManager[Client]
     workers = local_workers(jobs or 1) if scheduler is None else scheduler_at(scheduler)
     with workers as client:
-        order, seconds = Order.of(suite, registry, store, refit=refit), partial(_limit_seconds, planned.limits)
-        return failed | run_stages(client, stages, order, store, limit_seconds=seconds)
-
-
-def _limit_seconds(limits: Limits, stage: Stage) -> float:
-    return 60.0 * (limits.strategy if stage.strategy else limits.stage)
+        order = Order.of(suite, registry, store, refit=refit)
+        return failed | run_stages(client, stages, order, store, limits=planned.limits)
 
 
 def _refuse_unwritable(store: Store) -> None:

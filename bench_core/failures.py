@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from bench_core.errors import ExitBenchError, ForeignCodeError, StoreError
+from bench_core.errors import ExitBenchError, ForeignCodeError, StoreError, one_line
 from bench_core.foreign_code import STRATEGY_MINUTES, foreign_code
 from bench_core.progress import note
+from bench_core.tracebacks import debugging, described, full_traceback
 
 __all__ = ["guarded", "out_of_memory"]
 
@@ -47,9 +48,11 @@ def _failure(what: str, error: Exception) -> str:
         return f"failed: {error.message}"
     if isinstance(error, ExitBenchError):
         note(f"{what}: failed: {error}")
-        return f"failed: {error}"
-    note(f"{what}: failed\n{''.join(traceback.format_exception(error))}")
-    return f"failed: {type(error).__name__}: {error}"
+        return one_line(f"failed: {error}")
+    note(f"{what}: failed: {described(error)}" + ("" if debugging() else "; --debug shows the traceback"))
+    for line in full_traceback(error).splitlines() if debugging() else ():
+        note(line)
+    return one_line(f"failed: {type(error).__name__}: {error}")
 
 
 def _raised_here(error: Exception) -> bool:

@@ -9,7 +9,6 @@ import queue
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import mean
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bench_core.dask_workers import Lost, Worker, Workers
 from bench_core.errors import ClusterError, StoreError, one_line
 from bench_core.graph import Answer, Order, Stage, read_answer, stage_request
+from bench_core.planning import Limits
 from bench_core.progress import note
 from bench_core.store import Store
 from bench_core.worker_process import SLOT, work
@@ -54,7 +54,7 @@ class StagesUnderWay:
     """Which stages wait, which are under way, and on what.
 
     Attributes:
-        limit_seconds: that a stage may take on a worker, or a function that says so of each; None for no limit.
+        limits: minutes that stages may take on a worker; None for no limit.
     """
 
     client: "Client"
@@ -62,7 +62,7 @@ class StagesUnderWay:
     store: Store
     waiting: dict[str, Stage]
     workers: Workers
-    limit_seconds: float | Callable[[Stage], float] | None = None
+    limits: Limits | None = None
     running: dict[str, _Attempt] = field(default_factory=dict)  # by stage
     problems: dict[str, str] = field(default_factory=dict)  # by stage
     failed: dict[str, str] = field(default_factory=dict)  # by subject
@@ -170,18 +170,18 @@ class StagesUnderWay:
 
     def end_overdue(self) -> None:
         """End the workers of stages that have taken longer than the limit."""
-        if self.limit_seconds is None:
+        if self.limits is None:
             return
         for attempt in list(self.running.values()):
-            limit = self.limit_seconds(attempt.stage) if callable(self.limit_seconds) else self.limit_seconds
             worker = self.workers.known.get(attempt.worker)
             since = attempt.begun
             if since is None and worker is not None and worker.heard < attempt.placed:
                 since = attempt.placed  # it hung before it could say that it began
-            if attempt.answer is None and since is not None and self.workers.now - since > limit:
+            minutes = self.limits.strategy if attempt.stage.strategy else self.limits.stage
+            if attempt.answer is None and since is not None and self.workers.now - since > 60.0 * minutes:
                 if worker is not None and worker.ending is None:
                     self.workers.end(worker)
-                self._give_up(attempt.stage, f"failed: took longer than the limit of {limit / 60:g} minutes")
+                self._give_up(attempt.stage, f"failed: didn't end within the limit of {minutes:g} minutes")
 
     def drop_hopeless(self) -> None:
         """Drop stages of what has failed, and those that need what a failed one should have made."""

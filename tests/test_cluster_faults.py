@@ -20,6 +20,7 @@ from bench_core.errors import ClusterError, UsageError
 from bench_core.execution import plan
 from bench_core.files import exclusive
 from bench_core.graph import Order, Stage, missing_stages, perform, read_answer, stage_request
+from bench_core.planning import Limits
 from bench_core.plugin_versions import described, outdated
 from bench_core.remote_store import RemoteStore
 from bench_core.store import Store
@@ -209,17 +210,17 @@ def test_what_kills_its_worker_or_never_ends_fails_and_everything_else_is_scored
         assert run_stages(client, stages, order, store) == {}
         alone = scores(store)
         stages, order = scored("hangs", "holds", "dies", "fixed", "leaves", "exits", "interrupts", "seenn-i")
-        failed = run_stages(client, stages, order, store, limit_seconds=21)
+        failed = run_stages(client, stages, order, store, limits=Limits.of(0.35))
         client.wait_for_workers(2, timeout=PATIENCE)  # a new process stands in for each that died
     died = "failed: its worker died 2 times (killed, crashed, or out of memory)"
-    late = "failed: took longer than the limit of 0.35 minutes"
+    late = "failed: didn't end within the limit of 0.35 minutes"
     assert failed["converted, dies"] == died
     assert failed["converted, hangs"] == failed["converted, holds"] == late
     others = {"converted, leaves", "converted, exits", "converted, interrupts"}
     assert failed.keys() == others | {"converted, dies", "converted, hangs", "converted, holds"}
     assert all(failed[what].startswith("failed: ") for what in others)
     assert scores(store) == alone
-    assert "score converted hangs: failed: took longer" in capfd.readouterr().err
+    assert "score converted hangs: failed: didn't end" in capfd.readouterr().err
 
 
 # --- workers that come late, and that freeze ------------------------------------------------------------------------
