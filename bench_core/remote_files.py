@@ -93,8 +93,8 @@ def scrubbed(text: str, url: str) -> str:
     return text
 
 
-# Up to the last @ of what stands before the path; a password with a slash in it ends with the last @ there is.
-_USER = re.compile(r"//(?:[^/?#@]*:[^@]*@(?:[^/?#]*@)*|[^/?#]*@)")
+# Up to the last @ before the path; a password with a slash in it ends with the last @ there is. HOST:PORT is none.
+_USER = re.compile(r"//(?![^/?#@:]*:\d+(?:[/?#]|$))(?:[^/?#@]*:[^@]*@(?:[^/?#]*@)*|[^/?#]*@)")
 _QUERY = re.compile(r"\?.*", re.DOTALL)
 
 

@@ -27,6 +27,7 @@ from bench_core.store_paths import KINDS, UNSENT, is_regular, notes_of, refuse_l
 __all__ = ["RemoteStore"]
 
 _PAUSE, _LONGEST_PAUSE = 300.0, 3600.0  # seconds after a failed try until the next
+_now = time.monotonic
 _ATOMIC = frozenset({"abfs", "abfss", "az", "gcs", "gs", "oci", "oss", "r2", "s3", "s3a"})
 
 
@@ -252,12 +253,12 @@ class RemoteStore(Store):
 
     def _is_paused(self) -> bool:
         """Whether the last try failed a short time ago."""
-        return time.monotonic() < self._asked_again
+        return _now() < self._asked_again
 
     def _rest(self, problem: StoreError | None) -> None:
         """Try nothing for a while; each time for twice as long."""
         self._silence = problem
-        self._asked_again = time.monotonic() + self._pause
+        self._asked_again = _now() + self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
     def _unreachable(self, address: str, error: Exception) -> StoreError:

@@ -88,7 +88,7 @@ def end_worker(dask_worker: Any, only_stopped: bool = False) -> str:
 
 def leave() -> None:
     """End a worker process that has no nanny, once this call is answered."""
-    threading.Timer(0.1, os._exit, [1]).start()
+    threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGKILL]).start()
 
 
 def standstill(pid: int) -> bool:
