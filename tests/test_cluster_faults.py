@@ -377,7 +377,7 @@ def test_a_worker_with_another_plugin_says_which(scored, monkeypatch, name, chan
 
 
 def test_a_worker_that_lives_on_never_uses_old_code(store, place, tmp_path):
-    """What a plugin imports, then the plugin itself, is edited between runs on one worker, whose process starts again."""
+    """What a plugin imports, then the plugin, is edited between runs on one worker, whose process starts again."""
     (tmp_path / "wanted.py").write_text("LINE = 'first'\n")
     source = """
 import sys
