@@ -117,7 +117,9 @@ class Board:
         for policy, seconds in timings.seconds.items():
             if policy != STATIC:
                 figures = timings.latency(policy) if timings.batch == 1 else timings.throughput(policy)
-                self._by_policy[policy] = {**self._by_policy.get(policy, {}), **figures, **facts}
+                before = self._by_policy.get(policy, {})
+                remarks = dict.fromkeys(text for text in (before.get("clock_remark"), timings.remark) if text)
+                self._by_policy[policy] = {**before, **figures, **facts, "clock_remark": "; ".join(remarks)}
             for (unit, repetition), value in np.ndenumerate(seconds):
                 cells = (workload, session, policy, timings.batch, unit, repetition, 1e3 * value)
                 self._raw.append(dict(zip(RAW_COLUMNS, cells, strict=True)))
@@ -159,6 +161,8 @@ def _kept_table(folder: Path, name: str, content: bytes) -> pd.DataFrame | None:
     except ValueError as error:
         note(f"{path}: not readable ({error}); passed over")
         return None
+    if name == "measurements" and "clock_remark" not in table:
+        table["clock_remark"] = None  # of a version that didn't look
     if list(table.columns) != list(KEPT_TABLES[name]):
         note(f"{path}: has other columns than schema {SCHEMA}; passed over")
         return None
