@@ -149,14 +149,24 @@ class Board:
 def read_kept(folder: Path, name: str) -> pd.DataFrame | None:
     """A table of ``KEPT_TABLES`` that an earlier run left in ``folder``; None where it left none.
 
-    One that can't be read or has other columns is said to be passed over, and counts as none.
+    One that can't be read, has other columns or odd cells is said to be passed over, and counts as none.
     """
+    table = _kept(folder, name)
+    try:
+        if table is not None:
+            check_cells(name, table)
+    except ValueError as error:
+        note(f"{folder}: {error}; passed over")
+        return None
+    return table
+
+
+def _kept(folder: Path, name: str) -> pd.DataFrame | None:
     path = folder / f"{name}.csv"
     if not path.exists():
         return None
     try:
         table = read_table(path)
-        check_cells(name, table)
     except (OSError, ValueError) as error:
         note(f"{path}: not readable ({error}); passed over")
         return None
@@ -209,19 +219,22 @@ def read_board(folder: Path) -> Board:
             raise UsageError(
                 f"results {folder}: {name}.csv has other columns than schema {SCHEMA}; run the suite again"
             )
+    kept = {name: table for name in KEPT_TABLES if (table := _kept(folder, name)) is not None}
     try:
-        for name, table in {"rows": rows, **tables}.items():
+        for name, table in {"rows": rows, **tables, **kept}.items():
             check_cells(name, table)
     except ValueError as error:
-        raise UsageError(f"results {folder}: {error}; the file was edited or mixed up, run the suite again") from error
+        raise UsageError(
+            f"results {folder}: a cell does not hold what its column should ({error}); run the suite again"
+        ) from error
     check_manifest(manifest, f"results {folder}")
     return Board(
         rows,
         **tables,
-        measurements=read_kept(folder, "measurements"),
+        measurements=kept.get("measurements"),
         manifest=manifest,
-        raw=read_kept(folder, "measurements-raw"),
-        training=read_kept(folder, "training"),
+        raw=kept.get("measurements-raw"),
+        training=kept.get("training"),
         published=read_published(folder, {spec["dataset"] for spec in manifest["suite"]["workloads"]}),
     )
 
