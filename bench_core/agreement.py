@@ -13,6 +13,7 @@ from bench_core.csv_tables import csv_text
 from bench_core.environment import environment
 from bench_core.near_ties import excuse
 from bench_core.results import Board
+from bench_core.whole_folder import place_of
 
 __all__ = ["Reproduction", "changed_tables", "compare_decisions", "compare_exactly", "numerics_remark", "tolerances"]
 
@@ -93,7 +94,9 @@ def changed_tables(result: Reproduction, committed: Board, board: Board, folder:
     result.drift += [f"{name}.csv: is missing" for name in board.tables if name not in committed.tables]
     names = [name for name in committed.tables if name in board.tables]
     changed = [
-        name for name in names if csv_text(board.tables[name]) != (folder / f"{name}.csv").read_text(encoding="utf-8")
+        name
+        for name in names
+        if csv_text(board.tables[name]) != place_of(folder, f"{name}.csv").read_text(encoding="utf-8")
     ]
     if not changed:
         files = [f"{name}.csv" for name in names]

@@ -19,9 +19,10 @@ from typing import IO, Any
 
 from bench_core.digests import file_digest
 from bench_core.errors import StoreError, TraceError, one_line
-from bench_core.files import unfinished, whole_file, workspace
+from bench_core.files import open_regular, unfinished, whole_file, workspace
 from bench_core.inventory import Entry
 from bench_core.store import Store, read_artifact
+from bench_core.store_paths import refuse_links, refuse_others
 from bench_core.trace import trace_from_tensors
 
 __all__ = ["SCHEMA", "SHARED", "Member", "export_bundle", "import_bundle"]
@@ -67,7 +68,7 @@ def export_bundle(chosen: Sequence[Entry], path: Path) -> list[Member]:
         with whole_file(path) as place, tarfile.open(place, "w", format=tarfile.GNU_FORMAT) as bundle:
             bundle.addfile(_described(MANIFEST, len(manifest)), io.BytesIO(manifest))
             for entry, member in zip(ordered, members, strict=True):
-                with entry.path.open("rb") as stream:
+                with open_regular(entry.path) as stream:
                     bundle.addfile(_described(member.name, member.size), stream)
     except OSError as error:
         raise StoreError.unwritable(path, error) from error
@@ -87,7 +88,7 @@ def import_bundle(path: Path, store: Store) -> list[Member]:
     """
     try:
         unfinished(store.root, remove=True)
-        with path.open("rb") as bundle, workspace(store.root) as place:
+        with open_regular(path) as bundle, workspace(store.root) as place:
             members = _read_manifest(bundle, path)
             _check_space(members, place, path)
             staged = [(member, _stage(bundle, member, place / str(i), path)) for i, member in enumerate(members)]
@@ -159,6 +160,8 @@ def _stage(bundle: IO[bytes], member: Member, file: Path, path: Path) -> Path:
 def _is_new(member: Member, file: Path, store: Store, path: Path) -> bool:
     """Whether the store lacks an artifact, or has it damaged. Raises StoreError where it has another one."""
     held = store.local(member.kind, member.key)
+    refuse_links(store.root, held)
+    refuse_others(held)
     try:
         ours = read_artifact(held, member.key, member.kind)
     except StoreError:

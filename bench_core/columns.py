@@ -217,6 +217,7 @@ MEASUREMENT_COLUMNS = {
     "repetitions": "runs per sample, or passes over all samples",
     "threads": "threads that torch used",
     "device": "where it ran",
+    "clock_remark": "why these times are doubtful: other programs kept the machine busy, or static T varied widely",
 }
 
 RAW_COLUMNS = {
@@ -245,6 +246,7 @@ TRAINING_COLUMNS = {
 TEXT_COLUMNS = frozenset(
     {
         "calibration_trace",
+        "clock_remark",
         "corruption",
         "device",
         "exit_histogram",

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from bench_core.digests import json_digest
 from bench_core.exits import ExitStrategy, Requirement, State
 from bench_core.failures import guarded
+from bench_core.foreign_code import STRATEGY_MINUTES, is_ours
 from bench_core.kept_scores import SCORED_SPLITS, KeptScores
 from bench_core.planning import Competitor, Plan
 from bench_core.progress import progress
+from bench_core.reuse import name_other_policies
 from bench_core.scoring import (
     Artifacts,
     Contest,
@@ -19,6 +21,7 @@ from bench_core.scoring import (
     StrategyScores,
     WorkloadScores,
     halve,
+    score_alone,
     score_together,
 )
 from bench_core.seeds import seed_table
@@ -113,7 +116,12 @@ def policy_artifacts(store: Store, calibration: Mapping[str, Any], *, refit: boo
     def artifact(made_from: Mapping[str, Any], build: Callable[[], State]) -> State:
         record = {"calibration": dict(calibration), "made_from": dict(made_from)}
         key = json_digest({"stage": "fit", **record})
-        return store.obtain("policies", key, lambda: store.put("policies", key, build(), record), again=refit).tensors
+
+        def make() -> Artifact:
+            name_other_policies(store, record)
+            return store.put("policies", key, build(), record)
+
+        return store.obtain("policies", key, make, again=refit).tensors
 
     return artifact
 
@@ -127,12 +135,14 @@ def score_workload(
     *,
     problems: Mapping[str, str] | None = None,
     kept: KeptScores | None = None,
+    minutes: float = STRATEGY_MINUTES,
 ) -> WorkloadScores:
     """Every competitor on one contest; one that fails gets a row that says so.
 
     Args:
         problems: by label, why a competitor needn't be tried: it failed elsewhere.
         kept: scores that needn't be made, and where those go that are.
+        minutes: until a strategy that isn't shipped is interrupted.
     """
     same = digests.get("calibration_trace") == digests.get("test_trace")
     reasons = [_excluded(entrant, contest, problems or {}) for entrant in entrants]
@@ -141,16 +151,19 @@ def score_workload(
         for entrant, reason in zip(entrants, reasons, strict=True)
     ]
     tried = [
-        entrant.strategy
-        for entrant, reason, found in zip(entrants, reasons, known, strict=True)
-        if not reason and found is None
+        entrant for entrant, reason, found in zip(entrants, reasons, known, strict=True) if not reason and found is None
     ]
+    together = [entrant for entrant in tried if is_ours(entrant.strategy)]
     entries = []
     with progress(f"replay {name}", len(entrants), "strategies") as advance:
-        scores = iter(score_together(tried, contest, points))
+        given = score_together([entrant.strategy for entrant in together], contest, points)
+        scores = {entrant.label: give for entrant, give in zip(together, given, strict=True)}
         for entrant, reason, found in zip(entrants, reasons, known, strict=True):
             label, knob = entrant.label, entrant.strategy.family_knob.name
-            result: Any = reason or found or guarded(f"{name}, {label}", next(scores))
+            give = scores.get(label) or partial(score_alone, entrant.strategy, contest, points)
+            result: Any = (
+                reason or found or guarded(f"{name}, {label}", give, minutes=minutes, ours=is_ours(entrant.strategy))
+            )
             if kept is not None and isinstance(result, StrategyScores) and found is None:
                 kept.put(entrant.strategy, result)
             failed = isinstance(result, str)
@@ -160,8 +173,14 @@ def score_workload(
     return WorkloadScores(name, entries, contest.test.trace, digests, remark)
 
 
-def suite_tables(suite: Suite, planned: Plan, scores: Sequence[WorkloadScores]) -> dict[str, Any]:
-    """Every table of a suite's board that follows from its scores, by name; None for seeds where it has none."""
+def suite_tables(
+    suite: Suite, planned: Plan, scores: Sequence[WorkloadScores], problems: list[str] | None = None
+) -> dict[str, Any]:
+    """Every table of a suite's board that follows from its scores, by name; None for seeds where it has none.
+
+    Args:
+        problems: takes in why tables are empty.
+    """
     tables = board_tables(
         suite.name,
         scores,
@@ -170,6 +189,7 @@ def suite_tables(suite: Suite, planned: Plan, scores: Sequence[WorkloadScores]) 
         first_layer=planned.first_layer,
         resamples=suite.resamples,
         seed=suite.seed,
+        problems=problems,
     )
     return {**tables, "seeds": seed_table(tables["rows"], seed_groups(suite))}
 

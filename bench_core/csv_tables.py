@@ -18,7 +18,7 @@ from bench_core.columns import TEXT_COLUMNS
 from bench_core.errors import visible
 from bench_core.files import read_text
 
-__all__ = ["csv_text", "escaped", "parse_csv", "read_table", "unescaped"]
+__all__ = ["csv_text", "escaped", "parse_csv", "read_table", "table_of", "unescaped"]
 
 _FORMULAS = tuple("=+-@＝＋－＠")
 _MARK = "'"
@@ -50,7 +50,11 @@ def read_table(path: Path, types: Mapping[str, type] | None = None) -> pd.DataFr
     Raises:
         OSError, ValueError: it can't be read, or is no csv.
     """
-    text = read_text(path)
+    return table_of(read_text(path), types)
+
+
+def table_of(text: str, types: Mapping[str, type] | None = None) -> pd.DataFrame:
+    """Return the table that ``csv_text`` wrote, as ``read_table`` does. Raises ValueError for what is no csv."""
     options: dict[str, Any] = {"keep_default_na": False, **_EXACT}
     names = parse_csv(text, nrows=0, dtype=str, **options).columns
     text_columns = [name for name in names if unescaped(name) in TEXT_COLUMNS]
@@ -71,11 +75,12 @@ def parse_csv(text: str, **options: Any) -> pd.DataFrame:
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
         try:
-            return pd.read_csv(io.StringIO(text), index_col=False, **options)
+            found: pd.DataFrame = pd.read_csv(io.StringIO(text), index_col=False, **options)
         except pd.errors.ParserWarning as error:
             raise ValueError("a row has more cells than the header") from error
         except (OverflowError, TypeError, ValueError) as error:  # pandas' messages have several lines
             raise ValueError(" ".join(str(error).split())) from error
+    return found
 
 
 def escaped(text: str) -> str:

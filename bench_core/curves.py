@@ -9,7 +9,7 @@ import torch
 
 from bench_core.costs.operations import Array
 from bench_core.exits import ListedPolicies, PolicyFamily, ScoreFamily
-from bench_core.knobs import KnobValue
+from bench_core.knobs import KnobValue, plain_value
 from bench_core.replay import InputFrames, Outcome, outcome_at, replay_policy, score_table
 from bench_core.sweep import SortedScores, distinct_thresholds, exit_timesteps_at, sort_scores
 from bench_core.trace import Trace
@@ -37,9 +37,10 @@ class FamilyOnTrace:
             knob = strategy.family_knob
             low = np.nextafter(knob.low, np.inf) if knob.open_low else knob.low
             high = np.nextafter(knob.high, -np.inf) if knob.open_high else knob.high
-            return [float(v) for v in np.clip(strategy.knob_of(distinct_thresholds(self._sorted)), low, high)]
+            knobs = np.clip(strategy.knob_of(distinct_thresholds(self._sorted)), low, high)
+            return [plain_value(float(v)) for v in knobs]
         assert isinstance(self.family, ListedPolicies)
-        return list(self.family.values)
+        return list(map(plain_value, self.family.values))
 
     def curve(self, values: Sequence[KnobValue]) -> tuple[Array, Array]:
         """Summed exit timesteps and number of right samples for each knob value, int64 [P] each."""

@@ -6,6 +6,7 @@ same in every process, on every machine and in every Python version.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,33 @@ from bench_core.logits import SampleRows, tensor_bytes
 __all__ = ["canonical_json", "file_digest", "json_digest", "tensor_digest", "tensors_digest"]
 
 _BLOCK = 1 << 20
+_CANONICAL: dict[str, Any] = {"sort_keys": True, "separators": (",", ":"), "ensure_ascii": False, "allow_nan": False}
 
 
 def canonical_json(value: Any) -> str:
-    """``value`` as JSON with sorted keys and no spaces. Raises TypeError for anything JSON can't hold, NaN included."""
+    """Return ``value`` as JSON with sorted keys and no spaces.
+
+    Infinite numbers and NaN, which JSON doesn't know, are written as ``{"float": "inf"}`` and so on. Raises TypeError
+    for what JSON can't hold at all.
+    """
     try:
-        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    except ValueError as error:
-        raise TypeError(f"not canonical: {error}") from error
+        return json.dumps(value, **_CANONICAL)
+    except ValueError:
+        try:
+            return json.dumps(_with_named_floats(value), **_CANONICAL)
+        except (ValueError, RecursionError) as error:  # it contains itself
+            raise TypeError(f"not canonical: {error}") from error
+
+
+def _with_named_floats(value: Any) -> Any:
+    """``value`` with infinite numbers and NaN replaced by their names."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(float(value))}
+    if isinstance(value, dict):
+        return {name: _with_named_floats(held) for name, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_named_floats(held) for held in value]
+    return value
 
 
 def json_digest(value: Any) -> str:

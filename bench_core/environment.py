@@ -1,10 +1,10 @@
 """What the last digits of a figure may depend on: versions, kernels, threads, device. No time, path or host name."""
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import numpy
 import scipy
@@ -12,14 +12,47 @@ import torch
 import torch.nn.functional as F
 
 from bench_core import __version__
-from bench_core.device import CPU, device_name
-from bench_core.digests import json_digest, tensor_digest
+from bench_core.device import CPU, device_name, wanted_device
+from bench_core.digests import canonical_json, json_digest, tensor_digest
 
-__all__ = ["environment", "numerics_fingerprint", "processor"]
+__all__ = ["environment", "numerics_fingerprint", "processor", "rounding_settings"]
+
+_Read = Callable[[], Any]
+_backends: Any = torch.backends
+_SETTINGS: Final[dict[str, tuple[_Read, Any]]] = {  # how each is read, and PyTorch's default
+    "default dtype": (lambda: str(torch.get_default_dtype()), "torch.float32"),
+    "default device": (lambda: str(torch.get_default_device()), "cpu"),
+    "float32 matmul precision": (torch.get_float32_matmul_precision, "highest"),
+    "fp32 precision": (lambda: _backends.fp32_precision, "none"),
+    "mkldnn": (lambda: _backends.mkldnn.enabled, True),
+    "mkldnn deterministic": (lambda: _backends.mkldnn.deterministic, False),
+    "mkldnn fp32 precision": (lambda: _backends.mkldnn.fp32_precision, "none"),
+    "mkldnn matmul fp32 precision": (lambda: _backends.mkldnn.matmul.fp32_precision, "none"),
+    "mkldnn convolution fp32 precision": (lambda: _backends.mkldnn.conv.fp32_precision, "none"),
+    "mkldnn recurrent fp32 precision": (lambda: _backends.mkldnn.rnn.fp32_precision, "none"),
+    "deterministic algorithms": (torch.are_deterministic_algorithms_enabled, False),
+    "flush denormals": (lambda: bool(torch.tensor([2.0**-149], dtype=torch.float32, device="cpu") * 1.0 == 0.0), False),
+    "autocast": (lambda: torch.is_autocast_enabled("cpu") and str(torch.get_autocast_dtype("cpu")), False),
+    "attention fast path": (_backends.mha.get_fastpath_enabled, True),
+    "flash attention": (_backends.cuda.flash_sdp_enabled, True),
+}
+_GPU_SETTINGS: Final[dict[str, tuple[_Read, Any]]] = {
+    "cuda autocast": (lambda: torch.is_autocast_enabled("cuda") and str(torch.get_autocast_dtype("cuda")), False),
+    "cuda matmul fp32 precision": (lambda: _backends.cuda.matmul.fp32_precision, "none"),
+    "cuda fp16 reduction": (lambda: _backends.cuda.matmul.allow_fp16_reduced_precision_reduction, True),
+    "cuda bf16 reduction": (lambda: _backends.cuda.matmul.allow_bf16_reduced_precision_reduction, True),
+    "cudnn": (lambda: _backends.cudnn.enabled, True),
+    "cudnn benchmark": (lambda: _backends.cudnn.benchmark, False),
+    "cudnn deterministic": (lambda: _backends.cudnn.deterministic, False),
+    "cudnn convolution fp32 precision": (lambda: _backends.cudnn.conv.fp32_precision, "tf32"),
+}
 
 
 def environment(device: torch.device = CPU) -> dict[str, Any]:
-    """Return versions, the numerics fingerprint, threads, and the device that did the work."""
+    """Return versions, the numerics fingerprint, threads, and the device that did the work.
+
+    Settings that rounding depends on are among them only where they aren't PyTorch's defaults.
+    """
     return {
         "exitbench": __version__,
         "python": platform.python_version(),
@@ -30,7 +63,26 @@ def environment(device: torch.device = CPU) -> dict[str, Any]:
         "numerics": numerics_fingerprint(),
         "threads": torch.get_num_threads(),
         "device": device_name(device),
+        **({"settings": settings} if (settings := rounding_settings()) else {}),
     }
+
+
+def rounding_settings() -> dict[str, Any]:
+    """Return the settings of PyTorch that rounding depends on where they differ from its defaults, by name.
+
+    Those of a GPU count where one is to be used. Empty in a process that sets none.
+    """
+    known = _SETTINGS if wanted_device() == "cpu" else {**_SETTINGS, **_GPU_SETTINGS}
+    found = {name: _setting(read) for name, (read, _) in known.items()}
+    return {name: value for name, value in found.items() if value != known[name][1]}
+
+
+def _setting(read: _Read) -> Any:
+    try:
+        value = read()
+    except RuntimeError:  # PyTorch refuses to say where its old and its new settings contradict each other
+        return "mixed"
+    return "none" if value == "ieee" else value  # which it becomes when a precision is set back; it rounds alike
 
 
 def processor(device: torch.device = CPU) -> str:
@@ -49,11 +101,11 @@ def numerics_fingerprint() -> str:
     Returns:
         16 hexadecimal digits.
     """
-    return _fingerprint(torch.get_float32_matmul_precision(), torch.backends.mkldnn.enabled, _flushes_denormals())
+    return _fingerprint(canonical_json(rounding_settings()))
 
 
 @cache
-def _fingerprint(*_settings: object) -> str:
+def _fingerprint(_settings: str) -> str:
     with _alone(), torch.inference_mode():
         found = {name: tensor_digest(values) for name, values in _computations()}
     return json_digest(found)[:16]
@@ -89,18 +141,15 @@ def _numbers(*shape: int) -> torch.Tensor:
     return ((torch.arange(count) * 7919 % 16_381 - 8_190).to(torch.float32) / 8_192.0).reshape(shape)
 
 
-def _flushes_denormals() -> bool:
-    return bool(torch.tensor([2.0**-149]) * 1.0 == 0.0)
-
-
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Compute on one thread, with PyTorch's usual types."""
+    """Compute on one thread of the CPU, with PyTorch's usual types."""
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float32)
     try:
-        yield
+        with torch.device("cpu"):
+            yield
     finally:
         torch.set_num_threads(threads)
         torch.set_default_dtype(dtype)

@@ -6,6 +6,7 @@ __all__ = [
     "ClusterError",
     "DataError",
     "ExitBenchError",
+    "ForeignCodeError",
     "NoHomeError",
     "PluginError",
     "RecordingError",
@@ -86,6 +87,14 @@ class StoreError(ExitBenchError):
 
 class ClusterError(ExitBenchError):
     """Worker processes or a scheduler that can't be had, or that went away."""
+
+
+class ForeignCodeError(ExitBenchError):
+    """Code of a plugin or a user that ends the process, doesn't end, or writes into what others read."""
+
+    def __init__(self, who: str, message: str) -> None:
+        super().__init__(one_line(f"{who}: {message}"))
+        self.message = one_line(message)
 
 
 class PluginError(ExitBenchError):

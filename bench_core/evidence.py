@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 
 from bench_core.errors import PluginError
+from bench_core.foreign_code import end_stray_child
 from bench_core.hashing import uniform
 from bench_core.logits import samples_in_cache
 from bench_core.portable_math import FEW, exponential, logarithm, one_exponential, row_sum, row_sums
@@ -385,6 +386,7 @@ def read_together(
                     column[rows, moment.t - 1] = look.see(evidence, labels.clone())
                 except Exception as error:  # a plugin may raise anything
                     found[place] = error
+                end_stray_child()
     return found
 
 

@@ -1,9 +1,12 @@
 """The main job: have every missing stage carried out, here or by workers; then scores, wall clock and the board."""
 
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,19 +25,20 @@ from bench_core.competition import (
 from bench_core.errors import StoreError, UsageError
 from bench_core.failures import guarded
 from bench_core.graph import Order, missing_stages, perform_here
-from bench_core.planning import Competitor, Plan, competitors, plan
+from bench_core.kept_traces import trace_name
+from bench_core.planning import Competitor, Limits, Plan, competitors, plan
 from bench_core.plugin_manager import Registry
 from bench_core.provenance import manifest
 from bench_core.published import read_published
 from bench_core.results import Board, make_folder, read_kept, write_board
 from bench_core.scoring import Entry, WorkloadScores
 from bench_core.shift import Condition, shift_table
-from bench_core.shift_recording import condition_digests, recorded_conditions, save_conditions
+from bench_core.shift_recording import condition_digests, condition_traces, recorded_conditions
 from bench_core.stages import recording_key
 from bench_core.store import Store, default_store
 from bench_core.suite import Suite
 from bench_core.timing import measure_policies
-from bench_core.trace_files import save_trace
+from bench_core.trace import Trace
 from bench_core.training.log import training_log
 
 if TYPE_CHECKING:
@@ -63,6 +67,7 @@ def run_suite(
     export_traces: bool = False,
     jobs: int | None = None,
     scheduler: str | None = None,
+    limit_minutes: float | None = None,
     command: str = "exitbench run",
 ) -> Board:
     """Run a suite and write its board: whatever is missing is trained, converted, recorded; then replay and reports.
@@ -78,6 +83,8 @@ def run_suite(
         jobs: spread the stages over so many processes of this machine. The calling script needs the usual
             ``if __name__ == "__main__":``, since these processes import it.
         scheduler: address of a Dask scheduler, over whose workers the stages are spread.
+        limit_minutes: until a stage, or a strategy on a workload, is ended, after which its rows say so; default the
+            suite's, else 60 minutes for a strategy and 1440 for a stage that trains, converts or records.
         command: as recorded in the manifest.
 
     Returns:
@@ -90,6 +97,8 @@ def run_suite(
     """
     store = store or default_store()
     planned = plan(suite, registry)
+    if limit_minutes is not None:
+        planned = replace(planned, limits=Limits.of(limit_minutes))
     check_workers(store, jobs=jobs, scheduler=scheduler)
     with _results_folder(output):
         published = read_published(output, {workload.dataset.name for workload in planned.workloads})
@@ -99,16 +108,18 @@ def run_suite(
         for workload in planned.workloads:
             name = workload.spec.name
             what = f"workload {name}"
-            ready = recorded[name] = failed.get(what) or guarded(what, recorded_workload, workload, store)
+            stage = partial(guarded, minutes=planned.limits.stage, ours=workload.is_ours)
+            ready = recorded[name] = failed.get(what) or stage(what, recorded_workload, workload, store)
             if suite.shift and not isinstance(ready, str):
                 what = f"{name} under corruption"
-                shifted[name] = failed.get(what) or guarded(what, recorded_conditions, ready, suite.shift, store)
+                shifted[name] = failed.get(what) or stage(what, recorded_conditions, ready, suite.shift, store)
 
         scores: list[WorkloadScores] = []
         facts = {}
         for name, ready in recorded.items():
             what = f"workload {name}"
-            outcome = ready if isinstance(ready, str) else guarded(what, _compete, ready, planned, failed, refit)
+            all_of_them = partial(guarded, minutes=math.inf, ours=True)  # each has its own limit
+            outcome = ready if isinstance(ready, str) else all_of_them(what, _compete, ready, planned, failed, refit)
             if isinstance(outcome, str):
                 recorded[name] = outcome
                 entries = [Entry(e.label, e.strategy.family_knob.name, None, outcome) for e in planned.competitors]
@@ -119,23 +130,28 @@ def run_suite(
                 if isinstance(conditions := shifted.get(name), list):
                     facts[name]["shift"] = condition_digests(conditions)
 
+        problems: list[str] = []
         board = Board(
-            **suite_tables(suite, planned, scores),
+            **suite_tables(suite, planned, scores, problems),
             measurements=None if remeasure else read_kept(output, "measurements"),
             raw=None if remeasure else read_kept(output, "measurements-raw"),
             manifest=manifest(suite, registry, facts, command),
             training=_training(recorded),
             published=published,
+            problems=problems,
         )
         if suite.shift:
             board.shift = shift_table(scores, shifted, resamples=suite.resamples, seed=suite.seed)
+        traces: dict[str, Trace] = {}
         for result in scores:
             ready = recorded[result.name]
             if not isinstance(ready, str):
-                measure_policies(board, suite.latency, ready, result)
+                measure_policies(board, suite.latency, ready, result, minutes=planned.limits.strategy)
                 if export_traces:
-                    _export(ready, shifted.get(result.name, ""), output / "traces")
-        write_board(board, output)
+                    traces |= _traces(ready, shifted.get(result.name, ""))
+        if board.problems:
+            board.manifest["problems"] = board.problems
+        write_board(board, output, traces)
         return board
 
 
@@ -173,13 +189,11 @@ def _results_folder(folder: Path) -> Iterator[None]:
         raise
 
 
-def _export(ready: RecordedWorkload, conditions: list[Condition] | str, folder: Path) -> None:
-    """Copy a workload's traces to ``folder``, those under corruption too, where there are any."""
+def _traces(ready: RecordedWorkload, conditions: list[Condition] | str) -> dict[str, Trace]:
+    """A workload's traces by file name, those under corruption too, where there are any."""
     name = ready.workload.spec.name
-    for trace in (ready.calibration, ready.test):
-        save_trace(trace, folder / f"{name}-{trace.header['split']}.safetensors")
-    if not isinstance(conditions, str):
-        save_conditions(conditions, folder, name)
+    traces = {trace_name(name, trace.header["split"]): trace for trace in (ready.calibration, ready.test)}
+    return traces if isinstance(conditions, str) else traces | condition_traces(conditions, name)
 
 
 def _compete(
@@ -191,7 +205,14 @@ def _compete(
     name = ready.workload.spec.name
     problems = {e.label: failed[what] for e in planned.competitors if (what := f"{name}, {e.label}") in failed}
     scores = score_workload(
-        name, planned.competitors, planned.points, contest, ready.digests, problems=problems, kept=kept
+        name,
+        planned.competitors,
+        planned.points,
+        contest,
+        ready.digests,
+        problems=problems,
+        kept=kept,
+        minutes=planned.limits.strategy,
     )
     return scores, _facts(ready)
 
@@ -219,7 +240,8 @@ def _fill(
     workers: AbstractContextManager[Client]
     workers = local_workers(jobs or 1) if scheduler is None else scheduler_at(scheduler)
     with workers as client:
-        return failed | run_stages(client, stages, Order.of(suite, registry, store, refit=refit), store)
+        order = Order.of(suite, registry, store, refit=refit)
+        return failed | run_stages(client, stages, order, store, limits=planned.limits)
 
 
 def _refuse_unwritable(store: Store) -> None:
@@ -244,8 +266,8 @@ def _training(recorded: Mapping[str, RecordedWorkload | str]) -> pd.DataFrame:
 
 
 def _facts(ready: RecordedWorkload) -> dict[str, Any]:
-    splits = {name: ready.workload.dataset.split(name).digest for name in ("calibration", "test")}
     dataset = ready.workload.dataset
+    splits = {name: ready.workload.split_digest(name) for name in ("calibration", "test")}
     return {
         **ready.digests,
         "data": splits,

@@ -7,6 +7,7 @@ it, which the kernel lets go when the process ends, however it ends; what nobody
 """
 
 import atexit
+import errno
 import fcntl
 import os
 import secrets
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from bench_core.errors import UsageError
 
@@ -25,6 +27,8 @@ __all__ = [
     "UNFINISHED",
     "alone_in",
     "exclusive",
+    "flush",
+    "open_regular",
     "publish",
     "read_text",
     "refuse_outputs",
@@ -34,21 +38,25 @@ __all__ = [
 ]
 
 UNFINISHED = ".writing-"
+_ATTEMPTS = 100  # to make a folder that other processes remove whenever it is empty
 _SECONDS_PER_DAY = 86_400.0
 _claims: set[tuple[int, Path]] = set()  # descriptors and folders that this process holds
 
 
 @contextmanager
-def workspace(folder: Path) -> Iterator[Path]:
+def workspace(folder: Path, prefix: str = UNFINISHED) -> Iterator[Path]:
     """A new folder below ``folder``, so on the same disk, for what is not yet whole; removed at the end.
+
+    Args:
+        folder: made if need be.
+        prefix: how the new folder's name begins; 16 hexadecimal digits follow.
 
     Raises OSError.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     claimed: tuple[int, Path] | None = None
     try:
         with _uninterrupted():
-            claimed = _claim(folder)
+            claimed = _claim(folder, prefix)
             _claims.add(claimed)
         yield claimed[1]
     finally:
@@ -69,9 +77,26 @@ def whole_file(path: Path) -> Iterator[Path]:
 def publish(written: Path, path: Path) -> None:
     """Flush a file to disk, give it the permissions that new files have here, rename it. Raises OSError."""
     written.chmod(written.parent.stat().st_mode & 0o666)  # safetensors writes for the owner only
-    _flush(written)
+    flush(written)
     written.replace(path)
-    _flush(path.parent)  # the new name too, before anything is removed that it replaces
+    flush(path.parent)  # the new name too, before anything is removed that it replaces
+
+
+def flush(path: Path) -> None:
+    """Have a file's content, or a folder's names, written to disk. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to read its bytes, and nothing else: a FIFO would block and a device never end. Raises OSError."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # of a folder ``open`` says that it is one
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
 
 
 def read_text(path: Path) -> str:
@@ -114,12 +139,16 @@ def unfinished(folder: Path, *, pattern: str = f"{UNFINISHED}*", remove: bool = 
 
 
 @contextmanager
-def exclusive(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+def exclusive(path: Path, waiting: Callable[[], None], *, patience: float | None = None) -> Iterator[None]:
     """Hold the lock file ``path``; where another process holds it, call ``waiting`` once and wait. Raises OSError.
 
     A file system without locks lets everyone in: then two processes do the same work, and the last one's file stays.
+    So it is after ``patience`` seconds, where the holder may be frozen; None waits for as long as it takes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if patience is not None and not _free_within(path, patience):
+        yield
+        return
     handle = _held(path, waiting)
     try:
         yield
@@ -131,10 +160,9 @@ def exclusive(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Hold a folder against other processes that ask to be alone in it too. Raises OSError."""
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    """Hold a folder, made if need be, against other processes that ask to be alone in it too. Raises OSError."""
+    handle = _held_folder(folder)
     try:
-        _lock(handle, wait=True)
         yield
     finally:
         os.close(handle)
@@ -179,8 +207,10 @@ def _uninterrupted() -> Iterator[None]:
 def _held(path: Path, waiting: Callable[[], None]) -> int:
     """The descriptor of a lock file that this process holds."""
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
         try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise OSError(errno.EINVAL, "no regular file", str(path))
             if _lock(handle, wait=False) is False:
                 waiting()
                 _lock(handle, wait=True)
@@ -193,15 +223,51 @@ def _held(path: Path, waiting: Callable[[], None]) -> int:
         waiting = _nothing
 
 
+def _held_folder(folder: Path) -> int:
+    """The descriptor of a folder that this process holds."""
+    attempts = 0
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, FileExistsError):  # another process may remove it while it is empty
+            attempts += 1
+            if attempts == _ATTEMPTS or (os.path.lexists(folder) and not folder.is_dir()):
+                raise
+            continue
+        try:
+            _lock(handle, wait=True)
+            if _names(folder, handle):
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # its last holder has put another folder in its place
+
+
+def _free_within(path: Path, seconds: float) -> bool:
+    """Whether a lock file that another process holds is let go in time."""
+    end = time.monotonic() + seconds
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            if _lock(handle, wait=False) is not False:
+                return True
+        finally:
+            os.close(handle)
+        if time.monotonic() >= end:
+            return False
+        time.sleep(0.05)
+
+
 def _nothing() -> None:
     pass
 
 
-def _claim(folder: Path) -> tuple[int, Path]:
+def _claim(folder: Path, prefix: str) -> tuple[int, Path]:
     """The descriptor of a new folder that this process holds, and its path."""
     while True:
-        place = folder / f"{UNFINISHED}{secrets.token_hex(8)}"
-        place.mkdir()
+        place = _new_folder(folder, prefix)
         try:
             handle = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -210,6 +276,21 @@ def _claim(folder: Path) -> tuple[int, Path]:
         if _names(place, handle):
             return handle, place
         os.close(handle)
+
+
+def _new_folder(folder: Path, prefix: str) -> Path:
+    """Make a folder below ``folder``, which another process may remove between two steps, since it is empty."""
+    for attempt in range(_ATTEMPTS):
+        place = folder / f"{prefix}{secrets.token_hex(8)}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            place.mkdir()
+            return place
+        except (FileNotFoundError, FileExistsError):
+            in_the_way = os.path.lexists(folder) and not folder.is_dir()
+            if in_the_way or attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _release(claimed: tuple[int, Path]) -> None:
@@ -232,15 +313,18 @@ os.register_at_fork(after_in_child=_claims.clear)  # a child holds nothing, and 
 def _is_abandoned(path: Path, *, remove: bool) -> bool:
     """Whether nobody holds an unfinished file or folder; it is removed while held, so that nobody starts to use it."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:
+        mode = os.fstat(handle).st_mode
+        if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+            return False
         lock = _lock(handle, wait=False)
         old = time.time() - os.fstat(handle).st_mtime > _SECONDS_PER_DAY
         abandoned = old if lock is None else lock
-        if abandoned and remove and path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
+        if abandoned and remove and stat.S_ISDIR(mode):
+            shutil.rmtree(path, ignore_errors=True)  # which follows no links, this path being one included
         elif abandoned and remove:
             path.unlink(missing_ok=True)
         return abandoned
@@ -265,11 +349,3 @@ def _names(path: Path, handle: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(handle))
     except FileNotFoundError:
         return False
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,28 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from bench_core.errors import StoreError, UsageError, one_line
-from bench_core.files import UNFINISHED, unfinished
-from bench_core.store import KINDS, LOCKS, UNSENT, ZOO, DamagedArtifactError, Store, read_artifact, remove_damaged
+from bench_core.files import UNFINISHED
+from bench_core.knobs import nearest
+from bench_core.store import ZOO, DamagedArtifactError, Store, read_artifact, remove_damaged
+from bench_core.store_paths import KINDS, LOCKS, UNSENT, abandoned, is_regular, notes_of, strangers
 
-__all__ = ["Entry", "choose", "describe", "entries", "prune", "shipped_entries", "verify"]
+__all__ = [
+    "Entry",
+    "choose",
+    "describe",
+    "entries",
+    "left_alone",
+    "prune",
+    "removable",
+    "remove",
+    "shipped_entries",
+    "verify",
+]
 
 _SECONDS_PER_DAY = 86_400.0
 _SHORTEST_KEY = 4
+_SHORTEST_KEY_TO_REMOVE = 8
+_DEPENDENTS_FIRST = ("scores", "policies", "trace-parts", "traces", "converted", "training", "networks")
 
 
 @dataclass(frozen=True)
@@ -46,9 +61,14 @@ class Entry:
     damage: str = ""
 
 
-def entries(store: Store) -> list[Entry]:
+def entries(store: Store, kinds: Sequence[str] = KINDS) -> list[Entry]:
     """The artifacts of a store, by kind and key."""
-    return [_entry(path, kind, path.stem) for kind, path in _artifact_files(store)]
+    return [_entry(path, kind, path.stem) for kind, path in _artifact_files(store) if kind in kinds]
+
+
+def left_alone(store: Store) -> list[str]:
+    """Return a line for each link, FIFO, socket and device below the store's folder; no command touches any of them."""
+    return [one_line(f"{path}: is {what}; left alone, and not followed") for path, what in strangers(store.root)]
 
 
 def shipped_entries(zoo: Path = ZOO) -> list[Entry]:
@@ -79,6 +99,60 @@ def choose(found: Sequence[Entry], names: Sequence[str]) -> list[Entry]:
     return list(chosen.values())
 
 
+def removable(store: Store, names: Sequence[str]) -> list[Entry]:
+    """Return the artifacts of this store that ``remove`` is to delete.
+
+    Args:
+        names: of workloads, for everything that was made for them, finished or not; or the first digits, at least
+            eight, of a key or of KIND/KEY, for one artifact.
+
+    Raises:
+        UsageError: a name fits nothing here, or several artifacts; nothing is removed for the others either.
+    """
+    found = entries(store)
+    chosen: dict[tuple[str, str], Entry] = {}
+    for name in names:
+        for entry in _of_workload(found, name) or [_of_key(found, name)]:
+            chosen[entry.kind, entry.key] = entry
+    return sorted(chosen.values(), key=lambda entry: (_DEPENDENTS_FIRST.index(entry.kind), entry.key))
+
+
+def remove(store: Store, chosen: Sequence[Entry]) -> None:
+    """Delete artifacts from the store's own folder, in the order given. Raises StoreError for one that can't be."""
+    for entry in chosen:
+        store.remove_here(entry.kind, entry.key)
+
+
+def _of_workload(found: Sequence[Entry], name: str) -> list[Entry]:
+    """What was made for a workload; policies, and what doesn't say so itself, by the artifacts it belongs to."""
+    own = {(entry.kind, entry.key): entry for entry in found if entry.workload == name}
+    if not name:
+        return []
+    for entry in found:
+        of = {"policies": ("traces", _calibration(entry)), "trace-parts": ("traces", str(entry.metadata.get("trace")))}
+        if of.get(entry.kind, ("networks", entry.key if entry.kind == "training" else "")) in own:
+            own[entry.kind, entry.key] = entry
+    return list(own.values())
+
+
+def _of_key(found: Sequence[Entry], name: str) -> Entry:
+    fitting = [e for e in found if name and (e.key.startswith(name) or f"{e.kind}/{e.key}".startswith(name))]
+    key = name.rpartition("/")[2]
+    if fitting and len(key) >= _SHORTEST_KEY_TO_REMOVE:
+        if len(fitting) == 1:
+            return fitting[0]
+        shown = ", ".join(f"{entry.kind}/{entry.key[:16]}" for entry in fitting[:3])
+        raise UsageError(one_line(f"{name}: several artifacts begin like this ({shown}); give more of KIND/KEY"))
+    if fitting:
+        raise UsageError(one_line(f"{name}: too short; give a key's first {_SHORTEST_KEY_TO_REMOVE} digits or more"))
+    shipped = shipped_entries()
+    if any(name in {e.workload, e.key, f"{e.kind}/{e.key}"} for e in shipped):
+        raise UsageError(one_line(f"{name}: comes with the package; this store has nothing of it to remove"))
+    keys = {entry.key[: max(len(key), _SHORTEST_KEY_TO_REMOVE)] for entry in found}
+    close = nearest(name, sorted({entry.workload for entry in found if entry.workload} | keys))
+    raise UsageError(one_line(f"{name}: neither a workload nor a key of this store{close}; see `exitbench store list`"))
+
+
 def describe(entry: Entry) -> dict[str, Any]:
     """Everything that an artifact's header says, JSON-able. Raises StoreError for one that is damaged."""
     if entry.damage:
@@ -104,12 +178,14 @@ def verify(store: Store) -> tuple[int, list[str]]:
             whole += 1
         except StoreError as error:
             problems.append(one_line(str(error)))
+    odd = {path for path, _ in strangers(store.root)}
+    notes = {(name, f"{kind}-{key}") for name in (LOCKS, UNSENT) for kind, key in notes_of(store.root, name)}
     for path in sorted(store.root.rglob("*")):
         inside = path.relative_to(store.root).parts
-        ours = inside[0] in (LOCKS, UNSENT) or any(part.startswith(UNFINISHED) for part in inside)
-        if path not in known and not ours and (path.is_symlink() or not path.is_dir()):
+        ours = inside in notes or any(part.startswith(UNFINISHED) for part in inside)
+        if path not in known | odd and (path.is_symlink() or not (ours or path.is_dir())):
             problems.append(one_line(f"{path}: unknown; no artifact is called like this"))
-    return whole, problems
+    return whole, [*problems, *left_alone(store)]
 
 
 def prune(store: Store, *, older_than: float | None = None, dry_run: bool = False) -> list[str]:
@@ -117,13 +193,13 @@ def prune(store: Store, *, older_than: float | None = None, dry_run: bool = Fals
 
     That is: what stopped processes left unfinished, damaged artifacts, training states and parts of traces whose
     network or trace is whole by now, and scores and converted networks where there are newer ones of the same, made by
-    changed code, say. What other programs put there stays.
+    changed code, say. What other programs put there stays, and so do links and what they lead to.
 
     Args:
         older_than: days; artifacts that were written longer ago go too.
         dry_run: remove nothing, only say what would be.
     """
-    removed = [f"{path}: left by a run that was stopped" for path in _left(store.root, remove=not dry_run)]
+    removed = [f"{path}: left by a run that was stopped" for path in abandoned(store.root, remove=not dry_run)]
     outdated = _outdated(store)
     for kind, path in _artifact_files(store):
         status = path.stat()
@@ -163,25 +239,16 @@ def _no_longer_wanted(store: Store, kind: str, path: Path) -> str:
         return str(error).removeprefix(f"{path}: ")
     except StoreError:
         return ""  # that it can't be read says nothing about its content
-    if kind == "training" and store.path("networks", path.stem).exists():
+    if kind == "training" and is_regular(store.root, store.path("networks", path.stem)):
         return "its network is trained"
-    if kind == "trace-parts" and store.path("traces", str(metadata.get("trace"))).exists():
+    if kind == "trace-parts" and is_regular(store.root, store.path("traces", str(metadata.get("trace")))):
         return "its trace is whole"
     return ""
 
 
-def _left(root: Path, *, remove: bool) -> Iterator[Path]:
-    """What was left unfinished anywhere below ``root``, and locks that nobody holds."""
-    yield from unfinished(root / LOCKS, pattern="*", remove=remove)
-    for folder in [root, *(path for path in sorted(root.rglob("*")) if path.is_dir())]:
-        if not any(part.startswith(UNFINISHED) for part in folder.relative_to(root).parts):
-            yield from unfinished(folder, remove=remove)
-
-
 def _artifact_files(store: Store) -> list[tuple[str, Path]]:
     """(kind, path) of every file that is where an artifact would be."""
-    found = [(kind, path) for kind in KINDS for path in sorted((store.root / kind).glob("*/*.safetensors"))]
-    return [(kind, path) for kind, path in found if path == store.path(kind, path.stem) and path.is_file()]
+    return [(kind, path) for kind in KINDS for path in store.files(kind)]
 
 
 def _entry(path: Path, kind: str, key: str = "") -> Entry:
@@ -215,7 +282,9 @@ def _words(kind: str, metadata: Mapping[str, Any], header: Mapping[str, str]) ->
     elif kind == "scores":
         workload, detail = str(metadata["workload"]), str(metadata["strategy"])
     elif kind == "training":
-        detail = f"after epoch {len(metadata['history'])}"
+        workload, detail = str(metadata.get("workload", "")), f"after epoch {len(metadata['history'])}"
+    elif kind == "trace-parts":
+        workload = str(metadata.get("workload", ""))
     return workload, one_line(" ".join(word for word in (workload, detail) if word))
 
 

@@ -17,8 +17,9 @@ import torch
 from bench_core.costs.operations import Operations, Overhead
 from bench_core.digests import canonical_json, json_digest
 from bench_core.environment import environment
-from bench_core.errors import StoreError
+from bench_core.errors import PluginError, StoreError, UsageError
 from bench_core.exits import ExitPolicy, ExitStrategy, NeverExit, PolicyFamily
+from bench_core.plugin_code import code_of_class, refuse_changed
 from bench_core.progress import note
 from bench_core.provenance import code_digest
 from bench_core.replay import outcome_at
@@ -122,6 +123,12 @@ class KeptScores:
             text = json.dumps(record, default=np.generic.item)
         except (TypeError, ValueError, RecursionError):
             return None  # knob values that are no JSON
+        try:
+            refuse_changed(code_of_class(type(strategy)))
+            self.workload.made_with.refuse_changes()
+        except (PluginError, UsageError) as error:
+            note(f"{error}; scores of {strategy.label} on {self.workload.spec.name} are not kept")
+            return None
         metadata = {
             "workload": self.workload.spec.name,
             "strategy": strategy.label,

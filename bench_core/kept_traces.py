@@ -5,13 +5,19 @@ from pathlib import Path
 from bench_core.errors import UsageError
 from bench_core.trace import Trace
 from bench_core.trace_files import load_trace
+from bench_core.whole_folder import place_of
 
-__all__ = ["kept_trace", "trace_path"]
+__all__ = ["kept_trace", "trace_name", "trace_path"]
 
 
 def trace_path(results: Path, workload: str, split: str) -> Path:
     """Where the board in ``results`` keeps a trace."""
-    return results / "traces" / f"{workload}-{split}.safetensors"
+    return place_of(results, f"traces/{trace_name(workload, split)}")
+
+
+def trace_name(workload: str, what: str) -> str:
+    """Return the file name of a trace beside a board: of a split, or of corrupted samples of one."""
+    return f"{workload}-{what}.safetensors"
 
 
 def kept_trace(path: Path, digest: str | None) -> Trace:

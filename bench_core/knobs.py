@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, Self
 
 from bench_core.errors import UsageError
 
-__all__ = ["Configurable", "Knob", "KnobValue", "nearest"]
+__all__ = ["Configurable", "Knob", "KnobValue", "in_json", "nearest", "plain_value"]
 
 KnobValue = float | int | str | bool
 
@@ -37,8 +37,11 @@ class Knob:
     choices: tuple[str, ...] = ()
     help: str = ""
 
-    def parse(self, value: object, owner: str) -> KnobValue:
-        """``value`` (text from a command line, or a number) as this knob's type. Raises UsageError."""
+    def parse(self, value: object, owner: str, *, ends: bool = False) -> KnobValue:
+        """``value`` (text from a command line, or a number) as this knob's type. Raises UsageError.
+
+        ``ends`` allows infinite numbers where the range has no end, as the ends of a family are.
+        """
         if self.kind == "choice":
             if value not in self.choices:
                 raise UsageError(f"{owner}: {self.name} = {value!s} is not one of {', '.join(self.choices)}")
@@ -51,7 +54,7 @@ class Knob:
             raise UsageError(f"{owner}: {self.name} = {value!s} is not {self._kind_in_words}") from None
         below = number <= self.low if self.open_low else number < self.low
         above = number >= self.high if self.open_high else number > self.high
-        if below or above or not math.isfinite(number):
+        if below or above or math.isnan(number) or (math.isinf(number) and not ends):
             raise UsageError(f"{owner}: {self.name} = {value!s} is outside {self.range_text}")
         return number
 
@@ -112,6 +115,23 @@ class Configurable:
         twin = copy.copy(self)
         twin.parameters = dict(self.parameters)
         return twin
+
+
+def plain_value(value: object) -> KnobValue:
+    """Return a knob's value as Python's own type; infinite numbers are values like others.
+
+    Raises UsageError for NaN and for what is no number, text or flag.
+    """
+    plain = value.item() if hasattr(value, "item") and getattr(value, "size", 1) == 1 else value
+    if not isinstance(plain, int | float | str | bool) or (isinstance(plain, float) and math.isnan(plain)):
+        raise UsageError(f"a knob's value must be a number or a text, not {value!r:.60}")
+    return plain
+
+
+def in_json(parameters: Mapping[str, KnobValue | None]) -> dict[str, KnobValue | None]:
+    """Return knob values as JSON can hold them: infinite numbers as texts, ``inf`` and ``-inf``, which knobs take."""
+    infinite = (float("inf"), float("-inf"))
+    return {name: str(value) if value in infinite else value for name, value in parameters.items()}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -4,11 +4,13 @@ Three speed-ups stand on a board and none is computed from another: the ideal on
 the one measured at batch 1, and the one measured at batch B.
 """
 
+import os
 import random
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,9 +21,21 @@ from bench_core.exits import ExitPolicy, NeverExit
 from bench_core.live import LiveSamples, SteppingNetwork, run_live
 from bench_core.progress import progress
 
-__all__ = ["STATIC", "Timings", "measure"]
+__all__ = ["STATIC", "PolicyFailedError", "Timings", "measure"]
 
 STATIC = "static"
+BUSY = 0.5  # processors that other programs may use while times are taken
+SPREAD = 0.25  # of static T: interquartile range over its median
+_MOMENT = 0.5  # seconds
+_ENOUGH = 8  # times, of which a range says something
+
+
+class PolicyFailedError(Exception):
+    """A policy that raised while it was timed."""
+
+    def __init__(self, name: str, error: Exception) -> None:
+        super().__init__(f"{type(error).__name__}: {error}")
+        self.name = name
 
 
 @dataclass(frozen=True)
@@ -36,12 +50,25 @@ class Timings:
         seconds: by policy, float64 [units, repetitions].
         joules: the same of the machine's meter; None where it has none that may be read, and at batch 1, where a unit
             is shorter than the meter's own step.
+        others: processors that other programs used meanwhile, on average; None where that can't be told.
     """
 
     batch: int
     samples: int
     seconds: Mapping[str, Array]
     joules: Mapping[str, Array] | None = None
+    others: float | None = None
+
+    @property
+    def remark(self) -> str:
+        """Why the times are doubtful: a busy machine, or static T that varies by more than ``SPREAD``; else empty."""
+        found = []
+        if self.others is not None and self.others > BUSY:
+            found.append(f"busy, other programs used {self.others:.1f} of {os.cpu_count()} processors")
+        times = self.seconds[STATIC].ravel()
+        if len(times) >= _ENOUGH and (spread := _spread(times) / float(np.median(times))) > SPREAD:
+            found.append(f"static T varied by {100 * spread:.0f} %")
+        return "; ".join(found)
 
     def speedups(self, policy: str) -> Array:
         """Time of static T over that of the policy, all units together, float64 [repetitions]."""
@@ -101,6 +128,9 @@ def measure(
         threads: that torch may use meanwhile.
         title: shown with the progress, which counts samples at batch 1, else passes.
         seed: of the random order.
+
+    Raises:
+        PolicyFailedError: which names the policy.
     """
     everything: dict[str, ExitPolicy] = {STATIC: NeverExit(), **policies}
     units = [samples] if batch > 1 else [samples.at(torch.tensor([number])) for number in range(len(samples))]
@@ -110,12 +140,16 @@ def measure(
     joules = {name: np.empty((len(units), repetitions)) for name in everything}
 
     def run(name: str, unit: LiveSamples) -> None:
-        run_live(network, unit, everything[name], batch=batch, refill=name != STATIC)
+        try:
+            run_live(network, unit, everything[name], batch=batch, refill=name != STATIC)
+        except Exception as error:  # a plugin may raise anything
+            raise PolicyFailedError(name, error) from error
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
     order = random.Random(seed)
     steps, step = (len(units), "samples") if batch == 1 else (len(everything) * repetitions, "passes")
+    load = OtherPrograms()
     with progress(title, steps, step) as advance, _threads(threads):
         for name in everything:
             run(name, samples.at(torch.arange(min(batch if name == STATIC else 8, len(units[0])))))
@@ -133,7 +167,32 @@ def measure(
                     advance()
             if batch == 1:
                 advance()
-    return Timings(batch, len(samples), seconds, joules if meter else None)
+    return Timings(batch, len(samples), seconds, joules if meter else None, load.processors())
+
+
+class OtherPrograms:
+    """How many processors programs beside this one have used since this object was made."""
+
+    def __init__(self) -> None:
+        self._start, self._used = time.monotonic(), _used_by_others()
+
+    def processors(self) -> float | None:
+        """Return their number on average; None where the system doesn't say, and for less than a moment."""
+        used, elapsed = _used_by_others(), time.monotonic() - self._start
+        if used is None or self._used is None or elapsed < _MOMENT:
+            return None
+        return max(0.0, used - self._used) / elapsed
+
+
+def _used_by_others() -> float | None:
+    """Seconds that processors have worked for other programs, as Linux counts them."""
+    try:
+        cells = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()
+        working = [int(cells[place]) for place in (1, 2, 3, 6, 7, 8)]  # all but idle, waiting and guests
+    except (OSError, ValueError, IndexError):
+        return None
+    own = os.times()
+    return sum(working) / os.sysconf("SC_CLK_TCK") - own.user - own.system
 
 
 @contextmanager

@@ -336,4 +336,7 @@ def _remark(row: dict[object, object]) -> str:
     parts = [str(row["status"])] if row["status"] != "ok" else []
     if not pd.isna(row["note"]) and row["note"]:  # type: ignore[call-overload]
         parts.append(str(row["note"]))
+    clock = row.get("clock_remark")
+    if isinstance(clock, str) and clock:
+        parts.append(f"wall clock: {clock}")
     return "; ".join(parts)

@@ -184,7 +184,7 @@ def _compare_conditions(
     assert sides.suite.shift is not None and sides.committed.shift is not None
     (spec,) = (spec for spec in sides.suite.workloads if spec.name == name)
     conditions = read_conditions(
-        sides.place / "traces",
+        sides.place,
         name,
         test,
         spec=sides.suite.shift,

@@ -15,13 +15,14 @@ from bench_core.data import SPLITS, Dataset, ImageSplit
 from bench_core.errors import DataError, UsageError
 from bench_core.exits import ExitPolicy, ExitStrategy, Requirement, ScoreFamily
 from bench_core.files import refuse_outputs
-from bench_core.knobs import KnobValue, nearest
+from bench_core.foreign_code import foreign_code
+from bench_core.knobs import KnobValue, in_json, nearest
 from bench_core.metrics import ReferencePoints, reference_points, static_accuracy
 from bench_core.plugin_manager import Registry
 from bench_core.progress import note
 from bench_core.replay import InputFrames, Outcome
 from bench_core.results import write_text
-from bench_core.scoring import Contest, Recorded, fit_family, halve, policy_samples, score_strategy
+from bench_core.scoring import Artifacts, Contest, Recorded, fit_family, halve, policy_samples, score_strategy
 from bench_core.selection import OperatingPoint
 from bench_core.shards import read_index
 from bench_core.store import Store
@@ -84,7 +85,7 @@ class ReplayResult:
         points = self.references
         return {
             "strategy": self.strategy,
-            "parameters": self.parameters,
+            "parameters": in_json(self.parameters),
             "operating_point": self.operating_point,
             "status": self.status,
             "samples": len(self.test),
@@ -226,7 +227,7 @@ class PolicyChoice:
         """
         rest = dict(settings)
         knob = strategy.family_knob
-        value = knob.parse(rest.pop(knob.name), strategy.name) if knob.name in rest else None
+        value = knob.parse(rest.pop(knob.name), strategy.name, ends=True) if knob.name in rest else None
         if unknown := [name for name in rest if name not in {k.name for k in strategy.knobs}]:
             offered = [knob.name, *(k.name for k in strategy.knobs)]
             hint = nearest(unknown[0], offered)
@@ -252,6 +253,10 @@ class PolicyChoice:
         """
         half = "fit" if self.value is None else "all"
         artifacts = policy_artifacts(store, {**identity, "half": half}) if store else None
+        with foreign_code(f"strategy {self.strategy.name}"):
+            return self._fitted(calibration, test, artifacts)
+
+    def _fitted(self, calibration: Recorded, test: Recorded, artifacts: Artifacts | None) -> ChosenPolicy:
         knob = self.strategy.family_knob.name
         if self.value is not None:
             family = fit_family(self.strategy, calibration, artifacts)

@@ -6,13 +6,14 @@ from bench_core.costs.models import CostModel
 from bench_core.costs.operations import FirstLayer
 from bench_core.errors import UsageError
 from bench_core.exits import ExitStrategy
+from bench_core.foreign_code import STAGE_MINUTES, STRATEGY_MINUTES
 from bench_core.plugin_manager import Registry
 from bench_core.provenance import code_digest
 from bench_core.selection import OperatingPoint
 from bench_core.stages import Workload
 from bench_core.suite import EVERY_STRATEGY, CostModelSpec, ShiftSpec, Suite
 
-__all__ = ["Competitor", "Plan", "competitors", "plan"]
+__all__ = ["Competitor", "Limits", "Plan", "competitors", "plan"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,19 @@ class Competitor:
 
     label: str
     strategy: ExitStrategy
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Minutes until code is interrupted: a strategy on a workload, and a stage that trains, converts or records."""
+
+    strategy: float = STRATEGY_MINUTES
+    stage: float = STAGE_MINUTES
+
+    @classmethod
+    def of(cls, minutes: float | None) -> "Limits":
+        """Return the same limit for both, or the defaults."""
+        return cls() if minutes is None else cls(minutes, minutes)
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,7 @@ class Plan:
     competitors: list[Competitor]
     workloads: list[Workload]
     shift: ShiftSpec | None
+    limits: Limits = Limits()
 
 
 def plan(suite: Suite, registry: Registry) -> Plan:
@@ -44,6 +59,7 @@ def plan(suite: Suite, registry: Registry) -> Plan:
         competitors(suite, registry),
         [Workload.resolve(spec, registry) for spec in suite.workloads],
         suite.shift,
+        Limits.of(suite.limit_minutes),
     )
     loaded: list[type] = [type(one.strategy) for one in found.competitors]
     loaded += [type(one.converter) for one in found.workloads if one.converter is not None]

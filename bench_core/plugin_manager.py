@@ -11,8 +11,9 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.abc import Loader
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,17 +24,24 @@ from bench_core import hookspecs
 from bench_core.conversion import Converter
 from bench_core.costs import CostModel
 from bench_core.data import Dataset
-from bench_core.errors import PluginError, UsageError
+from bench_core.errors import ForeignCodeError, PluginError, UsageError
 from bench_core.exits import ExitStrategy
-from bench_core.knobs import Knob, nearest
+from bench_core.foreign_code import STRATEGY_MINUTES, foreign_code
+from bench_core.knobs import Configurable, Knob, nearest
+from bench_core.plugin_code import (
+    GROUP,
+    SHIPPED_DISTRIBUTION,
+    LoadedCode,
+    SourceLoader,
+    code_of_class,
+    load_watched,
+    shipped_packages,
+)
 from bench_core.snn.models import Model
 from bench_core.tracebacks import described, full_traceback
 from bench_core.training import Regularizer
 
 __all__ = ["PluginRecord", "Registry", "load_registry"]
-
-GROUP = "exitbench"
-SHIPPED_DISTRIBUTION = "exitbench"
 
 
 @dataclass
@@ -45,6 +53,7 @@ class PluginRecord:
         distribution, version: of the package it came with; a file has none.
         provides: what it registered, as ``kind: name``.
         problem: empty, or why it (or a part of it) is left out.
+        code: as it was loaded; None for what comes with this package, and for what can't be loaded.
         traceback: of what it raised, as Python prints it.
     """
 
@@ -53,6 +62,7 @@ class PluginRecord:
     version: str
     provides: list[str] = field(default_factory=list)
     problem: str = ""
+    code: LoadedCode | None = field(default=None, repr=False, compare=False)
     traceback: str = ""
 
 
@@ -80,6 +90,13 @@ class Registry:
             )
         return known[name]
 
+    def code_of(self, kind: str, name: str) -> list[LoadedCode]:
+        """Return the plugin code that an object is made by, as it was loaded; nothing for what is shipped."""
+        owner = self.owners.get((kind, name))
+        own = [owner.code] if owner is not None and owner.code is not None else []
+        found = {code.digest: code for code in [*code_of_class(type(getattr(self, kind)[name])), *own]}
+        return list(found.values())
+
     @property
     def problems(self) -> list[PluginError]:
         """One error per plugin of which something is left out."""
@@ -104,8 +121,12 @@ _HOOKS: dict[str, tuple[str, type]] = {
 }
 
 
-def load_registry(files: Iterable[Path] = ()) -> Registry:
-    """Load every installed plugin and the given single-file ones.
+def load_registry(files: Iterable[Path] = (), *, minutes: float = STRATEGY_MINUTES) -> Registry:
+    """Load every installed plugin and the given single-file ones, each as foreign code (``bench_core.foreign_code``).
+
+    Args:
+        files: single-file plugins.
+        minutes: until a plugin that is still loading is interrupted.
 
     Raises UsageError for a file that isn't there or isn't Python's. Raises PluginError for a broken plugin only where
     ``EXITBENCH_STRICT_PLUGINS=1`` is set; elsewhere it stands in ``Registry.problems``.
@@ -116,13 +137,14 @@ def load_registry(files: Iterable[Path] = ()) -> Registry:
     for record, load in [*_installed(), *_from_files(files)]:
         registry.plugins.append(record)
         try:
-            plugin = load()
-            manager.register(plugin, name=f"{record.distribution}:{record.name}")
-            _refuse_unknown_hooks(plugin)
-            _collect(registry, record, manager, plugin)
+            with foreign_code(f"plugin {record.name}", minutes=minutes):
+                plugin = load()
+                manager.register(plugin, name=f"{record.distribution}:{record.name}")
+                _refuse_unknown_hooks(plugin)
+                _collect(registry, record, manager, plugin)
             if not manager.get_hookcallers(plugin):
                 raise PluginError(record.name, "registers nothing; is @hookimpl missing?")
-        except (Exception, SystemExit) as error:  # whatever a plugin raises is that plugin's problem, not the run's
+        except Exception as error:  # whatever a plugin raises is that plugin's problem, not the run's
             if os.environ.get("EXITBENCH_STRICT_PLUGINS") == "1":
                 raise
             record.problem = record.problem or _last_line(error)
@@ -135,7 +157,9 @@ def _installed() -> list[tuple[PluginRecord, Callable[[], Any]]]:
     for entry in importlib.metadata.entry_points(group=GROUP):
         distribution = entry.dist.name if entry.dist else "unknown"
         version = entry.dist.version if entry.dist else "unknown"
-        found.append((PluginRecord(entry.name, distribution, version), entry.load))
+        record = PluginRecord(entry.name, distribution, version)
+        shipped = distribution == SHIPPED_DISTRIBUTION and entry.module.partition(".")[0] in shipped_packages()
+        found.append((record, entry.load if shipped else partial(_watched, record, entry.module, entry.load)))
     return sorted(
         found, key=lambda pair: (pair[0].distribution != SHIPPED_DISTRIBUTION, pair[0].distribution, pair[0].name)
     )
@@ -143,20 +167,35 @@ def _installed() -> list[tuple[PluginRecord, Callable[[], Any]]]:
 
 def _from_files(files: Iterable[Path]) -> list[tuple[PluginRecord, Callable[[], Any]]]:
     found: list[tuple[PluginRecord, Callable[[], Any]]] = []
+    names: set[str] = set()
     for path in files:
         if not path.is_file():
             raise UsageError(f"--plugin {path}: no such file")
-        spec = importlib.util.spec_from_file_location(f"exitbench_file_{path.stem}", path)
+        name = f"exitbench_file_{path.stem}"
+        while name in names:  # of another folder
+            name += "_"
+        names.add(name)
+        spec = importlib.util.spec_from_file_location(name, path.resolve())
         if spec is None or spec.loader is None:
             raise UsageError(f"--plugin {path}: not a Python file; its name has to end in .py")
+
+        if type(spec.loader) is SourceFileLoader:
+            spec.loader = SourceLoader(spec.name, str(path.resolve()))
 
         def load(spec: ModuleSpec = spec, loader: Loader = spec.loader) -> ModuleType:
             module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
             loader.exec_module(module)
             return module
 
-        found.append((PluginRecord(path.stem, str(path), "file"), load))
+        record = PluginRecord(path.stem, str(path), "file")
+        found.append((record, partial(_watched, record, spec.name, load, file=path.resolve())))
     return found
+
+
+def _watched(record: PluginRecord, module: str, load: Callable[[], Any], *, file: Path | None = None) -> Any:
+    """Load a plugin that is none of ours, and note its code."""
+    plugin, record.code = load_watched(record.name, module, load, file=file)
+    return plugin
 
 
 def _refuse_unknown_hooks(plugin: object) -> None:
@@ -184,6 +223,7 @@ def _collect(registry: Registry, record: PluginRecord, manager: pluggy.PluginMan
                     problems.append(f"the {_SINGULAR[kind]} name {item.name!r} is taken by {by}")
                     continue
                 known[item.name] = item
+                code_of_class(type(item))  # now, while the modules that it is from are those that were just loaded
                 registry.owners[kind, item.name] = record
                 record.provides.append(f"{_SINGULAR[kind]}: {item.name}")
     if problems:
@@ -202,13 +242,25 @@ def _checked(hook: str, base: type, returned: object) -> list[Any]:
             raise PluginError(hook, f"{hook} returned {type(item).__name__}, whose name {name!r:.60} is no short text")
         if isinstance(item, ExitStrategy) and not isinstance(getattr(item, "family_knob", None), Knob):
             raise PluginError(hook, f"strategy {name} has no family_knob, a bench_core.Knob")
+        if isinstance(item, Configurable):
+            _check_configurable(hook, item)
         if isinstance(item, CostModel) and not (item.unit in ("J", "E(1)") and item.latency_unit in ("s", "timestep")):
             offered = "unit is J or E(1), latency_unit s or timestep"
             raise PluginError(hook, f"cost model {name} is in {item.unit!r} and {item.latency_unit!r}; {offered}")
     return items
 
 
+def _check_configurable(hook: str, item: Configurable) -> None:
+    """Make the object anew as a run does. Raises PluginError where that fails, or where its label is no text."""
+    try:
+        twin = item.with_parameters({})
+    except Exception as error:
+        raise PluginError(hook, f"{item.name} can't be made with its defaults ({_last_line(error)})") from error
+    if type(twin) is not type(item) or not isinstance(twin.label, str) or not twin.label.isprintable():
+        raise PluginError(hook, f"{item.name} made with its defaults is {twin!r:.60}, which has no label")
+
+
 def _last_line(error: BaseException) -> str:
-    if isinstance(error, PluginError):
+    if isinstance(error, PluginError | ForeignCodeError):
         return error.message
     return described(error)

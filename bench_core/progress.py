@@ -13,6 +13,7 @@ __all__ = ["Advance", "collected", "note", "progress"]
 Advance = Callable[..., None]
 _SECONDS_BETWEEN_LINES = 10.0
 _collected: list[str] | None = None
+_pass_on: Callable[[str], None] | None = None
 
 
 def note(text: str) -> None:
@@ -20,20 +21,25 @@ def note(text: str) -> None:
     text = printable(text)
     if _collected is not None:
         _collected.append(text)
+        if _pass_on is not None:
+            _pass_on(text)
     elif sys.stderr is not None:
         with suppress(OSError, ValueError):  # ValueError: it was closed
             print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
-def collected() -> Iterator[list[str]]:
-    """Collect what this process would say, notes and the last line of each progress, instead of printing it."""
-    global _collected  # noqa: PLW0603  # as stderr is
-    before, _collected = _collected, []
+def collected(pass_on: Callable[[str], None] | None = None) -> Iterator[list[str]]:
+    """Collect what this process would say, notes and the last line of each progress, instead of printing it.
+
+    ``pass_on`` is called with each line as it is said.
+    """
+    global _collected, _pass_on  # as stderr is
+    before, _collected, _pass_on = (_collected, _pass_on), [], pass_on
     try:
         yield _collected
     finally:
-        _collected = before
+        _collected, _pass_on = before
 
 
 @contextmanager

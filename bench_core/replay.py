@@ -11,6 +11,7 @@ import torch
 from bench_core.errors import PluginError
 from bench_core.evidence import Evidence, InputFrames, Look, read_together, samples_together
 from bench_core.exits import ExitPolicy, ScoreStrategy, State, checked_score
+from bench_core.foreign_code import end_stray_child
 from bench_core.trace import Trace
 
 __all__ = [
@@ -114,6 +115,7 @@ class ExitController:
             return self._finish_all(total, forced=True)
         batch = step.shape[0]
         stop, state = self._policy.should_exit(self._evidence(step, total), self._state)
+        end_stray_child()
         if not isinstance(stop, torch.Tensor) or stop.dtype != torch.bool or stop.shape != (batch,):
             raise PluginError(type(self._policy).__name__, f"should_exit must give bool [{batch}]")
         self._state = self._checked(state)

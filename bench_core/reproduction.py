@@ -26,7 +26,7 @@ from bench_core.network_agreement import TwoBoards, compare_networks
 from bench_core.planning import plan
 from bench_core.plugin_manager import Registry
 from bench_core.replayed_board import Tested, briefly, suite_of, tested
-from bench_core.results import Board, read_board, write_tables
+from bench_core.results import Board, read_board, refuse_board, write_tables
 from bench_core.shift import Condition, shift_table
 from bench_core.shift_recording import read_conditions
 from bench_core.stages import Workload
@@ -37,7 +37,13 @@ __all__ = ["compare_with", "reproduce_board"]
 
 
 def reproduce_board(
-    folder: Path, registry: Registry, *, from_weights: bool, keep: Path | None = None, store: Store | None = None
+    folder: Path,
+    registry: Registry,
+    *,
+    from_weights: bool,
+    keep: Path | None = None,
+    store: Store | None = None,
+    verified: bool = True,
 ) -> Reproduction:
     """Recompute the board in ``folder`` and compare.
 
@@ -45,11 +51,14 @@ def reproduce_board(
         from_weights: run the networks again instead of replaying the committed traces.
         keep: folder to write the recomputed tables to.
         store: where networks and policy networks are taken from; default the user's.
+        verified: as of ``read_board``.
 
     Raises:
-        UsageError: when there is no board, or no traces or weights, to start from.
+        UsageError: when there is no board, or no traces or weights, to start from, or ``keep`` holds a board.
     """
-    committed = read_board(folder)
+    if keep is not None:
+        refuse_board(keep)
+    committed = read_board(folder, verified=verified)
     suite, store, result = suite_of(committed, folder), store or default_store(), Reproduction()
     if not from_weights:
         board, found = _from_traces(committed, suite, folder, registry, store)
@@ -69,17 +78,20 @@ def reproduce_board(
     return result
 
 
-def compare_with(folder: Path, made: Path, registry: Registry, *, store: Store | None = None) -> Reproduction:
+def compare_with(
+    folder: Path, made: Path, registry: Registry, *, store: Store | None = None, verified: bool = True
+) -> Reproduction:
     """Compare the board in ``folder`` with one that the same suite made elsewhere, as if from weights.
 
     Args:
         made: its folder; traces that aren't beside it are taken from the store.
         store: default the user's.
+        verified: as of ``read_board``, for both.
 
     Raises:
         UsageError: when there is no board, it is of another suite, or its traces can't be had.
     """
-    committed, board = read_board(folder), read_board(made)
+    committed, board = (read_board(place, verified=verified) for place in (folder, made))
     suite = suite_of(committed, folder)
     other = suite_of(board, made)
     if briefly(other) != briefly(suite):
@@ -91,7 +103,6 @@ def compare_with(folder: Path, made: Path, registry: Registry, *, store: Store |
 
 def _keep(board: Board, keep: Path | None) -> None:
     if keep is not None:
-        keep.mkdir(parents=True, exist_ok=True)
         write_tables(board, keep)
 
 
@@ -116,7 +127,7 @@ def _conditions(
     conditions = {}
     for spec in suite.workloads:
         own = read_conditions(
-            folder / "traces",
+            folder,
             spec.name,
             found[spec.name].test,
             spec=suite.shift,
@@ -148,7 +159,7 @@ def _bring_weights(committed: Board, suite: Suite, registry: Registry, store: St
         if weights.digest != facts["weights"]:
             yield f"{spec.name}: weights: expected {facts['weights']}, found {weights.digest}"
         copy_artifact(weights, fresh.path("networks", key))
-        for path in sorted(store.root.glob("policies/*/*.safetensors")):
+        for path in store.files("policies"):
             policy = read_artifact(path)
             if policy.metadata.get("calibration", {}).get("trace") == facts["recording"]["calibration"]:
                 copy_artifact(policy, fresh.path("policies", policy.metadata["key"]))

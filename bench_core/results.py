@@ -1,43 +1,47 @@
 """A board in memory and its files: deterministic tables, measurements (csv), manifest.json, leaderboard.md.
 
-The tables of ``TABLES`` are deterministic, and so are those of ``OPTIONAL_TABLES``, which only some boards have. What
-a clock said is no part of them and lives in ``KEPT_TABLES``: wall clock (joined when a board is shown, it stays until
-it is measured again), every single measurement, and what training took. What papers published is read from beside the
+Its files are replaced in one step (``whole_folder.py``) and checked when they are read (``board_files.py``). The
+tables of ``TABLES`` are deterministic, and so are those of ``OPTIONAL_TABLES``, which only some boards have. What a
+clock said is no part of them and lives in ``KEPT_TABLES``: wall clock (joined when a board is shown, it stays until it
+is measured again), every single measurement, and what training took. What papers published is read from beside the
 board (``published.py``).
 """
 
-import contextlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bench_core.cells import check_cells
-from bench_core.columns import (
-    CLASS_COLUMNS,
-    CURVE_COLUMNS,
-    MEASUREMENT_COLUMNS,
-    PAIRWISE_COLUMNS,
-    RAW_COLUMNS,
-    RELIABILITY_COLUMNS,
-    SCHEMA,
-    SEED_COLUMNS,
-    SHIFT_COLUMNS,
-    SUMMARY_COLUMNS,
-    TRAINING_COLUMNS,
-    WORKLOAD_COLUMNS,
+from bench_core.board_files import (
+    FIXED_COLUMNS,
+    KEPT_TABLES,
+    LEADERBOARD,
+    MANIFEST,
+    OPTIONAL_TABLES,
+    OWN_FILES,
+    TABLES,
+    digest_of,
+    kept_content,
+    read_files,
 )
-from bench_core.csv_tables import csv_text, read_table
+from bench_core.cells import check_cells
+from bench_core.columns import MEASUREMENT_COLUMNS, RAW_COLUMNS, SCHEMA
+from bench_core.csv_tables import csv_text, table_of
 from bench_core.errors import StoreError, UsageError
-from bench_core.files import alone_in, read_text
+from bench_core.files import whole_file
 from bench_core.latency import STATIC, Timings
 from bench_core.manifests import check_manifest
 from bench_core.progress import note
 from bench_core.published import read_published
+from bench_core.trace import Trace
+from bench_core.trace_files import save_trace
+from bench_core.whole_folder import Writer, replace_files
 
 __all__ = [
     "OPTIONAL_TABLES",
@@ -46,23 +50,13 @@ __all__ = [
     "make_folder",
     "read_board",
     "read_kept",
-    "read_table",
+    "refuse_board",
     "write_board",
     "write_tables",
     "write_text",
 ]
 
-_FIXED_COLUMNS = {  # rows.csv has more, of the cost models
-    "workloads": WORKLOAD_COLUMNS,
-    "curves": CURVE_COLUMNS,
-    "pairwise": PAIRWISE_COLUMNS,
-    "classes": CLASS_COLUMNS,
-    "reliability": RELIABILITY_COLUMNS,
-    "summary": SUMMARY_COLUMNS,
-}
-TABLES = ("rows", *_FIXED_COLUMNS)
-OPTIONAL_TABLES = {"seeds": SEED_COLUMNS, "shift": SHIFT_COLUMNS}
-KEPT_TABLES = {"measurements": MEASUREMENT_COLUMNS, "measurements-raw": RAW_COLUMNS, "training": TRAINING_COLUMNS}
+_ATTEMPTS = 100  # to make a folder that other processes remove whenever it is empty
 
 
 @dataclass
@@ -83,6 +77,7 @@ class Board:
     shift: pd.DataFrame | None = None  # where the suite asks for corrupted test data
     training: pd.DataFrame | None = None  # what training the networks took, epoch by epoch
     published: pd.DataFrame | None = None  # what papers say of the same data sets; empty where none does
+    problems: list[str] = field(default_factory=list)  # what failed beside rows: tables, cost models, wall clock
 
     def __post_init__(self) -> None:
         self._by_policy: dict[str, dict[str, Any]] = {}
@@ -108,9 +103,9 @@ class Board:
 
     @property
     def failures(self) -> int:
-        """How many rows have no figures because something failed, those under corruption included."""
+        """How much failed: rows without figures, those under corruption included, and other problems."""
         tables = [self.rows] if self.shift is None else [self.rows, self.shift]
-        return sum(int(table["status"].str.startswith("failed").sum()) for table in tables)
+        return len(self.problems) + sum(int(table["status"].str.startswith("failed").sum()) for table in tables)
 
     def is_measured(self, policy: str) -> bool:
         """Whether wall clock is known for the policy of this digest."""
@@ -122,7 +117,9 @@ class Board:
         for policy, seconds in timings.seconds.items():
             if policy != STATIC:
                 figures = timings.latency(policy) if timings.batch == 1 else timings.throughput(policy)
-                self._by_policy[policy] = {**self._by_policy.get(policy, {}), **figures, **facts}
+                before = self._by_policy.get(policy, {})
+                remarks = dict.fromkeys(text for text in (before.get("clock_remark"), timings.remark) if text)
+                self._by_policy[policy] = {**before, **figures, **facts, "clock_remark": "; ".join(remarks)}
             for (unit, repetition), value in np.ndenumerate(seconds):
                 cells = (workload, session, policy, timings.batch, unit, repetition, 1e3 * value)
                 self._raw.append(dict(zip(RAW_COLUMNS, cells, strict=True)))
@@ -149,9 +146,11 @@ class Board:
 def read_kept(folder: Path, name: str) -> pd.DataFrame | None:
     """A table of ``KEPT_TABLES`` that an earlier run left in ``folder``; None where it left none.
 
-    One that can't be read, has other columns or odd cells is said to be passed over, and counts as none.
+    One that can't be read, has other columns or odd cells is said to be passed over, and counts as none; one that was
+    edited since it was written is said to be kept.
     """
-    table = _kept(folder, name)
+    content = kept_content(folder, name)
+    table = None if content is None else _kept_table(folder, name, content)
     try:
         if table is not None:
             check_cells(name, table)
@@ -161,57 +160,88 @@ def read_kept(folder: Path, name: str) -> pd.DataFrame | None:
     return table
 
 
-def _kept(folder: Path, name: str) -> pd.DataFrame | None:
+def _kept_table(folder: Path, name: str, content: bytes) -> pd.DataFrame | None:
     path = folder / f"{name}.csv"
-    if not path.exists():
-        return None
     try:
-        table = read_table(path)
-    except (OSError, ValueError) as error:
+        table = table_of(content.decode())
+    except ValueError as error:
         note(f"{path}: not readable ({error}); passed over")
         return None
+    if name == "measurements" and "clock_remark" not in table:
+        table["clock_remark"] = None  # of a version that didn't look
     if list(table.columns) != list(KEPT_TABLES[name]):
         note(f"{path}: has other columns than schema {SCHEMA}; passed over")
         return None
     return table
 
 
-def write_board(board: Board, folder: Path) -> None:
-    """Write all files of a board, each whole or not at all."""
+def write_board(board: Board, folder: Path, traces: Mapping[str, Trace] | None = None) -> None:
+    """Replace the board in ``folder`` by this one in one step; what else is in the folder stays.
+
+    Args:
+        board: its manifest is written with the sha256 of every table.
+        folder: made if need be.
+        traces: by file name, to be written to ``traces/`` in the same step.
+
+    Raises:
+        UsageError, StoreError: the folder or a file can't be written; the board before is there as it was.
+    """
     from bench_core.report.markdown import markdown
 
     make_folder(folder)
-    with alone_in(folder):  # two runs into one folder: all files are of the one that was last
-        write_tables(board, folder)
-        for name, table in board.kept.items():
-            write_text(folder / f"{name}.csv", csv_text(table))
-        write_text(folder / "manifest.json", json.dumps(board.manifest, indent=1, sort_keys=True) + "\n")
-        write_text(folder / "leaderboard.md", markdown(board))
+    texts = _csv_texts({**board.tables, **board.kept})
+    manifest = {**board.manifest, "sha256": {name: digest_of(text.encode()) for name, text in texts.items()}}
+    texts |= {MANIFEST: json.dumps(manifest, indent=1, sort_keys=True) + "\n", LEADERBOARD: markdown(board)}
+    writers = _text_writers(texts)
+    writers |= {f"traces/{name}": partial(save_trace, trace) for name, trace in (traces or {}).items()}
+    replace_files(folder, writers, OWN_FILES)
 
 
-def write_tables(board: Board, folder: Path) -> None:
-    """Write the deterministic tables; one that an earlier board had and this one hasn't is removed."""
-    for name, table in board.tables.items():
-        write_text(folder / f"{name}.csv", csv_text(table))
-    for name in OPTIONAL_TABLES.keys() - board.tables.keys():
-        (folder / f"{name}.csv").unlink(missing_ok=True)
+def write_tables(
+    board: Board, folder: Path, more: Mapping[str, str] | None = None, *, owned: Collection[str] = ()
+) -> None:
+    """Write the deterministic tables of a board, without a manifest, and more files with these texts, in one step.
+
+    Tables that an earlier board had and this one hasn't are removed, and so are those ``owned`` that aren't among
+    ``more``. Raises UsageError for a folder that holds a whole board, StoreError.
+    """
+    refuse_board(folder)
+    names = [f"{name}.csv" for name in (*TABLES, *OPTIONAL_TABLES)]
+    replace_files(folder, _text_writers({**_csv_texts(board.tables), **(more or {})}), [*names, *owned])
 
 
-def read_board(folder: Path) -> Board:
-    """A board from its files. Raises UsageError, one line, for a folder that holds none or one of another schema."""
+def refuse_board(folder: Path) -> None:
+    """Raise UsageError where ``folder`` holds a board: tables without its manifest would make another one of it."""
+    if (folder / MANIFEST).exists():
+        raise UsageError(f"{folder}: holds a board; keep recomputed tables in another folder")
+
+
+def _csv_texts(tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
+    return {f"{name}.csv": csv_text(table) for name, table in tables.items()}
+
+
+def _text_writers(texts: Mapping[str, str]) -> dict[str, Writer]:
+    return {name: partial(Path.write_bytes, data=text.encode()) for name, text in texts.items()}
+
+
+def read_board(folder: Path, *, verified: bool = True) -> Board:
+    """A board from its files.
+
+    Args:
+        folder: of the results.
+        verified: refuse a table that isn't as it was written, by its sha256 in the manifest.
+
+    Raises:
+        UsageError: one line, for a folder that holds no board, one of another schema or one that was edited; names
+            the first file that is wrong.
+    """
+    manifest, contents = read_files(folder, verified=verified)
+    columns = FIXED_COLUMNS | {name: column for name, column in OPTIONAL_TABLES.items() if name in contents}
     try:
-        manifest = json.loads(read_text(folder / "manifest.json"))
-        rows = read_table(folder / "rows.csv")
-        columns = _FIXED_COLUMNS | {n: c for n, c in OPTIONAL_TABLES.items() if (folder / f"{n}.csv").exists()}
-        tables = {name: read_table(folder / f"{name}.csv") for name in columns}
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"results {folder}: {Path(error.filename).name} is missing; `exitbench run` writes it"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
+        rows = table_of(contents["rows"].decode())
+        tables = {name: table_of(contents[name].decode()) for name in columns}
+    except ValueError as error:
         raise UsageError(f"results {folder}: not readable ({error})") from error
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        raise UsageError(f"results {folder}: manifest.json is not of schema {SCHEMA}; run the suite again")
     if not {"workload", "strategy", "operating_point", "status", "rank"} <= set(rows.columns):
         raise UsageError(f"results {folder}: rows.csv lacks columns of schema {SCHEMA}; run the suite again")
     for name, expected in columns.items():
@@ -219,7 +249,8 @@ def read_board(folder: Path) -> Board:
             raise UsageError(
                 f"results {folder}: {name}.csv has other columns than schema {SCHEMA}; run the suite again"
             )
-    kept = {name: table for name in KEPT_TABLES if (table := _kept(folder, name)) is not None}
+    found = {name: _kept_table(folder, name, contents[name]) for name in KEPT_TABLES if name in contents}
+    kept = {name: table for name, table in found.items() if table is not None}
     try:
         for name, table in {"rows": rows, **tables, **kept}.items():
             check_cells(name, table)
@@ -230,7 +261,7 @@ def read_board(folder: Path) -> Board:
     check_manifest(manifest, f"results {folder}")
     return Board(
         rows,
-        **tables,
+        **tables,  # type: ignore[arg-type]  # mypy takes them for all fields
         measurements=kept.get("measurements"),
         manifest=manifest,
         raw=kept.get("measurements-raw"),
@@ -240,23 +271,24 @@ def read_board(folder: Path) -> Board:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, then rename it. Raises StoreError when the disk says no."""
-    temporary = path.with_name(f".{path.name}.writing")
+    """Write a text file, whole or not at all. Raises StoreError when the disk says no."""
     try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        with whole_file(path) as place:
+            place.write_bytes(text.encode())
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise StoreError.unwritable(path, error) from error
 
 
 def make_folder(folder: Path) -> None:
     """Make a folder for results, before anything is computed. Raises UsageError where that can't be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".exitbench-probe"
-        probe.touch()
-        probe.unlink(missing_ok=True)  # another run may have been quicker
-    except OSError as error:
-        raise UsageError(f"--output {folder}: can't be written to ({error.strerror})") from error
+    for attempt in range(_ATTEMPTS):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / ".exitbench-probe"
+            probe.touch()
+            probe.unlink(missing_ok=True)  # another run may have been quicker
+            return
+        except OSError as error:
+            gone = isinstance(error, FileNotFoundError | FileExistsError) and not os.path.lexists(folder)
+            if not gone or attempt == _ATTEMPTS - 1:  # another run removes what it made, where it fails
+                raise UsageError(f"--output {folder}: can't be written to ({error.strerror})") from error

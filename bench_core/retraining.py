@@ -29,7 +29,7 @@ from bench_core.plugin_manager import Registry
 from bench_core.replay import static_outcome
 from bench_core.replayed_board import Tested, briefly, suite_of, tested
 from bench_core.report.checks import refuse_contradictions
-from bench_core.results import Board, read_board, write_tables, write_text
+from bench_core.results import Board, read_board, refuse_board, write_tables
 from bench_core.scoring import PolicySamples, policy_samples
 from bench_core.statistics import interval
 from bench_core.store import Store, default_store
@@ -137,17 +137,21 @@ def _shift_lines(rows: pd.DataFrame) -> Iterator[list[str]]:
         ]
 
 
-def retrain_board(folder: Path, registry: Registry, *, keep: Path | None = None) -> Retraining:
+def retrain_board(folder: Path, registry: Registry, *, keep: Path | None = None, verified: bool = True) -> Retraining:
     """Run the suite of the board in ``folder`` in an empty store without the package's zoo, and compare.
 
     Args:
         keep: folder for the new tables and ``differences.csv``, and for ``shift-differences.csv`` where there is
             shift.csv.
+        verified: as of ``read_board``.
 
     Raises:
-        UsageError: when there is no board, its files contradict each other, or a trace beside it is not its own.
+        UsageError: when there is no board, ``keep`` holds one, the board's files contradict each other, or a trace
+            beside it is not its own.
     """
-    committed = read_board(folder)
+    if keep is not None:
+        refuse_board(keep)
+    committed = read_board(folder, verified=verified)
     refuse_contradictions(committed, str(folder))
     suite = briefly(suite_of(committed, folder))
     before = _tested(committed, suite, folder, registry, default_store())
@@ -171,11 +175,9 @@ def retrain_board(folder: Path, registry: Registry, *, keep: Path | None = None)
     )
     found.remarks.append(f"{folder}: {len(suite.workloads)} workloads trained and run again; found minus committed")
     if keep is not None:
-        keep.mkdir(parents=True, exist_ok=True)
-        write_tables(board, keep)
-        write_text(keep / "differences.csv", csv_text(found.differences))
-        if found.shift is not None:
-            write_text(keep / "shift-differences.csv", csv_text(found.shift))
+        differences = {"differences.csv": found.differences, "shift-differences.csv": found.shift}
+        texts = {name: csv_text(table) for name, table in differences.items() if table is not None}
+        write_tables(board, keep, texts, owned=differences)
     return found
 
 

@@ -1,7 +1,9 @@
 """Scored policies to rows: figures, intervals and ranks, in the columns of the dictionary."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,8 @@ from bench_core.columns import CURVE_COLUMNS, ROW_COLUMNS, WORKLOAD_COLUMNS, cos
 from bench_core.comparisons import Comparison, Standing
 from bench_core.costs.models import CostModel
 from bench_core.costs.operations import FirstLayer, Overhead
+from bench_core.failures import guarded
+from bench_core.knobs import in_json
 from bench_core.metrics import (
     Reliability,
     area_share,
@@ -39,11 +43,17 @@ def row_table(
     comparisons: Mapping[tuple[str, str], Comparison],
     *,
     first_layer: FirstLayer,
+    failed: dict[str, str],
 ) -> pd.DataFrame:
-    """Every strategy at every operating point, a row each, ranked within workload and operating point."""
+    """Every strategy at every operating point, a row each, ranked within workload and operating point.
+
+    Args:
+        failed: takes in, by cost model, why it gave nothing.
+    """
     rows: list[dict[str, Any]] = []
+    board = partial(_Board, cost_models=cost_models, first_layer=first_layer, failed=failed)
     for workload in workloads:
-        for row in _workload_rows(workload, points, cost_models, comparisons, first_layer):
+        for row in _workload_rows(workload, points, comparisons, board):
             rows.append({"suite": suite, "workload": workload.name, **row})
     names = list(ROW_COLUMNS)
     for model in cost_models:
@@ -55,13 +65,12 @@ def row_table(
 def _workload_rows(
     workload: WorkloadScores,
     points: Sequence[OperatingPoint],
-    cost_models: Sequence[CostModel],
     comparisons: Mapping[tuple[str, str], Comparison],
-    first_layer: FirstLayer,
+    board: Callable[[WorkloadScores, Trace], "_Board"],
 ) -> list[dict[str, Any]]:
     if workload.test is None:
         return [_failed(entry, point) for entry in workload.entries for point in points]
-    board = _Board(workload, workload.test, cost_models, first_layer)
+    figures = board(workload, workload.test)
     rows = []
     for index, point in enumerate(points):
         standings = comparisons[workload.name, str(point)].standings
@@ -69,7 +78,9 @@ def _workload_rows(
             if entry.scores is None:
                 rows.append(_failed(entry, point))
             else:
-                rows.append(board.row(entry, entry.scores.policies[index], standings.get(entry.label)))
+                make = partial(figures.row, entry, entry.scores.policies[index], standings.get(entry.label))
+                row = guarded(f"{workload.name}, {entry.label}", make, ours=True)
+                rows.append(_failed(replace(entry, problem=row), point) if isinstance(row, str) else row)
     for row in rows:
         row.update({name: digest[:DIGITS] for name, digest in workload.digests.items()})
     return rows
@@ -88,13 +99,18 @@ class _Board:
     """The rows of one workload, with what they have in common."""
 
     def __init__(
-        self, workload: WorkloadScores, test: Trace, cost_models: Sequence[CostModel], first_layer: FirstLayer
+        self,
+        workload: WorkloadScores,
+        test: Trace,
+        cost_models: Sequence[CostModel],
+        first_layer: FirstLayer,
+        failed: dict[str, str],
     ) -> None:
         self._workload, self._test = workload, test
-        self._cost_models, self._first_layer = cost_models, first_layer
+        self._cost_models, self._first_layer, self._failed = cost_models, first_layer, failed
         self._static = static_accuracy(test)
         counts = operation_counts(test, static_outcome(test), Overhead(), first_layer)
-        self._static_costs = {model.label: mean_costs(model, counts) for model in cost_models}
+        self._static_costs = {model.label: mean_costs(model, counts, failed) for model in cost_models}
         self._lower_bound = reference_points(test.correct).lower_bound
         self._area_shares = {
             entry.label: area_share([(average, accuracy) for _, average, accuracy in entry.scores.curve], test.correct)
@@ -111,7 +127,7 @@ class _Board:
             "note": self._workload.note,
             "knob": entry.knob,
             "value": policy.value,
-            "parameters": json.dumps(entry.scores.parameters, sort_keys=True),
+            "parameters": json.dumps(in_json(entry.scores.parameters), sort_keys=True),
         }
         if policy.outcome is None or standing is None:
             return row
@@ -153,7 +169,7 @@ class _Board:
         counts = operation_counts(self._test, policy.outcome, policy.overhead, self._first_layer)
         row["first_layer"] = self._first_layer
         for model in self._cost_models:
-            if (costs := mean_costs(model, counts)) is not None:
+            if (costs := mean_costs(model, counts, self._failed)) is not None:
                 static = self._static_costs[model.label] or (0.0, 0.0)
                 shares = [
                     cost / of_static if of_static else None for cost, of_static in zip(costs, static, strict=True)

@@ -1,9 +1,9 @@
 """From traces to scored policies: fit on one half of calibration, choose on the other, replay on test, once."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,11 +12,12 @@ from bench_core.costs.models import CostModel
 from bench_core.costs.operations import Array, FirstLayer, OperationCounts, Overhead
 from bench_core.curves import FamilyOnTrace, candidates, thin
 from bench_core.data import calibration_halves
-from bench_core.errors import PluginError
+from bench_core.errors import ForeignCodeError, PluginError
 from bench_core.exits import (
     Calibration,
     ExitPolicy,
     ExitStrategy,
+    ListedPolicies,
     NeverExit,
     Observation,
     PolicyFamily,
@@ -25,9 +26,12 @@ from bench_core.exits import (
     State,
     observe,
 )
-from bench_core.knobs import KnobValue
-from bench_core.progress import note
-from bench_core.replay import InputFrames, Outcome, score_tables, static_outcome
+from bench_core.failures import guarded
+from bench_core.foreign_code import is_ours
+from bench_core.knobs import KnobValue, plain_value
+from bench_core.plugin_code import code_of_class, refuse_changed
+from bench_core.private_trace import PrivateTrace
+from bench_core.replay import InputFrames, Outcome, replay_policy, score_table, score_tables, static_outcome
 from bench_core.selection import OperatingPoint, choose
 from bench_core.trace import Trace
 
@@ -44,12 +48,14 @@ __all__ = [
     "mean_costs",
     "operation_counts",
     "policy_samples",
+    "score_alone",
     "score_strategy",
     "score_together",
 ]
 
 Artifacts = Callable[[Mapping[str, Any], Callable[[], State]], State]
 CURVE_POINTS = 100
+_ASKED_AGAIN = 64  # samples
 
 
 @dataclass(frozen=True)
@@ -175,7 +181,9 @@ def fit_family(
     artifacts: Artifacts | None = None,
     observed: Mapping[Observation, torch.Tensor | Exception] | None = None,
 ) -> PolicyFamily:
-    """Fit a strategy on calibration data. Whatever the strategy raises comes through.
+    """Fit a strategy on calibration data, of which it gets a copy of its own. What the strategy raises comes through.
+
+    Raises ForeignCodeError where it writes into the calibration trace.
 
     Args:
         observed: what was observed of the calibration trace before.
@@ -187,7 +195,35 @@ def fit_family(
         return read(torch.arange(len(trace)), 1)[:, 0]
 
     wanted = Requirement.INPUTS in strategy.requires and read is not None
-    return strategy.fit(Calibration(trace, first_frames if wanted else None, artifacts, observed or {}))
+    kept = None if artifacts is None else _told_by_code(strategy, artifacts)
+    private = PrivateTrace.copy_of(trace)
+    family: object = strategy.fit(Calibration(private, first_frames if wanted else None, kept, observed or {}))
+    if not isinstance(family, ScoreFamily | ListedPolicies):
+        given = type(family).__name__
+        raise PluginError(strategy.name, f"fit must give a ScoreFamily or ListedPolicies, not {given}")
+    if changed := private.changed:
+        raise ForeignCodeError(
+            f"strategy {strategy.name}", f"writes into the calibration trace ({', '.join(changed)}); copy it first"
+        )
+    return family
+
+
+def _told_by_code(strategy: ExitStrategy, artifacts: Artifacts) -> Artifacts:
+    """The same, but what a plugin's strategy learns is told apart by the plugin's code as it was loaded."""
+    code = code_of_class(type(strategy))
+    if not code:
+        return artifacts
+    digests = {one.name: one.digest for one in code}
+
+    def artifact(made_from: Mapping[str, Any], build: Callable[[], State]) -> State:
+        def built() -> State:
+            state = build()
+            refuse_changed(code)
+            return state
+
+        return artifacts({**made_from, "code": digests}, built)
+
+    return artifact
 
 
 def score_strategy(strategy: ExitStrategy, contest: Contest, points: Sequence[OperatingPoint]) -> StrategyScores:
@@ -210,6 +246,36 @@ def score_together(
         partial(_scores, strategy, family, contest, points, scored)
         for strategy, family, *scored in zip(strategies, families, *tables, strict=True)
     ]
+
+
+def score_alone(strategy: ExitStrategy, contest: Contest, points: Sequence[OperatingPoint]) -> StrategyScores:
+    """Score a strategy that isn't known to follow the rules.
+
+    Raises ForeignCodeError where it says something else of the same samples when it is asked again.
+    """
+    (family,) = _fit_together([strategy], contest)
+    if isinstance(family, Exception):
+        raise family
+    tables = [_tables([strategy], [family], side)[0] for side in (contest.fit, contest.select, contest.test)]
+    scores = _scores(strategy, family, contest, points, tables)
+    few = torch.arange(min(_ASKED_AGAIN, len(contest.select.trace)))
+    trace, inputs = contest.select.trace.select(few), _inputs_for(strategy, contest.select)
+    first, second = (_said_of(family, trace, inputs) for _ in range(2))
+    if not torch.equal(first, second):
+        raise ForeignCodeError(
+            f"strategy {strategy.name}",
+            "its decisions differ in a second call on the same samples; evidence.uniform(salt) repeats its numbers",
+        )
+    return scores
+
+
+def _said_of(family: PolicyFamily, trace: Trace, inputs: InputFrames | None) -> torch.Tensor:
+    """Scores of all samples, or where a few policies of a family stop them."""
+    if isinstance(family, ScoreFamily):
+        return score_table(family.strategy, trace, inputs)
+    assert isinstance(family, ListedPolicies)
+    values = [family.values[place] for place in {0, len(family.values) // 2, len(family.values) - 1}]
+    return torch.stack([replay_policy(family.policy(value), trace, inputs).exit_timesteps for value in values])
 
 
 def _fit_together(strategies: Sequence[ExitStrategy], contest: Contest) -> list[PolicyFamily | Exception]:
@@ -264,6 +330,8 @@ def _scores(
         for side, table in zip((contest.fit, contest.select, contest.test), tables, strict=True)
     )
     values = candidates(on_fit)
+    if not values:
+        raise PluginError(strategy.name, "its family has no policy")
     exit_sums, correct = on_select.curve(values)
     harmed = on_select.harmed(values)
     select = contest.select.trace
@@ -295,7 +363,8 @@ def _scores(
         figures = right / len(select), spent / len(select), _overhead(strategy, policy, select.classes)
         policies.append(ScoredPolicy(point, status, value, _always(policy), outcome, *figures))
     parameters = family.strategy.parameters if isinstance(family, ScoreFamily) else strategy.parameters
-    return StrategyScores(dict(parameters), policies, _test_curve(on_test, values))
+    known = {str(name): None if value is None else plain_value(value) for name, value in parameters.items()}
+    return StrategyScores(known, policies, _test_curve(on_test, values))
 
 
 def _always(policy: ExitPolicy) -> Callable[[], ExitPolicy]:
@@ -353,17 +422,51 @@ def operation_counts(
     )
 
 
-def mean_costs(model: CostModel, counts: OperationCounts) -> tuple[float, float] | None:
+def mean_costs(
+    model: CostModel, counts: OperationCounts, failed: dict[str, str] | None = None
+) -> tuple[float, float] | None:
     """Mean energy, and mean over samples of energy x latency (EDP), in the model's units.
 
     None where a count that the model needs was not recorded, where it has no price for something, or where it fails.
+
+    Args:
+        failed: takes in, by label, why a model failed; one that is there isn't asked again.
     """
+    failed = {} if failed is None else failed
+    if model.label in failed:
+        return None
+    if is_ours(model):
+        return _mean_costs(model, counts)
+    who = f"cost model {model.label}"
+    found = guarded(who, _mean_costs, model, counts)
+    if isinstance(found, str):
+        failed[model.label] = f"{who}: {found}"
+        return None
+    return cast(tuple[float, float] | None, found)
+
+
+def _mean_costs(model: CostModel, counts: OperationCounts) -> tuple[float, float] | None:
     if any(getattr(counts, name) is None for name in model.requires):
         return None
-    try:
-        energies = model.energy(counts)
-        means = float(np.mean(energies)), float(np.mean(energies * model.latency(counts)))
-    except Exception as error:  # a plugin may raise anything
-        note(f"cost model {model.name}: failed: {type(error).__name__}: {error}")
-        return None
-    return None if np.isnan(means).any() else means
+    private = _copy(counts)
+    energies, latencies = (np.asarray(give(private)) for give in (model.energy, model.latency))
+    expected = counts.timesteps.shape
+    if not _same(private, counts):
+        raise ForeignCodeError(f"cost model {model.label}", "writes into the operation counts; copy them first")
+    if energies.shape != expected or latencies.shape != expected:
+        raise PluginError(model.label, f"energy and latency must be {list(expected)}, one number a sample")
+    means = float(np.mean(energies)), float(np.mean(energies * latencies))
+    return means if np.isfinite(means).all() else None
+
+
+def _copy(counts: OperationCounts) -> OperationCounts:
+    """The same counts in arrays of their own."""
+    arrays: dict[str, Any] = {name: value for name, value in vars(counts).items() if isinstance(value, np.ndarray)}
+    return replace(counts, **{name: values.copy() for name, values in arrays.items()})
+
+
+def _same(one: OperationCounts, other: OperationCounts) -> bool:
+    return all(
+        np.array_equal(value, vars(other)[name]) if isinstance(value, np.ndarray) else value == vars(other)[name]
+        for name, value in vars(one).items()
+    )

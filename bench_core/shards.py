@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from bench_core.errors import StoreError, TraceError, one_line
-from bench_core.files import whole_file
+from bench_core.files import open_regular, whole_file
 
 __all__ = ["INDEX_SCHEMA", "Shard", "read_index", "shard_place", "write_index"]
 
@@ -55,7 +55,7 @@ def read_index(path: Path) -> list[Shard]:
         return TraceError(one_line(f"trace {path}: {problem}"))
 
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             raw = stream.read(_LARGEST_INDEX + 1)
     except FileNotFoundError:
         raise refuse("no such file") from None

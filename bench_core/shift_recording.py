@@ -7,16 +7,16 @@ from pathlib import Path
 from bench_core.competition import RecordedWorkload
 from bench_core.data import Dataset
 from bench_core.data.corruption import CorruptedTest, applies, subsample
-from bench_core.kept_traces import kept_trace
+from bench_core.kept_traces import kept_trace, trace_name, trace_path
 from bench_core.replay import InputFrames
 from bench_core.scoring import Recorded
 from bench_core.shift import CLEAN, Condition
 from bench_core.stages import recorded_trace
 from bench_core.store import Store
 from bench_core.suite import ShiftSpec
-from bench_core.trace_files import save_trace
+from bench_core.trace import Trace
 
-__all__ = ["condition_digests", "corrupted_tests", "read_conditions", "recorded_conditions", "save_conditions"]
+__all__ = ["condition_digests", "condition_traces", "corrupted_tests", "read_conditions", "recorded_conditions"]
 
 
 def recorded_conditions(ready: RecordedWorkload, spec: ShiftSpec, store: Store) -> list[Condition]:
@@ -37,14 +37,14 @@ def recorded_conditions(ready: RecordedWorkload, spec: ShiftSpec, store: Store) 
 def read_conditions(
     folder: Path, name: str, test: Recorded, *, spec: ShiftSpec, dataset: Dataset, digests: Mapping[str, str]
 ) -> list[Condition] | None:
-    """The same from the traces that a run with ``--traces`` left in ``folder``; None where one of them isn't there.
+    """The same from the traces that a run with ``--traces`` left beside a board; None where one of them isn't there.
 
     Raises UsageError for a trace that is not the one whose digest the manifest holds.
     """
     timesteps = test.trace.timesteps
     conditions = [_clean(test, spec)]
     for corrupted, corruption, severity in corrupted_tests(dataset, spec, timesteps):
-        path = _path(folder, name, f"{corruption}-{severity}")
+        path = trace_path(folder, name, f"test-{corruption}-{severity}")
         if not path.exists():
             return None
         trace = kept_trace(path, digests.get(f"{corruption}-{severity}"))
@@ -53,20 +53,15 @@ def read_conditions(
     return conditions
 
 
-def save_conditions(conditions: Sequence[Condition], folder: Path, name: str) -> None:
-    """Write the traces of corrupted samples to ``folder``."""
-    for condition in conditions:
-        if condition.corruption != CLEAN:
-            save_trace(condition.recorded.trace, _path(folder, name, condition.name))
+def condition_traces(conditions: Sequence[Condition], name: str) -> dict[str, Trace]:
+    """Return the traces of a workload's corrupted samples by the names of their files beside a board."""
+    corrupted = [condition for condition in conditions if condition.corruption != CLEAN]
+    return {trace_name(name, f"test-{one.name}"): one.recorded.trace for one in corrupted}
 
 
 def condition_digests(conditions: Sequence[Condition]) -> dict[str, str]:
     """Digests of the corrupted traces by condition, for the manifest."""
     return {c.name: c.recorded.trace.digest for c in conditions if c.corruption != CLEAN}
-
-
-def _path(folder: Path, name: str, condition: str) -> Path:
-    return folder / f"{name}-test-{condition}.safetensors"
 
 
 def corrupted_tests(dataset: Dataset, spec: ShiftSpec, timesteps: int) -> list[tuple[CorruptedTest, str, int]]:

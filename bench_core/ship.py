@@ -21,7 +21,7 @@ def ship(suite_name: str, store: Store, zoo: Path = ZOO) -> list[Path]:
     Raises UsageError for a workload that isn't trained.
     """
     registry, written = load_registry(), []
-    policies = [read_artifact(path) for path in sorted(store.root.glob("policies/*/*.safetensors"))]
+    policies = [read_artifact(path) for path in store.files("policies")]
     for spec in load_suite(suite_name).workloads:
         workload = Workload.resolve(spec, registry)
         weights = store.get("networks", workload.training_key)

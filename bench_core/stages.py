@@ -10,108 +10,37 @@ from typing import Any
 
 import torch
 
-from bench_core.conversion import Converter, converted_record, rebuilt
-from bench_core.data import Dataset
+from bench_core.conversion import converted_record, rebuilt
 from bench_core.device import compute_device
 from bench_core.digests import canonical_json, json_digest
 from bench_core.environment import environment, processor
-from bench_core.errors import StoreError, TraceError
-from bench_core.plugin_manager import Registry
+from bench_core.errors import StoreError, TraceError, one_line
 from bench_core.progress import note, progress
 from bench_core.provenance import code_digest
 from bench_core.recording import BATCH, PART, Part, Recording, record_part, recorded_tensors
+from bench_core.reuse import data_digest, refuse_or_note, stored_header
 from bench_core.snn import AnalogNetwork, SpikingNetwork
-from bench_core.snn.models import Model
 from bench_core.store import Artifact, Store
-from bench_core.suite import WorkloadSpec
 from bench_core.trace import Trace, trace_from_tensors
-from bench_core.training import Regularizer, train_network
+from bench_core.training import train_network
+from bench_core.workloads import Workload
 
 __all__ = [
     "Workload",
     "conversion_key",
+    "has_trace",
     "record_shard",
     "recorded_trace",
     "recording_key",
     "shards_of",
     "spiking_network",
+    "stored_weights",
     "trained_weights",
 ]
 
-TRAINING_VERSION = 1
 CONVERSION_VERSION = 1
 _LOOKED_AT = 8  # inputs, and timesteps, by which a kept network is compared with the converted one
 RECORDING_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Workload:
-    """A workload with its data set, model, converter and regulariser looked up."""
-
-    spec: WorkloadSpec
-    dataset: Dataset
-    model: Model
-    converter: Converter | None
-    regularizer: Regularizer | None = None
-    trunk: "Workload | None" = None  # what its training goes on from
-
-    @classmethod
-    def resolve(cls, spec: WorkloadSpec, registry: Registry) -> "Workload":
-        """Look up what the specification names. Raises UsageError for an unknown name or knob."""
-        dataset = registry.find("datasets", spec.dataset)
-        model = registry.find("models", spec.model)
-        converter = None
-        if spec.conversion is not None:
-            converter = registry.find("converters", spec.conversion.converter)
-            converter = converter.with_parameters(spec.conversion.parameters)
-        regularizer = None
-        if (wanted := spec.recipe.regularizer) is not None:
-            regularizer = registry.find("regularizers", wanted.name).with_parameters(wanted.parameters)
-        trunk = None
-        if (before := spec.recipe.trunk) is not None:
-            earlier = {"recipe": before, "timesteps": before.timesteps or spec.timesteps}
-            trunk = cls.resolve(spec.model_copy(update=earlier), registry)
-        return cls(spec, dataset, model, converter, regularizer, trunk)
-
-    @property
-    def training_key(self) -> str:
-        """Digest of everything that the trained weights depend on."""
-        conversion = None
-        if self.converter is not None:
-            conversion = {"name": self.converter.name, "parameters": self.converter.parameters}
-        recipe = self.spec.recipe.identity
-        if self.regularizer is not None:
-            recipe["regularizer"] = {**recipe["regularizer"], "parameters": self.regularizer.parameters}
-        if self.trunk is not None:
-            recipe["trunk"] = self.trunk.training_key
-        return json_digest(
-            {
-                "stage": "train",
-                "version": TRAINING_VERSION,
-                "data": self.dataset.identity,
-                "model": self.model.name,
-                "timesteps": 1 if conversion else self.spec.timesteps,
-                "seed": self.spec.seed,
-                "recipe": recipe,
-                "conversion": conversion,
-            }
-        )
-
-    def fresh_network(self) -> SpikingNetwork | AnalogNetwork:
-        """The untrained network, initialised from the workload's seed."""
-        torch.manual_seed(self.spec.seed)
-        shape, classes = self.dataset.input_shape, self.dataset.classes
-        if self.converter is not None:
-            return self.model.analog(shape, classes, self.converter.activation)
-        return self.model.spiking(
-            shape,
-            classes,
-            constant_input=self.dataset.constant_input,
-            normalization=self.spec.recipe.normalization,
-            timesteps=self.spec.timesteps,
-            neuron=self.spec.recipe.neuron,
-            surrogate=self.spec.recipe.surrogate,
-        )
 
 
 def trained_weights(workload: Workload, store: Store, *, retrain: bool = False, until: float = math.inf) -> Artifact:
@@ -121,12 +50,39 @@ def trained_weights(workload: Workload, store: Store, *, retrain: bool = False, 
     """
     key = workload.training_key
     artifact = store.obtain("networks", key, lambda: _train(workload, store, until), again=retrain)
+    if not retrain and (problem := _other_data(workload, artifact)):
+        refuse_or_note(store, f"{store.path('networks', key)}: {problem}")
+        artifact = store.obtain("networks", key, lambda: _train(workload, store, until), again=True)
     store.remove("training", [key])  # also what a run left that was killed right behind its last epoch
     return artifact
 
 
+def stored_weights(workload: Workload, store: Store) -> Artifact | None:
+    """Return the trained weights that ``trained_weights`` would take from the store or the zoo, or None."""
+    found = store.get("networks", workload.training_key)
+    return None if found is None or _other_data(workload, found) else found
+
+
+def _other_data(workload: Workload, weights: Artifact) -> str:
+    """Why weights are not from the training split as it is now, or nothing; asked of plugins' data sets only.
+
+    What the identity of a shipped data set says of its files is checked when they are read.
+    """
+    if "datasets" not in workload.code:
+        return ""
+    now = workload.split_digest("train")
+    then = weights.metadata.get("training_data")
+    return "" if now in (None, then) else _changed_data(workload, "train", then, now)
+
+
+def _changed_data(workload: Workload, split: str, then: Any, now: str | None) -> str:
+    what = f"made from other data of {workload.dataset.name}, split {split}"
+    return one_line(f"{what} (digest {str(then)[:16]}, now {str(now)[:16]})")
+
+
 def _train(workload: Workload, store: Store, until: float) -> Artifact:
-    key, device = workload.training_key, compute_device()
+    key, device, made_with = workload.training_key, compute_device(), workload.made_with
+    made_with.name_others(store, "networks", workload.declared_training)
     network = workload.fresh_network().to(device)
     trunk = None
     if workload.trunk is not None:
@@ -145,7 +101,10 @@ def _train(workload: Workload, store: Store, until: float) -> Artifact:
         title=f"train {workload.spec.name}" + (" (branch)" if workload.trunk else ""),
         regularizer=workload.regularizer,
         until=until,
+        facts={"workload": workload.spec.name},
+        before_keeping=made_with.refuse_changes,
     )
+    made_with.refuse_changes()
     metadata: dict[str, Any] = {
         "workload": workload.spec.model_dump(),
         "history": [vars(record) for record in history],
@@ -153,6 +112,7 @@ def _train(workload: Workload, store: Store, until: float) -> Artifact:
         "training_data": split.digest,
         "environment": {**environment(device), "processor": processor(device)},
         **({"trunk": trunk.metadata} if trunk else {}),
+        **made_with.record(workload.declared_training),
     }
     return store.put("networks", key, network.cpu().state_dict(), metadata)
 
@@ -200,7 +160,7 @@ def _conversion(workload: Workload, weights: Artifact) -> dict[str, Any]:
 def _converted(workload: Workload, network: AnalogNetwork, weights: Artifact, store: Store) -> SpikingNetwork:
     """Convert a trained network now, and keep what came out, if weights and neurons tell all there is to it."""
     assert workload.converter is not None
-    calibration = workload.dataset.split("calibration")
+    made_with, calibration = workload.made_with, workload.dataset.split("calibration")
     with progress(f"convert {workload.spec.name}", 1, "network") as advance:
         inputs = workload.dataset.encode(calibration.images, workload.spec.timesteps)
         converted = workload.converter.convert(network, inputs).eval()
@@ -215,10 +175,10 @@ def _converted(workload: Workload, network: AnalogNetwork, weights: Artifact, st
     tensors = converted.state_dict()
     twin = _rebuilt(workload, weights, record, tensors)
     if twin is not None and _same_networks(twin, converted, inputs[:_LOOKED_AT], workload.spec.timesteps):
+        made_with.refuse_changes()
+        facts = {"workload": workload.spec.name, "data": calibration.digest, **_conversion(workload, weights)}
         try:
-            store.put(
-                "converted", key, tensors, {"workload": workload.spec.name, **_conversion(workload, weights), **record}
-            )
+            store.put("converted", key, tensors, {**facts, **record})
         except StoreError as error:  # one can do without
             note(f"{error}; the converted network of {workload.spec.name} is not kept")
     return converted
@@ -236,6 +196,11 @@ def _kept_conversion(workload: Workload, weights: Artifact, store: Store) -> Spi
     key = conversion_key(workload, weights)
     found = None if key is None else store.get("converted", key)
     if found is None:
+        return None
+    now, then = workload.split_digest("calibration"), found.metadata.get("data")
+    if None not in (now, then) and now != then:
+        problem = _changed_data(workload, "calibration", then, now)
+        note(f"store: {store.path('converted', str(key))}: {problem}; made again")
         return None
     network = _rebuilt(workload, weights, found.metadata, found.tensors)
     if network is None:
@@ -259,20 +224,33 @@ def recording_key(
     workload: Workload, weights: Artifact, split: str, dropout: float = 0.0, *, per_layer: bool = False
 ) -> str:
     """Digest of everything that the trace of a split depends on."""
-    return json_digest(
-        {
-            "stage": "record",
-            "version": RECORDING_VERSION,
-            "network": workload.training_key,
-            "weights": weights.digest,
-            "data": workload.dataset.identity,
-            "split": split,
-            "timesteps": workload.spec.timesteps,
-            "batch": BATCH,
-            **({"dropout": dropout} if dropout else {}),
-            **({"per_layer": True} if per_layer else {}),
-        }
-    )
+    facts = _declared_recording(workload, split, dropout, per_layer)
+    made_of = {"network": workload.training_key, "weights": weights.digest}
+    return json_digest({**facts, **made_of, **workload.made_with.identity})
+
+
+def _declared_recording(workload: Workload, split: str, dropout: float, per_layer: bool) -> dict[str, Any]:
+    """What a trace is recorded from, but for weights and code."""
+    return {
+        "stage": "record",
+        "version": RECORDING_VERSION,
+        "network": workload.declared_training,
+        "data": workload.dataset.identity,
+        "split": split,
+        "timesteps": workload.spec.timesteps,
+        "batch": BATCH,
+        **({"dropout": dropout} if dropout else {}),
+        **({"per_layer": True} if per_layer else {}),
+    }
+
+
+def has_trace(workload: Workload, weights: Artifact, split: str, store: Store) -> bool:
+    """Whether the store has the trace of a split, recorded on the data as they are now; it may be damaged."""
+    key = recording_key(workload, weights, split)
+    if not store.has("traces", key):
+        return False
+    header = stored_header(store, "traces", key)
+    return not header or workload.split_digest(split) in (None, data_digest(header))
 
 
 def recorded_trace(
@@ -285,10 +263,16 @@ def recorded_trace(
     dropout: float = 0.0,
     per_layer: bool = False,
 ) -> Trace:
-    """The trace of a workload on a split: from the store, or recorded now in parts that survive a killed run."""
+    """The trace of a workload on a split: from the store, or recorded now in parts that survive a killed run.
+
+    One that was recorded on other data than the split holds now is named and recorded again, as is a damaged one.
+    """
     key = recording_key(workload, weights, split_name, dropout, per_layer=per_layer)
+    declared = json_digest(_declared_recording(workload, split_name, dropout, per_layer))
+    made_with = workload.made_with
 
     def make() -> Artifact:
+        made_with.name_others(store, "traces", declared)
         recorded = network or spiking_network(workload, weights, store)
         recording = _recording(workload, recorded, split_name, dropout, per_layer)
         provenance = {
@@ -301,12 +285,16 @@ def recorded_trace(
             recording,
             title=f"record {workload.spec.name} {split_name}",
             header={"workload": workload.spec.name, "provenance": provenance},
-            keep_part=partial(_kept_part, store, key),
+            keep_part=_KeptParts(workload, recording, store, key),
         )
-        return store.put("traces", key, tensors, header=header)
+        made_with.refuse_changes()
+        return store.put("traces", key, tensors, made_with.record(declared), header=header)
 
     place = str(store.path("traces", key))
     found = store.obtain("traces", key, make)
+    if problem := _other_recording(workload, split_name, found):
+        refuse_or_note(store, f"{place}: {problem}")
+        found = store.obtain("traces", key, make, again=True)
     try:
         trace = trace_from_tensors(found.tensors, found.header, place)
     except TraceError as error:
@@ -315,6 +303,12 @@ def recorded_trace(
         trace = trace_from_tensors(found.tensors, found.header, place)
     store.remove("trace-parts", [_part_key(key, number) for number in range(shards_of(len(trace)))])
     return trace
+
+
+def _other_recording(workload: Workload, split: str, trace: Artifact) -> str:
+    """Why a trace is not of the split as it is now, or nothing."""
+    now, then = workload.split_digest(split), data_digest(trace.header)
+    return "" if now in (None, then) else _changed_data(workload, split, then, now)
 
 
 def shards_of(samples: int) -> int:
@@ -330,13 +324,13 @@ def record_shard(
     Nothing is done where the part or the whole trace is there already.
     """
     key = recording_key(workload, weights, split_name)
-    if store.has("traces", key):
+    if has_trace(workload, weights, split_name, store):
         return
     recording = _recording(workload, network, split_name)
     positions = recording.parts[number]
     title = f"record {workload.spec.name} {split_name} part {number + 1}/{len(recording.parts)}"
     with progress(title, len(positions), "samples") as advance:
-        _kept_part(store, key, number, partial(record_part, recording, positions))
+        _KeptParts(workload, recording, store, key)(number, partial(record_part, recording, positions))
         advance(len(positions))
 
 
@@ -349,16 +343,31 @@ def _recording(
     return Recording(network, workload.dataset, split, timesteps, dropout, per_layer, part=PART, device=device)
 
 
-def _kept_part(store: Store, key: str, number: int, build: Callable[[], Part]) -> Part:
-    """A part of a trace: from the store, or built now and kept there; mapped, so that it takes no memory."""
-    part = _part_key(key, number)
+@dataclass(frozen=True)
+class _KeptParts:
+    """The parts of a trace: from the store, or built now and kept there; mapped, so that they take no memory."""
 
-    def make() -> Artifact:
-        built = build()
-        return store.put("trace-parts", part, built.tensors, {"trace": key, "batch": built.batch})
+    workload: Workload
+    recording: Recording
+    store: Store
+    key: str
 
-    found = store.obtain("trace-parts", part, make)
-    return Part(found.tensors, found.metadata.get("batch", BATCH))
+    def __call__(self, number: int, build: Callable[[], Part]) -> Part:
+        part, data = _part_key(self.key, number), self.recording.split.digest
+        made_with = self.workload.made_with
+
+        def make() -> Artifact:
+            built = build()
+            made_with.refuse_changes()
+            facts = {"trace": self.key, "batch": built.batch, "data": data, "workload": self.workload.spec.name}
+            return self.store.put("trace-parts", part, built.tensors, facts)
+
+        found = self.store.obtain("trace-parts", part, make)
+        if (then := found.metadata.get("data", data)) != data:
+            problem = _changed_data(self.workload, self.recording.split.name, then, data)
+            refuse_or_note(self.store, f"{self.store.path('trace-parts', part)}: {problem}")
+            found = self.store.obtain("trace-parts", part, make, again=True)
+        return Part(found.tensors, found.metadata.get("batch", BATCH))
 
 
 def _part_key(key: str, number: int) -> str:

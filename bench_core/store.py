@@ -22,10 +22,13 @@ from bench_core.errors import NoHomeError, StoreError, UsageError, one_line
 from bench_core.files import exclusive, publish, unfinished
 from bench_core.logits import SampleRows
 from bench_core.progress import note
+from bench_core.store_paths import KINDS, LOCKS, UNSENT, artifact_files, is_regular, refuse_links, refuse_others
 from bench_core.tensor_files import read_safetensors, write_safetensors
 
 __all__ = [
     "KINDS",
+    "LOCKS",
+    "UNSENT",
     "Artifact",
     "DamagedArtifactError",
     "Store",
@@ -37,9 +40,6 @@ __all__ = [
     "remove_damaged",
 ]
 
-KINDS = ("converted", "networks", "policies", "scores", "trace-parts", "traces", "training")
-LOCKS = ".locks"
-UNSENT = ".unsent"  # of a store that others share
 ZOO = Path(__file__).parent / "zoo"
 _REMEDY = "import a bundle that holds it, or run without --offline-store"
 
@@ -65,7 +65,9 @@ class Artifact:
 class Store:
     """Artifacts below one folder, with the package's zoo as a read-only layer beneath.
 
-    ``url`` says where its artifacts are shared; empty for a folder alone.
+    ``url`` says where its artifacts are shared, without a password, and ``address`` with it; empty for a folder alone.
+    ``lock_patience`` is for how many seconds it waits for another process's lock before it makes an artifact all the
+    same; None waits for as long as it takes.
 
     Args:
         root: the folder; made when first written to.
@@ -74,6 +76,8 @@ class Store:
     """
 
     url = ""
+    address = ""
+    lock_patience: float | None = None
 
     def __init__(self, root: Path, zoo: Path | None = ZOO, *, offline: bool = False) -> None:
         self.root = root
@@ -93,14 +97,18 @@ class Store:
     def get(self, kind: str, key: str) -> Artifact | None:
         """The artifact, or None where there is none. A damaged one is named on stderr, removed, and not there.
 
-        Raises StoreError for a file that can't be read, which says nothing about its content, and, where the store is
-        offline, for a damaged one.
+        Raises StoreError for a file that can't be read, which says nothing about its content, for a link or anything
+        else that is no regular file, and, where the store is offline, for a damaged one.
         """
         return self._kept(kind, key) or self._from_zoo(kind, key)
 
+    def files(self, kind: str) -> list[Path]:
+        """The files of this kind in the folder, by name; links and what they lead to aside."""
+        return list(artifact_files(self.root, kind))
+
     def has(self, kind: str, key: str) -> bool:
         """Whether there is such an artifact, here, in the zoo or where this store is shared; it may be damaged."""
-        return self.local(kind, key).exists() or (kind, key) in self._shipped()
+        return is_regular(self.root, self.local(kind, key)) or (kind, key) in self._shipped()
 
     def local(self, kind: str, key: str) -> Path:
         """The artifact's file, which may not exist; a store that shares its artifacts brings it here first."""
@@ -121,16 +129,15 @@ class Store:
         """
         if not again and (found := self.get(kind, key)) is not None:
             return found
-        path = self.path(kind, key)
+        path, lock = self.path(kind, key), self.root / LOCKS / f"{kind}-{key}"
         if self.offline:
             raise StoreError(f"{path}: not there; nothing is made offline: {_REMEDY}")
+        refuse_links(self.root, lock)
+        refuse_others(lock)
         with ExitStack() as stack:
             try:
-                lock = exclusive(
-                    self.root / LOCKS / f"{kind}-{key}",
-                    lambda: note(f"store: another run is making {kind} {key[:16]}; waiting for it"),
-                )
-                stack.enter_context(lock)
+                wait = f"store: another run is making {kind} {key[:16]}; waiting for it"
+                stack.enter_context(exclusive(lock, lambda: note(wait), patience=self.lock_patience))
             except OSError as error:
                 raise StoreError.unwritable(path, error) from error
             if not again and (found := self.get(kind, key)) is not None:
@@ -158,6 +165,7 @@ class Store:
         path = self.path(kind, key)
         if self.offline:
             raise StoreError(f"{path}: nothing is written offline: {_REMEDY}")
+        refuse_links(self.root, path)
         unfinished(path.parent, remove=True)
         strings = dict(header or {})
         record = {**(metadata or {}), "kind": kind, "key": key, "content": tensors_digest(tensors)}
@@ -166,20 +174,40 @@ class Store:
         return Artifact(written, record, strings)
 
     def adopt(self, kind: str, key: str, file: Path) -> None:
-        """Give a finished artifact file on this disk its name in the store. Raises OSError."""
+        """Give a finished artifact file on this disk its name in the store. Raises OSError, StoreError."""
         path = self.path(kind, key)
+        refuse_links(self.root, path)
         path.parent.mkdir(parents=True, exist_ok=True)
         publish(file, path)
 
     def remove(self, kind: str, keys: Iterable[str]) -> None:
         """Delete artifacts that are no longer needed, such as the parts of one that is whole."""
         for key in () if self.offline else keys:
-            with suppress(OSError):
-                self.path(kind, key).unlink()
+            with suppress(OSError, StoreError):
+                path = self.path(kind, key)
+                refuse_links(self.root, path)
+                path.unlink()
+
+    def remove_here(self, kind: str, key: str) -> None:
+        """Delete an artifact from this folder alone; where it is shared it stays.
+
+        Raises:
+            StoreError: it can't be removed, or its folder is a link that leads out of the store.
+        """
+        path = self.path(kind, key)
+        refuse_links(self.root, path)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(
+                one_line(f"{path}: can't be removed ({error.strerror}); change the permissions of its folder")
+            ) from error
 
     def _kept(self, kind: str, key: str) -> Artifact | None:
         """The artifact of the store itself, where it has a whole one."""
         path = self.path(kind, key)
+        refuse_links(self.root, path)
+        refuse_others(path)
         found = _status(path)
         if found is not None:
             try:
@@ -298,13 +326,13 @@ def read_artifact(path: Path, key: str | None = None, kind: str | None = None) -
 def remove_damaged(path: Path, found: os.stat_result) -> None:
     """Remove a file that was found damaged, unless another process has put a new one in its place since."""
     with suppress(OSError):  # a store that can't be written to keeps it
-        if os.path.samestat(path.stat(), found):
+        if os.path.samestat(path.lstat(), found):
             path.unlink()
 
 
 def _status(path: Path) -> os.stat_result | None:
     try:
-        return path.stat()
+        return path.lstat()
     except OSError:
         return None
 

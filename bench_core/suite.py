@@ -172,13 +172,15 @@ class Suite(_Spec):
     first_layer: FirstLayer = "once"  # under constant input: charged at t = 1, or at every timestep up to the exit
     resamples: int = Field(10_000, ge=100, le=100_000)
     latency: LatencySpec = LatencySpec()
+    limit_minutes: float | None = Field(default=None, gt=0)  # for a stage, and for a strategy on a workload
     workloads: Annotated[list[WorkloadSpec], Field(min_length=1), AfterValidator(_one_per_seed)]
     strategies: list[StrategySpec] = Field(min_length=1)
     shift: ShiftSpec | None = None
 
     @model_serializer(mode="wrap")
-    def _without_shift(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in handler(self).items() if name != "shift" or value is not None}
+    def _without_what_is_not_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        optional = ("shift", "limit_minutes")
+        return {name: value for name, value in handler(self).items() if name not in optional or value is not None}
 
     @model_validator(mode="after")
     def _unique_workloads(self) -> Self:

@@ -1,16 +1,24 @@
 """All deterministic tables of a board from scored workloads: rows, curves, pairs, classes, reliability, summary."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bench_core.columns import CLASS_COLUMNS, PAIRWISE_COLUMNS, RELIABILITY_COLUMNS, SUMMARY_COLUMNS
+from bench_core.columns import (
+    CLASS_COLUMNS,
+    CURVE_COLUMNS,
+    PAIRWISE_COLUMNS,
+    RELIABILITY_COLUMNS,
+    SUMMARY_COLUMNS,
+    WORKLOAD_COLUMNS,
+)
 from bench_core.comparisons import Comparison, compare_workloads
 from bench_core.costs.models import CostModel
 from bench_core.costs.operations import FirstLayer
+from bench_core.failures import guarded
 from bench_core.metrics import BINS, Reliability, reliability
 from bench_core.rows import curve_table, row_table, workload_table
 from bench_core.scoring import WorkloadScores, policy_samples
@@ -30,24 +38,36 @@ def board_tables(
     first_layer: FirstLayer = "once",
     resamples: int,
     seed: int,
+    problems: list[str] | None = None,
 ) -> dict[str, pd.DataFrame]:
-    """Every table that is a function of traces and policies, by name.
+    """Every table that is a function of traces and policies, by name. One that can't be made is empty.
 
     Args:
         first_layer: when a first layer under constant input is charged.
         resamples, seed: of the bootstrap.
+        problems: takes in why tables are empty, and why cost models gave nothing.
     """
+    problems = [] if problems is None else problems
+
+    def table(name: str, columns: Iterable[str], make: Callable[..., pd.DataFrame], *made_from: Any) -> pd.DataFrame:
+        made = guarded(f"table {name}", make, *made_from, ours=True)
+        if isinstance(made, str):
+            problems.append(f"table {name}: {made}")
+        return made if isinstance(made, pd.DataFrame) else pd.DataFrame(columns=list(columns))
+
     comparisons = compare_workloads(workloads, points, resamples=resamples, seed=seed)
-    rows = row_table(suite, workloads, points, cost_models, comparisons, first_layer=first_layer)
+    failed: dict[str, str] = {}
+    rows = row_table(suite, workloads, points, cost_models, comparisons, first_layer=first_layer, failed=failed)
+    problems += failed.values()
     diagrams = {workload.name: reliability(workload.test) for workload in workloads if workload.test is not None}
     return {
         "rows": rows,
-        "workloads": workload_table(workloads, diagrams),
-        "curves": curve_table(workloads),
-        "pairwise": pairwise_table(comparisons),
-        "classes": class_table(workloads),
-        "reliability": reliability_table(diagrams),
-        "summary": summary_table(rows),
+        "workloads": table("workloads", WORKLOAD_COLUMNS, workload_table, workloads, diagrams),
+        "curves": table("curves", CURVE_COLUMNS, curve_table, workloads),
+        "pairwise": table("pairwise", PAIRWISE_COLUMNS, pairwise_table, comparisons),
+        "classes": table("classes", CLASS_COLUMNS, class_table, workloads),
+        "reliability": table("reliability", RELIABILITY_COLUMNS, reliability_table, diagrams),
+        "summary": table("summary", SUMMARY_COLUMNS, summary_table, rows),
     }
 
 

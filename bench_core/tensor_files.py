@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from bench_core.errors import StoreError
-from bench_core.files import whole_file
+from bench_core.files import open_regular, whole_file
 from bench_core.logits import SampleRows, tensor_bytes
 
 __all__ = ["read_safetensors", "write_safetensors"]
@@ -38,7 +38,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str
 
     Raises OSError, MemoryError, and SafetensorError or ValueError for what is no such file.
     """
-    with path.open("rb"):  # says more clearly than safe_open what forbids it
+    with open_regular(path):  # says more clearly than safe_open what forbids it
         pass
     with safe_open(path, framework="pt") as handle:
         header = dict(handle.metadata() or {})

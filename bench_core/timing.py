@@ -10,8 +10,9 @@ from bench_core.digests import json_digest
 from bench_core.environment import processor
 from bench_core.exits import ExitPolicy
 from bench_core.failures import guarded
+from bench_core.foreign_code import STRATEGY_MINUTES
 from bench_core.hashing import hash_order
-from bench_core.latency import measure
+from bench_core.latency import PolicyFailedError, measure
 from bench_core.live import LiveSamples, run_live
 from bench_core.results import Board
 from bench_core.scoring import WorkloadScores
@@ -23,9 +24,20 @@ __all__ = ["measure_policies"]
 LATENCY_SALT = 0x4C415445  # which test samples are timed
 
 
-def measure_policies(board: Board, timing: LatencySpec, ready: RecordedWorkload, result: WorkloadScores) -> None:
-    """Add wall clock to the board for every policy that has none yet."""
-    unmeasured: dict[str, Callable[[], ExitPolicy]] = {}
+def measure_policies(
+    board: Board,
+    timing: LatencySpec,
+    ready: RecordedWorkload,
+    result: WorkloadScores,
+    *,
+    minutes: float = STRATEGY_MINUTES,
+) -> None:
+    """Add wall clock to the board for every policy that has none yet; what can't be measured is a problem of the board.
+
+    Args:
+        minutes: until what is measured is interrupted.
+    """
+    unmeasured: dict[str, tuple[str, Callable[[], ExitPolicy]]] = {}
     rows: list[dict[str, Any]] = []
     for entry in result.entries:
         if entry.scores is None:
@@ -38,9 +50,12 @@ def measure_policies(board: Board, timing: LatencySpec, ready: RecordedWorkload,
             place = {"workload": result.name, "strategy": entry.label, "operating_point": str(scored.point)}
             rows.append({**place, "policy": digest})
             if not board.is_measured(digest):
-                unmeasured[digest] = scored.make
+                unmeasured[digest] = entry.label, scored.make
     if unmeasured:
-        _measure(board, timing, ready, result.name, unmeasured)
+        what = f"{result.name}, wall clock"
+        everybody = minutes * (1 + len(unmeasured))
+        problem = guarded(what, _measure, board, timing, ready, unmeasured, minutes, minutes=everybody, ours=True)
+        board.problems += [f"{what}: {problem}"] if problem else []
     board.place_measurements(rows)
 
 
@@ -48,16 +63,21 @@ def _measure(
     board: Board,
     timing: LatencySpec,
     ready: RecordedWorkload,
-    workload: str,
-    unmeasured: Mapping[str, Callable[[], ExitPolicy]],
+    unmeasured: Mapping[str, tuple[str, Callable[[], ExitPolicy]]],
+    minutes: float,
 ) -> None:
-    """Run policies live, by digest, and add what that took to the board."""
+    """Run policies live, by digest (label and what makes them), and add what that took to the board."""
+    workload = ready.workload.spec.name
     timed = _timed_samples(ready, max(timing.samples, timing.batch_samples))
-    tried = {
-        digest: guarded(f"{workload}, live", _tried_live, ready.network, timed, make)
-        for digest, make in unmeasured.items()
-    }
-    if wanted := {digest: policy for digest, policy in tried.items() if not isinstance(policy, str)}:  # others: n/a
+    wanted: dict[str, ExitPolicy] = {}
+    for digest, (label, make) in unmeasured.items():
+        what = f"{workload}, {label}, live"
+        policy = guarded(what, _tried_live, ready.network, timed, make, minutes=minutes)
+        if isinstance(policy, str):  # its wall clock is n/a
+            board.problems.append(f"{what}: {policy}")
+        else:
+            wanted[digest] = policy
+    if wanted:
         facts = {
             "samples": min(timing.samples, len(timed)),
             "batch": timing.batch,
@@ -71,16 +91,25 @@ def _measure(
                 continue
             some = timed.at(torch.arange(min(count, len(timed))))
             title = f"measure {workload}, batch {batch}"
-            timings = measure(
-                ready.network,
-                some,
-                wanted,
-                batch=batch,
-                repetitions=timing.repetitions,
-                threads=timing.threads,
-                title=title,
-            )
-            board.add_timings(workload, timings, facts)
+            while wanted:
+                try:
+                    timings = measure(
+                        ready.network,
+                        some,
+                        wanted,
+                        batch=batch,
+                        repetitions=timing.repetitions,
+                        threads=timing.threads,
+                        title=title,
+                    )
+                except PolicyFailedError as error:
+                    label = unmeasured[error.name][0] if error.name in unmeasured else error.name
+                    board.problems.append(f"{workload}, {label}, live: failed: {error}")
+                    if wanted.pop(error.name, None) is None:
+                        return  # static T fails, so the network does
+                else:
+                    board.add_timings(workload, timings, facts)
+                    break
 
 
 def _timed_samples(ready: RecordedWorkload, count: int) -> LiveSamples:

@@ -1,12 +1,13 @@
 """Where a failure comes from: one line with file and line of the code that raised it, or its whole traceback."""
 
+import os
 import sys
 import traceback
 from types import FrameType
 
 from bench_core.errors import ExitBenchError, one_line
 
-__all__ = ["described", "full_traceback", "is_foreign", "raised_at"]
+__all__ = ["debugging", "described", "full_traceback", "is_foreign", "raised_at", "show_tracebacks"]
 
 # What plugins are built on: an error raised in there is the doing of whoever called it.
 _LIBRARIES = frozenset(
@@ -24,6 +25,20 @@ _LIBRARIES = frozenset(
         "typer",
     }
 )
+
+
+_wanted = False
+
+
+def show_tracebacks(wanted: bool) -> None:
+    """Show tracebacks of plugins' errors from now on, or no longer."""
+    global _wanted  # noqa: PLW0603  # one process, one command line
+    _wanted = wanted
+
+
+def debugging() -> bool:
+    """Return whether tracebacks are wanted, by ``--debug`` or by the variable that makes plugins' errors ours."""
+    return _wanted or os.environ.get("EXITBENCH_STRICT_PLUGINS") == "1"
 
 
 def raised_at(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from bench_core.kept_traces import trace_path
 from bench_core.metrics import oracle_points
 from bench_core.report.drawing import figure_bytes, themed
 from bench_core.report.palette import looks
@@ -17,7 +18,7 @@ PLACE = ROOT / "docs" / "pictures" / f"{WORKLOAD}.svg"
 def picture() -> bytes:
     """Accuracy over average exit timestep of every strategy, with the hull of fixed timesteps and the oracle; svg."""
     board = read_board(RESULTS)
-    trace = load_trace(RESULTS / "traces" / f"{WORKLOAD}-test.safetensors")
+    trace = load_trace(trace_path(RESULTS, WORKLOAD, "test"))
     styles = looks([*board.rows["strategy"], *board.curves["strategy"]])
     with themed():
         chart = accuracy_charts(board, WORKLOAD, styles, oracle_points(trace.correct))[0]

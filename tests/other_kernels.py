@@ -1,12 +1,17 @@
-"""What depends on rounding, under the kernels of another processor: tests, and a committed board in both ways.
+"""What depends on rounding, under the kernels of other processors: tests, and a committed board in both ways.
 
-python -m tests.other_kernels avx2 | default
+python -m tests.other_kernels avx2 default
+
+The sets of kernels run at the same time, each on its share of the cores; what one of them said is printed when it ends.
 """
 
 import os
 import subprocess
 import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 from tests.helpers.kernels import KERNELS
 
@@ -19,14 +24,40 @@ COMMANDS = (
 )
 
 
-def main() -> None:
-    (kernels,) = sys.argv[1:]
+def run_with(kernels: str, threads: int, said: IO[str]) -> int:
+    """Run all commands until one fails, and return the last exit code."""
     environment = {**os.environ, **KERNELS[kernels]}
     for program, *arguments in COMMANDS:
         print(f"{kernels} kernels: {program} {' '.join(arguments)}", flush=True)
-        threads = {"OMP_NUM_THREADS": "1"} if program == "pytest" else {}  # tests work on small tensors
-        command = [Path(sys.executable).parent / program, *arguments]
-        subprocess.run(command, cwd=ROOT, env=environment | threads, check=True)
+        used = 1 if program == "pytest" else threads  # tests work on small tensors
+        code = subprocess.run(
+            [Path(sys.executable).parent / program, *arguments],
+            cwd=ROOT,
+            env=environment | {"OMP_NUM_THREADS": str(used)},
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            check=False,
+        ).returncode
+        if code:
+            return code
+    return 0
+
+
+def main() -> None:
+    """Run every named set; exit with 1 where one of them failed."""
+    names = sys.argv[1:]
+    threads = max(1, (os.cpu_count() or 1) // len(names))
+    with ThreadPoolExecutor(len(names)) as pool:
+
+        def run(kernels: str) -> int:
+            with tempfile.TemporaryFile("w+") as said:
+                code = run_with(kernels, threads, said)
+                said.seek(0)
+                print(f"--- {kernels} kernels: exit code {code}\n{said.read()}", flush=True)
+            return code
+
+        codes = list(pool.map(run, names))
+    sys.exit(1 if any(codes) else 0)
 
 
 if __name__ == "__main__":

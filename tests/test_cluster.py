@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-import types
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import pytest
 import torch
 
 from bench_core import recording, stages
-from bench_core.cluster import StagesUnderWay, check_address, duration, local_workers, share_cores
+from bench_core.cluster import check_address, duration, local_workers, share_cores
 from bench_core.errors import ClusterError, RecordingError, StoreError, UsageError
 from bench_core.execution import plan, run_suite
 from bench_core.graph import Answer, Order, Stage, missing_stages, perform, read_answer, stage_request
@@ -486,23 +485,6 @@ def test_workers_share_the_cores_of_their_host():
     crowd = {str(number): ("one", [0, 1]) for number in range(5)}
     assert share_cores(crowd, threads=2) == (dict.fromkeys(crowd, 1), 1)
     assert share_cores({}, threads=1) == ({}, 0)
-
-
-@pytest.mark.parametrize(("offered", "asked"), [({"GPU"}, {"GPU": 1}), (set(), None), ({"FPGA"}, None)])
-def test_a_resource_is_asked_for_where_a_worker_offers_it(registry, suite, tmp_path, offered, asked):
-    submitted = []
-    client = types.SimpleNamespace(
-        nthreads=lambda: {"tcp://here": 1},
-        run=lambda _function, on_error: {"tcp://here": ("host", [0, 1], sorted(offered))},
-        status="running",
-        submit=lambda *_arguments, **options: submitted.append(options["resources"]),
-    )
-    store = Store(tmp_path, zoo=None)
-    stage = Stage("train converted", "train", "converted", resources={"GPU": 1})
-    run = StagesUnderWay(client, Order.of(suite, registry, store, refit=False), store, {stage.name: stage})
-    run.count_workers()
-    run.hand_out()
-    assert submitted == [asked]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.2, "1 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h")])

@@ -11,6 +11,7 @@ import pytest
 import bench_core
 from bench_core import hookspecs, load_registry
 from bench_core.conformance import CHECKS
+from bench_core.execution import run_suite
 from bench_core.plugin_manager import GROUP
 from bench_core.report.markdown import markdown
 from bench_core.report.terminal import terminal
@@ -18,8 +19,10 @@ from bench_core.results import read_board
 from bench_core.snn.neurons import NEURONS
 from bench_core.snn.normalization import NORMALIZATIONS
 from bench_core.snn.surrogate import SURROGATES
+from bench_core.store import Store
 from bench_core.training.losses import LOSSES
 from tests import first_command
+from tests.helpers.suites import DIRECT, RECIPE, parsed_suite, tiny_registry
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -212,3 +215,50 @@ def test_the_readmes_first_command_is_what_tox_runs():
     ]
     tox = (ROOT / "tox.ini").read_text(encoding="utf-8")
     assert "first-command" in re.search(r"^env_list = (.*)$", tox, flags=re.MULTILINE)[1].split(", ")
+
+
+# --- every plugin that is shown makes a board ------------------------------------------------------------------------
+
+SHOWN = {
+    f"{page.name}-{number}": block
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for number, block in enumerate(
+        block for block in python_blocks(page.read_text(encoding="utf-8")) if "@hookimpl" in block
+    )
+}
+
+
+def suite_around(registry, record):
+    """A tiny suite that uses everything that a plugin provides."""
+    provided = dict(text.split(": ") for text in record.provides)
+    workload = {**DIRECT, "recipe": {**RECIPE, "epochs": 1}}
+    workload |= {kind: name for kind, name in (("model", provided.get("model")),) if name}
+    if (name := provided.get("data set")) is not None:
+        workload |= {"dataset": name, "model": "small-conv"}
+    if (name := provided.get("regularizer")) is not None:
+        workload["recipe"] = {**workload["recipe"], "regularizer": {"name": name, "weight": 0.01}}
+    if (name := provided.get("converter")) is not None:
+        workload["conversion"] = {"converter": name}
+    cost_models = ["cmos45", *([provided["cost model"]] if "cost model" in provided else [])]
+    strategies = [{"name": name} for name in ("fixed", provided.get("strategy")) if name]
+    return parsed_suite(workloads=[workload], cost_models=cost_models, strategies=strategies)
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_plugin_that_is_shown_makes_a_board(name, tmp_path):
+    (tmp_path / "shown.py").write_text(SHOWN[name])
+    registry = tiny_registry(tmp_path / "shown.py")
+    (record,) = [plugin for plugin in registry.plugins if plugin.name == "shown"]
+    suite = suite_around(registry, record)
+    board = run_suite(suite, registry=registry, output=tmp_path / "board", store=Store(tmp_path / "store"))
+    assert board.problems == []
+    assert set(board.rows["status"]) <= {"ok", "fallback: static T", "infeasible"}
+    assert len(board.rows) == 2 * len(suite.strategies)
+    assert read_board(tmp_path / "board").rows["status"].tolist() == board.rows["status"].tolist()
+
+
+@pytest.mark.parametrize("name", [name for name, block in SHOWN.items() if "bench_exit_strategies" in block])
+def test_a_strategy_that_is_shown_passes_the_kit(name, tmp_path, exitbench):
+    (tmp_path / "shown.py").write_text(SHOWN[name])
+    answer = exitbench("plugin", "check", tmp_path / "shown.py")
+    assert answer.code == 0, answer.out

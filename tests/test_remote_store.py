@@ -13,7 +13,7 @@ import torch
 from bench_core.bundles import export_bundle, import_bundle
 from bench_core.digests import json_digest, tensors_digest
 from bench_core.errors import StoreError, UsageError
-from bench_core.inventory import choose, entries, prune, verify
+from bench_core.inventory import choose, entries, prune, removable, remove, verify
 from bench_core.remote_store import RemoteStore
 from bench_core.store import Store, default_root, default_store
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
@@ -375,3 +375,21 @@ def test_without_fsspec_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
     with pytest.raises(UsageError, match=r"pip install 'exitbench\[remote\]'"):
         RemoteStore(tmp_path, "memory://bucket", zoo=None)
+
+
+def test_a_copy_that_is_removed_here_stays_for_others_and_comes_back(ours, theirs, url):
+    ours.put("networks", KEY, TENSORS, {"workload": {"name": "small", "seed": 0}})
+    before = there(url)
+    remove(ours, removable(ours, ["small"]))
+    assert not ours.path("networks", KEY).exists()
+    assert there(url) == before
+    assert theirs.get("networks", KEY) is not None
+    assert ours.get("networks", KEY) is not None
+
+
+def test_what_was_not_sent_yet_and_is_removed_is_not_sent_later(ours, url):
+    ours.put("networks", KEY, TENSORS)
+    ours._mark("networks", KEY)
+    remove(ours, removable(ours, [KEY]))
+    assert ours.unsent() == []
+    assert not list((ours.root / ".unsent").iterdir())

@@ -679,7 +679,7 @@ def test_a_figure_that_drifted_is_named(registry, tmp_path, trained):
     rows = pd.read_csv(folder / "rows.csv")
     rows.loc[2, "accuracy"] += 0.01
     rows.to_csv(folder / "rows.csv", index=False)
-    found = reproduce_board(folder, registry, from_weights=False)
+    found = reproduce_board(folder, registry, from_weights=False, verified=False)
     assert any("seenn-i" in line and "accuracy" in line for line in found.drift)
     assert found.text.splitlines()[-1] == "drifted"
 
@@ -693,7 +693,7 @@ def test_a_figure_that_drifted_in_another_file_is_named_with_the_file(registry, 
     row = table[column].notna().to_numpy().nonzero()[0][-1]
     table.loc[row, column] += 0.25
     table.to_csv(folder / f"{name}.csv", index=False)
-    found = reproduce_board(folder, registry, from_weights=False)
+    found = reproduce_board(folder, registry, from_weights=False, verified=False)
     assert len(found.drift) == 1
     assert found.drift[0].startswith(f"{name}.csv: ")
     assert f"{column}: expected" in found.drift[0]
@@ -734,7 +734,7 @@ def test_without_the_inputs_all_but_what_looks_at_them_is_compared(tmp_path, tra
         changed = rows.copy()
         changed.loc[changed.index[strategy][0], column] += 1
         changed.to_csv(folder / "rows.csv", index=False)
-        lines = reproduce_board(folder, registry, from_weights=False).drift
+        lines = reproduce_board(folder, registry, from_weights=False, verified=False).drift
         assert [line for line in lines if "seenn-i" in line and column in line] == lines
         assert len(lines) == drift
 

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench_core import network_agreement
+from bench_core.csv_tables import read_table
 from bench_core.data.builtin import bench_datasets
 from bench_core.data.corruption import CORRUPTIONS, CorruptedTest, applies, corrupt_images, drop_events, subsample
 from bench_core.digests import tensor_digest
@@ -26,7 +27,7 @@ from bench_core.report.checks import contradictions
 from bench_core.report.markdown import markdown
 from bench_core.report.terminal import terminal
 from bench_core.reproduction import compare_with, reproduce_board
-from bench_core.results import read_board, read_table
+from bench_core.results import read_board
 from bench_core.scoring import Entry, Recorded, ScoredPolicy, StrategyScores, WorkloadScores
 from bench_core.selection import OperatingPoint
 from bench_core.shift import CLEAN, Condition, shift_table
@@ -392,10 +393,11 @@ def test_a_board_under_corruption_is_reproduced_from_traces_and_drift_is_named(m
     try:
         table.loc[3, "accuracy"] += 0.25
         table.to_csv(folder / "shift.csv", index=False)
-        (line,) = reproduce_board(folder, registry, from_weights=False).drift
+        (line,) = reproduce_board(folder, registry, from_weights=False, verified=False).drift
         assert line.startswith("shift.csv: direct, ") and "accuracy: expected" in line
         (folder / "shift.csv").unlink()
-        assert reproduce_board(folder, registry, from_weights=False).drift == ["shift.csv: is missing"]
+        found = reproduce_board(folder, registry, from_weights=False, verified=False)
+        assert found.drift == ["shift.csv: is missing"]
     finally:
         (folder / "shift.csv").write_bytes(kept)
 
@@ -499,11 +501,12 @@ def test_policies_under_corruption_are_compared_with_those_of_another_board(made
     place = table.index[(table["severity"] == 5) & table["accuracy"].notna()][-1]
     table.loc[place, "accuracy"] += 0.25
     table.to_csv(again / "shift.csv", index=False)
-    (line,) = compare_with(again, folder, registry).drift
+    (line,) = compare_with(again, folder, registry, verified=False).drift
     assert f"{table.loc[place, 'corruption']}-5: accuracy at its committed knob" in line
     bare = tmp_path / "bare"
     shutil.copytree(folder, bare, ignore=shutil.ignore_patterns("*-test-*"))
-    assert any("shift.csv is not compared" in line for line in compare_with(again, bare, registry).remarks)
+    found = compare_with(again, bare, registry, verified=False)
+    assert any("shift.csv is not compared" in line for line in found.remarks)
 
 
 def corrupted_digests():

@@ -439,3 +439,99 @@ def test_nothing_is_visible_before_all_is_checked(bundle, colleague):
     with pytest.raises(StoreError):
         import_bundle(bundle, colleague)
     assert files(colleague.root) == {}
+
+
+# --- removing --------------------------------------------------------------------------------------------------------
+
+
+def several(root):
+    """The same store with scores, a converted network and another workload."""
+    store = filled(root)
+    scores = {"workload": "small", "strategy": "seenn-i"}
+    store.put("scores", json_digest("scores"), {"exit_timesteps": torch.zeros(1)}, scores)
+    store.put("converted", json_digest("converted"), {"a": torch.zeros(1)}, {"workload": "small"})
+    store.put("training", json_digest("state"), {"a": torch.zeros(1)}, {"workload": "small", "history": [{}]})
+    store.put("trace-parts", json_digest("piece"), {"a": torch.zeros(1)}, {"trace": TRACE})
+    store.put("networks", json_digest("another"), {"a": torch.zeros(1)}, {"workload": {"name": "other", "seed": 0}})
+    return store
+
+
+def test_everything_of_a_workload_is_removed_and_nothing_else(exitbench):
+    store = several(default_root())
+    before = files(store.root)
+    code, out, _ = exitbench("store", "remove", "small", "--dry-run")
+    assert (code, files(store.root)) == (0, before)
+    assert out.endswith(f"7 artifacts, {sum(map(len, before.values())) - rest(before)} bytes would be removed\n")
+    code, listed, _ = exitbench("store", "remove", "small")
+    assert code == 0
+    assert listed == out.replace("would be removed", "removed")
+    left = {(entry.kind, entry.key) for entry in entries(store)}
+    others = [("networks", "another"), ("training", "other")]
+    assert left == {*((kind, json_digest(name)) for kind, name in others), ("trace-parts", PART)}
+    assert all(content == before[name] for name, content in files(store.root).items())
+
+
+def rest(found):
+    """Bytes of what stays."""
+    keys = (json_digest("another"), json_digest("other"), PART)
+    return sum(len(content) for name, content in found.items() if Path(name).stem in keys)
+
+
+@pytest.mark.parametrize("name", [TRACE[:8], TRACE, f"traces/{TRACE[:8]}", f"traces/{TRACE}"])
+def test_one_artifact_is_removed_by_how_its_key_begins(store, exitbench, name):
+    before = files(store.root)
+    code, out, _ = exitbench("store", "remove", name)
+    gone = f"traces/{TRACE[:2]}/{TRACE}.safetensors"
+    assert code == 0
+    size = len(before[gone])
+    assert out == f"traces/{TRACE[:16]}: {size} bytes, small test\n1 artifacts, {size} bytes removed\n"
+    assert files(store.root) == {name: content for name, content in before.items() if name != gone}
+
+
+def test_a_damaged_artifact_is_removed_by_its_key(store, exitbench):
+    store.path("traces", TRACE).write_bytes(b"no artifact")
+    assert exitbench("store", "remove", TRACE[:12])[0] == 0
+    assert not store.path("traces", TRACE).exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (
+            ["smal"],
+            "smal: neither a workload nor a key of this store (did you mean 'small'?); see `exitbench store list`",
+        ),
+        ([f"{TRACE[:8]}0123"], f"neither a workload nor a key of this store (did you mean '{TRACE[:12]}'?)"),
+        (["small", "nothing"], "nothing: neither a workload nor a key"),
+        ([TRACE[:7]], f"{TRACE[:7]}: too short; give a key's first 8 digits or more"),
+        (["traces/"], "traces/: too short"),
+        (["../traces"], "../traces: neither a workload nor a key"),
+        (["a\x1b[2Jb"], "a?[2Jb: neither a workload nor a key"),
+        (["fashion-direct"], "fashion-direct: comes with the package; this store has nothing of it to remove"),
+    ],
+)
+def test_what_fits_nothing_or_too_much_removes_nothing(store, exitbench, names, reason):
+    before = files(store.root)
+    code, out, err = exitbench("store", "remove", *names)
+    assert (code, out) == (2, "")
+    assert reason in err
+    assert err.count("\n") == 1
+    assert files(store.root) == before
+
+
+def test_two_kinds_under_one_key_are_told_apart(store, exitbench):
+    store.put("training", NETWORK, {"a": torch.zeros(1)}, {"history": [{}]})
+    code, _, err = exitbench("store", "remove", NETWORK)
+    assert code == 2
+    assert f"several artifacts begin like this (networks/{NETWORK[:16]}, training/{NETWORK[:16]})" in err
+    assert exitbench("store", "remove", f"training/{NETWORK[:8]}")[0] == 0
+    assert store.path("networks", NETWORK).exists()
+
+
+def test_nothing_is_removed_through_a_linked_folder(store, tmp_path, exitbench):
+    elsewhere = store.path("traces", TRACE).parent.rename(tmp_path / "elsewhere")
+    store.path("traces", TRACE).parent.symlink_to(elsewhere)
+    with pytest.raises(StoreError, match="is a link, and a store follows none"):
+        store.remove_here("traces", TRACE)
+    assert exitbench("store", "remove", TRACE)[0] == 2
+    assert len(files(elsewhere)) == 1

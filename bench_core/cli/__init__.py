@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from bench_core import __version__
-from bench_core.cli.common import app, debugging
+from bench_core.cli.common import app
 from bench_core.cli.streams import reader_left, standard_streams
 from bench_core.errors import ExitBenchError, one_line
 
@@ -48,6 +48,9 @@ def _exit_code() -> int:
         code = app(standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
+    except SystemExit as error:  # nothing of ours leaves in this way
+        print(f"exitbench: something called sys.exit({error.code!s:.60}); the command is not finished", file=sys.stderr)
+        return 1
     except ExitBenchError as error:
         _show_traceback(error)
         _complain(str(error))
@@ -57,7 +60,7 @@ def _exit_code() -> int:
             if message := " ".join(error.format_message().split()):  # empty where the help was shown instead
                 _complain(message)
             return 2
-        from bench_core.tracebacks import described, is_foreign
+        from bench_core.tracebacks import debugging, described, is_foreign
 
         _show_traceback(error)
         if isinstance(error, OSError) and not is_foreign(error):
@@ -78,9 +81,9 @@ def _complain(message: str) -> None:
 
 
 def _show_traceback(error: BaseException) -> None:
-    if debugging():
-        from bench_core.tracebacks import full_traceback
+    from bench_core.tracebacks import debugging, full_traceback
 
+    if debugging():
         print(full_traceback(error), end="", file=sys.stderr)
 
 

@@ -27,19 +27,26 @@ def refusing_odd_cells(*folders: Path) -> Iterator[None]:
         ) from error
 
 
+Unverified = Annotated[
+    bool,
+    typer.Option("--unverified", help="Read tables that were edited; by default they must have the manifest's sha256."),
+]
+
+
 @app.command()
 def leaderboard(
     results: Annotated[Path, typer.Argument(help="Folder of a board.")] = Path("exitbench-results/quick"),
     operating_point: Annotated[
         list[str] | None, typer.Option(help="Which tables; may be repeated, `all` for every one.")
     ] = None,
+    unverified: Unverified = False,
 ) -> None:
     """Print a board that was made before."""
     from bench_core.report.checks import refuse_contradictions
     from bench_core.report.terminal import terminal
     from bench_core.results import read_board
 
-    board = read_board(results)
+    board = read_board(results, verified=not unverified)
     refuse_contradictions(board, str(results))
     offered = list(dict.fromkeys(board.rows["operating_point"]))
     wanted = operating_point or shown_points(offered)
@@ -58,6 +65,7 @@ def report(
         str, typer.Option("--format", help="Which files, with commas: html, tex, svg, png, md.")
     ] = "html,tex,svg,png,md",
     plugin: PluginFiles = None,
+    unverified: Unverified = False,
 ) -> None:
     """Write a board as one html page, as LaTeX, plots and markdown."""
     from bench_core.report.checks import refuse_contradictions
@@ -67,7 +75,7 @@ def report(
     wanted = check_formats(part.strip() for part in formats.split(",") if part.strip())
     place = output or results
     refuse_file(place)
-    board = read_board(results)
+    board = read_board(results, verified=not unverified)
     refuse_contradictions(board, str(results))
     point = shown_points(list(dict.fromkeys(board.rows["operating_point"])))[0]
     extras = {}
@@ -89,13 +97,14 @@ def report(
 def compare(
     first: Annotated[Path, typer.Argument(help="Folder of a board.")],
     second: Annotated[Path, typer.Argument(help="Folder of another board of the same suite.")],
+    unverified: Unverified = False,
 ) -> None:
     """Two boards of one suite: what changed, row by row, and what is not comparable."""
     from bench_core.report.checks import refuse_contradictions
     from bench_core.report.differences import compare_boards
     from bench_core.results import read_board
 
-    boards = [read_board(folder) for folder in (first, second)]
+    boards = [read_board(folder, verified=not unverified) for folder in (first, second)]
     for board, folder in zip(boards, (first, second), strict=True):
         refuse_contradictions(board, str(folder))
     with refusing_odd_cells(first, second):
@@ -113,6 +122,7 @@ def reproduce(
     ] = None,
     tables: Annotated[Path | None, typer.Option(help="Folder to keep the recomputed board in.")] = None,
     plugin: PluginFiles = None,
+    unverified: Unverified = False,
 ) -> None:
     """Recompute a board and compare; exit code 1 and a list of differences where it drifted.
 
@@ -132,16 +142,18 @@ def reproduce(
     if source == "scratch":
         from bench_core.retraining import retrain_board
 
-        again = retrain_board(results, registry, keep=tables)
+        again = retrain_board(results, registry, keep=tables, verified=not unverified)
         print(again.text)
         failed = bool(again.problems)
     else:
         from bench_core.reproduction import compare_with, reproduce_board
 
         if board is not None:
-            report = compare_with(results, board, registry)
+            report = compare_with(results, board, registry, verified=not unverified)
         else:
-            report = reproduce_board(results, registry, from_weights=source == "weights", keep=tables)
+            report = reproduce_board(
+                results, registry, from_weights=source == "weights", keep=tables, verified=not unverified
+            )
         print(report.text)
         failed = bool(report.drift)
     if failed:

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from bench_core.errors import NoHomeError, UsageError, visible
+from bench_core.tracebacks import debugging, show_tracebacks
 
 __all__ = [
     "DeviceOption",
@@ -19,7 +20,6 @@ __all__ = [
     "SuiteName",
     "SuiteOption",
     "app",
-    "debugging",
     "refuse_file",
     "refuse_output",
     "registry_of",
@@ -33,13 +33,8 @@ __all__ = [
 ]
 
 
+_TO_LOAD = 1.0  # minutes that a plugin may take at least, since it may import large libraries
 _DEBUG = "--debug"
-_debugging = False
-
-
-def debugging() -> bool:
-    """Return whether ``--debug``, or the variable that makes plugins' errors ours, asks for tracebacks."""
-    return _debugging or os.environ.get("EXITBENCH_STRICT_PLUGINS") == "1"
 
 
 class _Commands(TyperGroup):
@@ -49,9 +44,8 @@ class _Commands(TyperGroup):
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        global _debugging  # noqa: PLW0603  # one process, one command line
         options = args[: args.index("--")] if "--" in args else args
-        _debugging = _DEBUG in options
+        show_tracebacks(_DEBUG in options)
         args = [given for given in options if given != _DEBUG] + args[len(options) :]
         for before, given in pairwise(["exitbench", *args]):
             flag, sign, value = given.partition("=")
@@ -93,10 +87,12 @@ def use_device(name: str | None, *, here: bool = True) -> None:
         compute_device()
 
 
-def registry_of(files: list[Path] | None) -> Any:
+def registry_of(files: list[Path] | None, limit_minutes: float | None = None) -> Any:
+    from bench_core.foreign_code import STRATEGY_MINUTES
     from bench_core.plugin_manager import load_registry
 
-    registry = load_registry(files or [])
+    minutes = STRATEGY_MINUTES if limit_minutes is None else max(limit_minutes, _TO_LOAD)
+    registry = load_registry(files or [], minutes=minutes)
     for plugin in registry.plugins if debugging() else ():
         print(plugin.traceback, end="", file=sys.stderr)
     for problem in registry.problems:

@@ -41,6 +41,15 @@ def run(
     scheduler: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Share the work among the workers of a Dask scheduler.")
     ] = None,
+    limit_minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="MINUTES",
+            help="End a stage, or a strategy on a workload, that takes longer; default the suite's, else 60 for a "
+            "strategy, 1440 for a stage.",
+        ),
+    ] = None,
     device: DeviceOption = None,
     offline_store: Annotated[
         bool, typer.Option("--offline-store", help="Make nothing: what the store lacks or has damaged ends the run.")
@@ -49,12 +58,15 @@ def run(
     """The main job: train, convert and record what is missing, then replay and write the leaderboard."""
     from bench_core.execution import check_workers, plan, run_suite
     from bench_core.report.terminal import terminal
+    from bench_core.stages import stored_weights
     from bench_core.store import default_store
 
     if offline_store and refit:
         raise UsageError("--offline-store makes nothing, --refit makes policies again; leave one out")
     use_device(device, here=scheduler is None)
-    registry = registry_of(plugin)
+    if limit_minutes is not None and not limit_minutes > 0:
+        raise UsageError(f"--limit-minutes {limit_minutes:g}: must be above 0")
+    registry = registry_of(plugin, limit_minutes)
     chosen = suite_of(suite, only, registry)
     place = output or Path("exitbench-results") / (f"{chosen.name}-only" if only else chosen.name)
     refuse_file(place)
@@ -63,7 +75,7 @@ def run(
         check_workers(store, jobs=jobs, scheduler=scheduler)
         planned = plan(chosen, registry)
         for workload in planned.workloads:
-            trained = store.get("networks", workload.training_key) is not None
+            trained = stored_weights(workload, store) is not None
             print(f"{workload.spec.name}: {'record with trained weights' if trained else 'train, then record'}")
         print(f"replay: {', '.join(entrant.label for entrant in planned.competitors)}")
         print(f"results: {place}")
@@ -78,11 +90,15 @@ def run(
         export_traces=traces,
         jobs=jobs,
         scheduler=scheduler,
+        limit_minutes=limit_minutes,
         command=shlex.join(["exitbench", "run", suite, *(part for name in only or [] for part in ("--only", name))]),
     )
     print(terminal(board, shown_points(chosen.operating_points)))
     print(f"All operating points: {place}/leaderboard.md; figures: {place}/rows.csv")
     if board.failures:
-        print(f"exitbench: {board.failures} rows failed; their status says why", file=sys.stderr)
+        for problem in board.problems:
+            print(f"exitbench: {problem}", file=sys.stderr)
+        if rows := board.failures - len(board.problems):
+            print(f"exitbench: {rows} rows failed; their status says why", file=sys.stderr)
     if board.failures or registry.problems:
         raise typer.Exit(1)

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from bench_core.cli.common import app, debugging, registry_of
+from bench_core.cli.common import app, registry_of
 from bench_core.errors import UsageError, one_line
+from bench_core.tracebacks import debugging
 
 plugin_app = typer.Typer(help="Plugins of your own: start one, check one.", no_args_is_help=True)
 app.add_typer(plugin_app, name="plugin")

@@ -23,6 +23,7 @@ def store_list() -> None:
 
     store = default_store()
     found = entries(store)
+    _name_left_alone(store)
     rows = [(entry.kind, entry.key[:16], entry.size, entry.what) for entry in found]
     here = {(entry.kind, entry.key) for entry in found}
     elsewhere = {names: size for names, size in store.shared().items() if names not in here}
@@ -72,10 +73,38 @@ def store_prune(
     from bench_core.inventory import prune
     from bench_core.store import default_store
 
-    removed = prune(default_store(), older_than=older_than, dry_run=dry_run)
+    store = default_store()
+    removed = prune(store, older_than=older_than, dry_run=dry_run)
+    _name_left_alone(store)
     for line in removed:
         print(one_line(line))
     print(f"{len(removed)} {'would be removed' if dry_run else 'removed'}")
+
+
+@store_app.command("remove")
+def store_remove(
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="KEY|WORKLOAD...", help="Workloads, or the first 8 digits or more of single keys."),
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and stop.")] = False,
+) -> None:
+    """Remove single artifacts, or everything that was made for a workload."""
+    from bench_core.inventory import removable, remove
+    from bench_core.store import default_store
+
+    store = default_store()
+    chosen = removable(store, names)
+    unsent = set(store.unsent())
+    for entry in chosen:
+        if not dry_run:
+            remove(store, [entry])
+        remark = " (was not sent yet)" if (entry.kind, entry.key) in unsent else ""
+        print(f"{entry.kind}/{entry.key[:16]}: {entry.size} bytes, {entry.what}{remark}")
+    done = "would be removed" if dry_run else "removed"
+    print(f"{len(chosen)} artifacts, {sum(entry.size for entry in chosen)} bytes {done}")
+    if store.url:
+        print(f"copies at {store.url} stay, and come back when a run needs them")
 
 
 @store_app.command("export")
@@ -106,6 +135,15 @@ def store_import(bundle: Annotated[Path, typer.Argument(help="A file that `store
     for member in new:
         print(f"{member.name}: {member.size} bytes")
     print(f"{len(new)} artifacts are new in {store.root}")
+
+
+def _name_left_alone(store: "Store") -> None:
+    """Say on stderr which links, FIFOs, sockets and devices are in the store's folders."""
+    from bench_core.inventory import left_alone
+    from bench_core.progress import note
+
+    for line in left_alone(store):
+        note(line)
 
 
 def _print_shared(store: "Store") -> None:

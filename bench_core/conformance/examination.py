@@ -9,6 +9,7 @@ from bench_core.conformance.checks import CHECKS
 from bench_core.conformance.subject import ConformanceError, Subject
 from bench_core.errors import ExitBenchError, UsageError, one_line
 from bench_core.exits import ExitStrategy
+from bench_core.foreign_code import foreign_code
 from bench_core.knobs import nearest
 from bench_core.plugin_manager import PluginRecord, Registry
 from bench_core.tracebacks import described, full_traceback
@@ -55,7 +56,8 @@ def examine(strategy: ExitStrategy) -> Iterator[Verdict]:
             continue
         problem = trace = ""
         try:
-            check.test(subject)
+            with foreign_code(f"strategy {strategy.name}"):
+                check.test(subject)
         except (ConformanceError, ExitBenchError) as error:
             problem = one_line(_line(str(error)))
         except Exception as error:  # whatever a strategy raises is the verdict on it

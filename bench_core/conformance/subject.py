@@ -15,7 +15,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from bench_core.conformance.synthetic import Recording, record
 from bench_core.curves import FamilyOnTrace
 from bench_core.errors import PluginError
-from bench_core.exits import Evidence, ExitPolicy, ExitStrategy, ListedPolicies, PolicyFamily, Requirement, ScoreFamily
+from bench_core.exits import Evidence, ExitPolicy, ExitStrategy, PolicyFamily, Requirement
 from bench_core.knobs import KnobValue
 from bench_core.replay import InputFrames
 from bench_core.scoring import Artifacts, Recorded, fit_family
@@ -56,14 +56,8 @@ class Subject:
     def fit(self, recording: Recording, artifacts: Artifacts | None = None, *, seed: int = 0) -> PolicyFamily:
         """Fit a fresh copy. Raises PluginError for anything but a family; what the strategy raises comes through."""
         with _seeded(seed):
-            family = fit_family(
-                copy.deepcopy(self.strategy), Recorded(recording.trace, self.inputs(recording)), artifacts
-            )
-        if not isinstance(family, ScoreFamily | ListedPolicies):
-            raise PluginError(
-                self.strategy.name, f"fit must give a ScoreFamily or ListedPolicies, not {type(family).__name__}"
-            )
-        return family
+            recorded = Recorded(recording.trace, self.inputs(recording))
+            return fit_family(copy.deepcopy(self.strategy), recorded, artifacts)
 
     def values_of(self, family: PolicyFamily, recording: Recording, most: int = POLICIES) -> list[KnobValue]:
         """At most so many values of the knob, evenly from those that make a difference on a recording."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench_core.errors import StoreError, UsageError, visible
-from bench_core.files import whole_file
+from bench_core.files import alone_in, whole_file
 from bench_core.report.latex import latex
 from bench_core.report.markdown import markdown
 from bench_core.report.presentable import presentable
@@ -52,24 +52,29 @@ def write_report(
     """
     formats = check_formats(formats)
     make_folder(folder)
-    written = []
+    with alone_in(folder):  # it may be a board's own, which a run is about to replace
+        return list(_written(board, extras, folder, formats, default_point))
+
+
+def _written(
+    board: Board, extras: "Mapping[str, Extras]", folder: Path, formats: Iterable[str], default_point: str
+) -> Iterator[Path]:
     texts = {"tex": latex, "md": markdown}
     for name in formats:
         if name == "html":
             from bench_core.report.page import page
 
-            written.append(folder / "leaderboard.html")
-            write_text(written[-1], page(board, extras, default_point))
+            write_text(folder / "leaderboard.html", page(board, extras, default_point))
+            yield folder / "leaderboard.html"
         elif name in texts:
-            written.append(folder / f"leaderboard.{name}")
-            write_text(written[-1], texts[name](board))
+            write_text(folder / f"leaderboard.{name}", texts[name](board))
+            yield folder / f"leaderboard.{name}"
     kinds = [name for name in formats if name in ("svg", "png")]
     if kinds:
         make_folder(folder / "plots")
         for name, content in _plots(board, extras, default_point, kinds):
-            written.append(folder / "plots" / name)
-            _write_bytes(written[-1], content)
-    return written
+            _write_bytes(folder / "plots" / name, content)
+            yield folder / "plots" / name
 
 
 def _plots(

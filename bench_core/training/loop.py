@@ -13,7 +13,7 @@ from torch import nn
 
 from bench_core.data.base import Dataset, ImageSplit
 from bench_core.errors import TrainingPausedError, UsageError
-from bench_core.progress import Advance, progress
+from bench_core.progress import Advance, note, progress
 from bench_core.snn.network import AnalogNetwork, SpikingNetwork
 from bench_core.store import Store
 from bench_core.training.augmentation import augment, augment_frames
@@ -55,6 +55,8 @@ def train_network(
     title: str,
     regularizer: Regularizer | None = None,
     until: float = math.inf,
+    facts: Mapping[str, Any] | None = None,
+    before_keeping: Callable[[], None] | None = None,
 ) -> list[EpochRecord]:
     """Train ``network`` in place and on the device that it is on, with the training split only.
 
@@ -65,6 +67,8 @@ def train_network(
     Args:
         until: ``time.monotonic()`` at which it has to have stopped: no epoch is begun that would take longer, if it
             takes as long as the one before. At least one is trained.
+        facts: further metadata of what goes to the store.
+        before_keeping: called before anything goes to the store; what it raises ends the training.
 
     Returns:
         One record per epoch.
@@ -83,7 +87,9 @@ def train_network(
                 raise TrainingPausedError(f"{stopped}; the same command goes on")
             with layer_records(network, wanted=regularizer is not None) as records:
                 history.append(training.run_epoch(history, records, advance))
-            training.save(history, store, key)
+            if before_keeping is not None:
+                before_keeping()
+            training.save(history, store, key, facts or {})
     training.finish()
     return history
 
@@ -102,7 +108,7 @@ class _Training:
         recipe: Recipe,
         seed: int,
     ) -> None:
-        self.network, self.dataset, self.regularizer = network, dataset, regularizer
+        self.network, self.dataset, self.split, self.regularizer = network, dataset, split, regularizer
         self.device = next(network.parameters()).device
         images = split.images
         self.images = images.to(self.device) if isinstance(images, torch.Tensor) else images  # all there, if they fit
@@ -238,7 +244,7 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
-    def save(self, history: list[EpochRecord], store: Store, key: str) -> None:
+    def save(self, history: list[EpochRecord], store: Store, key: str, facts: Mapping[str, Any]) -> None:
         """Put weights, optimiser state and average into the store."""
         tensors: dict[str, torch.Tensor] = {}
         for part, module in self.trained.items():
@@ -249,12 +255,17 @@ class _Training:
         if self.average is not None:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.tensors.items()}
         tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
-        store.put("training", key, tensors, {"history": [dataclasses.asdict(record) for record in history]})
+        records = [dataclasses.asdict(record) for record in history]
+        store.put("training", key, tensors, {**facts, "history": records, "data": self.split.digest})
 
     def resume(self, store: Store, key: str) -> list[EpochRecord]:
         """Take up what ``save`` put into the store, if it did; the epochs that are done."""
         saved = store.get("training", key)
         if saved is None:
+            return []
+        if saved.metadata.get("data", self.split.digest) != self.split.digest:
+            place = store.path("training", key)
+            note(f"store: {place}: begun on other data of {self.dataset.name}; it begins again")
             return []
         for part, module in self.trained.items():
             module.load_state_dict(_below(f"{part}.", saved.tensors))
