@@ -146,18 +146,24 @@ class Board:
 def read_kept(folder: Path, name: str) -> pd.DataFrame | None:
     """A table of ``KEPT_TABLES`` that an earlier run left in ``folder``; None where it left none.
 
-    One that can't be read or has other columns is said to be passed over, and counts as none; one that was edited since
-    it was written is said to be kept.
+    One that can't be read, has other columns or odd cells is said to be passed over, and counts as none; one that was
+    edited since it was written is said to be kept.
     """
     content = kept_content(folder, name)
-    return None if content is None else _kept_table(folder, name, content)
+    table = None if content is None else _kept_table(folder, name, content)
+    try:
+        if table is not None:
+            check_cells(name, table)
+    except ValueError as error:
+        note(f"{folder}: {error}; passed over")
+        return None
+    return table
 
 
 def _kept_table(folder: Path, name: str, content: bytes) -> pd.DataFrame | None:
     path = folder / f"{name}.csv"
     try:
         table = table_of(content.decode())
-        check_cells(name, table)
     except ValueError as error:
         note(f"{path}: not readable ({error}); passed over")
         return None
@@ -243,13 +249,16 @@ def read_board(folder: Path, *, verified: bool = True) -> Board:
             raise UsageError(
                 f"results {folder}: {name}.csv has other columns than schema {SCHEMA}; run the suite again"
             )
+    found = {name: _kept_table(folder, name, contents[name]) for name in KEPT_TABLES if name in contents}
+    kept = {name: table for name, table in found.items() if table is not None}
     try:
-        for name, table in {"rows": rows, **tables}.items():
+        for name, table in {"rows": rows, **tables, **kept}.items():
             check_cells(name, table)
     except ValueError as error:
-        raise UsageError(f"results {folder}: {error}; the file was edited or mixed up, run the suite again") from error
+        raise UsageError(
+            f"results {folder}: a cell does not hold what its column should ({error}); run the suite again"
+        ) from error
     check_manifest(manifest, f"results {folder}")
-    kept = {name: _kept_table(folder, name, contents[name]) for name in KEPT_TABLES if name in contents}
     return Board(
         rows,
         **tables,  # type: ignore[arg-type]  # mypy takes them for all fields

@@ -13,7 +13,7 @@ import typer
 from bench_core import __version__
 from bench_core.cli.common import app
 from bench_core.cli.streams import reader_left, standard_streams
-from bench_core.errors import ExitBenchError, one_line
+from bench_core.errors import ExitBenchError, ForeignCodeError, PluginError, one_line
 
 # isort: off
 # Importing a room registers its commands; `exitbench --help` shows them in this order.
@@ -53,7 +53,7 @@ def _exit_code() -> int:
         return 1
     except ExitBenchError as error:
         _show_traceback(error)
-        _complain(str(error))
+        _complain(f"{error}{_their_place(error)}")
         return 2
     except BaseException as error:  # a plugin's, or a defect; SystemExit too: of ours there is none in this mode
         if hasattr(error, "format_message"):  # a click usage error
@@ -78,6 +78,15 @@ def _exit_code() -> int:
 def _complain(message: str) -> None:
     """Print one line of error."""
     print(f"exitbench: {one_line(message)}", file=sys.stderr)
+
+
+def _their_place(error: ExitBenchError) -> str:
+    """Return where the plugin's code is that ended in such an error; empty where none did."""
+    if error.__cause__ is None or not isinstance(error, ForeignCodeError | PluginError):
+        return ""
+    from bench_core.tracebacks import is_foreign, raised_at
+
+    return f" ({raised_at(error.__cause__)})" if is_foreign(error.__cause__) else ""
 
 
 def _show_traceback(error: BaseException) -> None:

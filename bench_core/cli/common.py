@@ -11,7 +11,6 @@ import typer
 from typer.core import TyperGroup
 
 from bench_core.errors import NoHomeError, UsageError, visible
-from bench_core.tracebacks import debugging, show_tracebacks
 
 __all__ = [
     "DeviceOption",
@@ -45,6 +44,8 @@ class _Commands(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         options = args[: args.index("--")] if "--" in args else args
+        from bench_core.tracebacks import show_tracebacks
+
         show_tracebacks(_DEBUG in options)
         args = [given for given in options if given != _DEBUG] + args[len(options) :]
         for before, given in pairwise(["exitbench", *args]):
@@ -90,6 +91,7 @@ def use_device(name: str | None, *, here: bool = True) -> None:
 def registry_of(files: list[Path] | None, limit_minutes: float | None = None) -> Any:
     from bench_core.foreign_code import STRATEGY_MINUTES
     from bench_core.plugin_manager import load_registry
+    from bench_core.tracebacks import debugging
 
     minutes = STRATEGY_MINUTES if limit_minutes is None else max(limit_minutes, _TO_LOAD)
     registry = load_registry(files or [], minutes=minutes)

@@ -8,7 +8,6 @@ import typer
 
 from bench_core.cli.common import app, registry_of
 from bench_core.errors import UsageError, one_line
-from bench_core.tracebacks import debugging
 
 plugin_app = typer.Typer(help="Plugins of your own: start one, check one.", no_args_is_help=True)
 app.add_typer(plugin_app, name="plugin")
@@ -32,6 +31,7 @@ def plugin_check(
 ) -> None:
     """Run the conformance kit on every exit strategy that a plugin registers; exit code 1 where a check fails."""
     from bench_core.conformance.examination import examine, plugin_file, plugins_of, strategies_of
+    from bench_core.tracebacks import debugging
 
     file = plugin_file(plugin)
     registry = registry_of([file] if file else None)

@@ -156,7 +156,7 @@ def board(folder: Path) -> list[Target]:
 
         def take(path: Path) -> None:
             shutil.copyfile(path, place / name)
-            found = read_board(place)
+            found = read_board(place, verified=False)  # a digest would refuse every case
             refuse_contradictions(found, "in a test")
             points = list(dict.fromkeys(found.rows["operating_point"]))
             shown = (
