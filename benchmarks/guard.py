@@ -2,7 +2,7 @@
 
     python benchmarks/guard.py [--repetitions 5] [--only fashion-direct]
 
-Without it, ``foreign_code`` does nothing. The store is filled first and scores are made again, so that a turn is replay,
+Without it, ``foreign_code`` does nothing. The store is filled first and scores are made again, so a turn is replay,
 ranks and wall clock of one workload.
 """
 
