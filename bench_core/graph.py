@@ -10,7 +10,6 @@ import json
 import os
 import secrets
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
@@ -19,7 +18,7 @@ import torch
 
 from bench_core import __version__
 from bench_core.device import VARIABLE, wanted_device
-from bench_core.errors import StoreError, UsageError
+from bench_core.errors import StoreError, UsageError, one_line
 from bench_core.exits import Requirement
 from bench_core.failures import guarded
 from bench_core.kept_scores import SCORED_SPLITS, can_be_kept, scores_key
@@ -287,8 +286,9 @@ def perform(request: str, address: str = "", say: Callable[[str], None] | None =
         except StoreError as error:
             answer = Answer(stop=str(error), said=said)
         except BaseException as error:  # of a plugin's: nobody presses Ctrl-C in a worker
-            note(f"{stage.subject}: failed\n{traceback.format_exc()}")
-            answer = Answer(problem=f"failed: {type(error).__name__}: {error}", said=said)
+            problem = one_line(f"failed: {type(error).__name__}: {error!s:.200}")
+            note(f"{stage.subject}: {problem}")
+            answer = Answer(problem=problem, said=said)
     return json.dumps(asdict(answer))
 
 

@@ -22,6 +22,7 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from bench_core.data import Dataset
 from bench_core.digests import file_digest, tensors_digest
 from bench_core.errors import UsageError, one_line
+from bench_core.foreign_code import STAGE_MINUTES, foreign_code
 from bench_core.knobs import nearest
 from bench_core.progress import note
 from bench_core.recording import BATCH, Part, Recording, record
@@ -94,6 +95,19 @@ def record_network(
         UsageError: the module can't be stepped, or gives something else than finite logits [B, K].
         DataError: the split can't be read.
     """
+    with foreign_code(f"network {name}", minutes=STAGE_MINUTES):
+        return _recorded(module, dataset, split, timesteps, name, batch, provenance or {})
+
+
+def _recorded(  # noqa: PLR0917  # of ``record_network``
+    module: nn.Module,
+    dataset: Dataset,
+    split: str,
+    timesteps: int,
+    name: str,
+    batch: int,
+    provenance: Mapping[str, str],
+) -> Trace:
     weights = {key: value for key, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
     digest = tensors_digest(weights)  # now, since a module may register its state as well
     network = SteppedNetwork(module, name, classes=dataset.classes, constant_input=dataset.constant_input)
@@ -119,7 +133,7 @@ def record_network(
         header={
             "workload": name,
             "provenance": {
-                **(provenance or {}),
+                **provenance,
                 "adapter": network.kind,
                 "weights": digest,
                 "dataset": dataset.name,
@@ -157,6 +171,14 @@ def build_network(reference: str) -> nn.Module:
     module_name, _, attribute = reference.partition(":")
     if not module_name or not attribute or not all(part.isidentifier() for part in module_name.split(".")):
         raise UsageError(f"--model {reference}: write package.module:factory")
+    here = os.getcwd()  # noqa: PTH109  # as it stands in sys.path
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    with foreign_code(f"--model {reference}", minutes=STAGE_MINUTES):
+        return _built(module_name, attribute, reference)
+
+
+def _built(module_name: str, attribute: str, reference: str) -> nn.Module:
     module = _imported(module_name, reference)
     try:
         factory: Any = functools.reduce(getattr, attribute.split("."), module)
@@ -178,9 +200,6 @@ def build_network(reference: str) -> nn.Module:
 
 
 def _imported(name: str, reference: str) -> ModuleType:
-    here = os.getcwd()  # noqa: PTH109  # as it stands in sys.path
-    if here not in sys.path:
-        sys.path.insert(0, here)
     importlib.invalidate_caches()
     try:
         return importlib.import_module(name)

@@ -5,7 +5,7 @@ import subprocess
 import pandas as pd
 import pytest
 
-from tests.helpers.misbehaving import CASES, write_misbehaving
+from tests.helpers.misbehaving import CASES, CRASHES, write_misbehaving
 from tests.helpers.processes import environment, run_command
 from tests.helpers.suites import trained_store, write_suite
 
@@ -59,7 +59,7 @@ def alone(folder):
 @pytest.fixture(scope="module")
 def together(folder, alone):
     """All of them in one run."""
-    plugins = [f"--plugin={path}" for path in write_misbehaving(folder)]
+    plugins = [f"--plugin={path}" for path in write_misbehaving(folder, CASES)]
     strategies = [*({"name": name} for name in CASES), *SOUND]
     return run(folder, "together", strategies, *plugins, "--limit-minutes", LIMIT, code=1)
 
@@ -94,3 +94,35 @@ def test_stdout_holds_the_board_alone(together):
 def test_nothing_wrong_is_kept(folder, alone, together):
     run(folder, "afterwards", SOUND, code=0)
     assert of_the_sound(folder, "afterwards") == alone
+
+
+# --- the same on workers ---------------------------------------------------------------------------------------------
+
+ON_WORKERS = {
+    name: CASES[name]
+    for name in (
+        *("writes-logits", "writes-with-numpy", "sets-dtype", "sets-precision", "turns-mkldnn-off", "exits"),
+        *("exits-at-once", "interrupts", "raises-its-own", "forks", "prints", "changes-directory", "draws"),
+    )
+} | {"crashes": CRASHES}
+
+
+@pytest.fixture(scope="module")
+def on_workers(folder, alone):
+    """Some of them, and one that takes its worker along, spread over two workers."""
+    place = folder / "on-workers"
+    place.mkdir()
+    plugins = [f"--plugin={path}" for path in write_misbehaving(place, ON_WORKERS)]
+    strategies = [*({"name": name} for name in ON_WORKERS), *SOUND]
+    return run(folder, "workers", strategies, *plugins, "--jobs", 2, code=1)
+
+
+def test_no_other_row_changes_with_workers(folder, alone, on_workers):
+    assert of_the_sound(folder, "workers") == alone
+
+
+@pytest.mark.parametrize("name", ON_WORKERS)
+def test_a_row_says_with_workers_what_its_strategy_did(folder, on_workers, name):
+    rows = pd.read_csv(folder / "workers" / "rows.csv", dtype=str, keep_default_na=False)
+    for status in rows[rows["strategy"] == name]["status"]:
+        assert status.startswith(ON_WORKERS[name].status), status

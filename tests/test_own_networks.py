@@ -18,12 +18,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from bench_core import Dataset, ImageSplit, load_trace
-from bench_core.errors import UsageError
+from bench_core.errors import ExitBenchError, UsageError
 from bench_core.own_networks import record_network
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.data import write_training_images
 from tests.helpers.numerics import rounded
 from tests.helpers.suites import TINY_PLUGIN, tiny_registry
+from tests.helpers.tiny_plugin import TinyShapes
 
 DOCS = (Path(__file__).parent.parent / "docs" / "networks.md").read_text(encoding="utf-8")
 T = 3
@@ -516,3 +517,46 @@ def test_the_example_of_the_documents_runs_as_it_stands(folder, exitbench, monke
         assert answer.code == 0, answer.err
     assert "average exit timestep" in answer.out
     assert len(load_trace(folder / "LifNet-test.safetensors")) == 10_000
+
+
+# --- a network is foreign code ---------------------------------------------------------------------------------------
+
+
+class Unruly(nn.Module):
+    """Changes the process whenever it is stepped."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 4)
+
+    def reset(self):
+        torch.set_default_dtype(torch.float64)
+
+    def step(self, x):
+        torch.set_num_threads(torch.get_num_threads() + 1)
+        torch.manual_seed(0)
+        os.environ["UNRULY"] = "1"
+        return self.linear(x.flatten(1).float())
+
+
+def test_a_network_leaves_the_process_as_it_was(capfd):
+    network = Unruly()
+    before = torch.get_rng_state(), torch.get_num_threads()
+    trace = record_network(network, TinyShapes(), "test", 3, name="unruly")
+    assert trace.logits.dtype == torch.float32
+    assert (torch.get_default_dtype(), "UNRULY" in os.environ) == (torch.float32, False)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert torch.get_num_threads() == before[1]
+    assert "network unruly changed PyTorch's default dtype" in capfd.readouterr().err
+
+
+class Leaving(Unruly):
+    """Ends the process when it is stepped."""
+
+    def step(self, x):
+        raise SystemExit(0)
+
+
+def test_a_network_that_leaves_is_one_line():
+    with pytest.raises(ExitBenchError, match=r"SystemExit|called sys\.exit\(0\)"):
+        record_network(Leaving(), TinyShapes(), "test", 3, name="leaving")

@@ -138,11 +138,14 @@ CASES = {
 }
 
 
-def write_misbehaving(folder):
-    """Write a plugin file for every case, and return their paths."""
+CRASHES = Case("import ctypes", score="ctypes.string_at(0)", status="failed: its worker died")  # with its process
+
+
+def write_misbehaving(folder, cases):
+    """Write a plugin file for every case, by name, and return their paths."""
     return [
         write_plugin(folder / f"{name.replace('-', '_')}.py", SOURCE.format(name=name, **_sources(case)))
-        for name, case in CASES.items()
+        for name, case in cases.items()
     ]
 
 
