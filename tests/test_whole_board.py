@@ -34,7 +34,7 @@ def helper(*arguments):
         env={**environment("nowhere"), "PYTHONPATH": module_path()},
         cwd=ROOT,
         capture_output=True,
-        timeout=300,
+        timeout=600,
         check=False,
         text=True,
     )

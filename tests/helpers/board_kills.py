@@ -12,6 +12,7 @@ import random
 import shutil
 import signal
 import sys
+import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -210,6 +211,7 @@ def reading(place, one, other):
     os.set_blocking(read, False)
     seen, problems, replaced, ended = [], [], 0, 0
     while not ended:
+        time.sleep(0.01)
         ended = os.waitpid(child, os.WNOHANG)[0]
         try:
             found = read_board(place / "board")
@@ -255,12 +257,14 @@ def folders(place):
     """A folder is made and filled while another process removes it whenever it is empty."""
     from bench_core.results import make_folder
 
+    parent = os.getpid()
     child = os.fork()
     if not child:
-        while True:
+        while os.getppid() == parent:
             for path in (place / "results" / "board", place / "results"):
                 with suppress(OSError):
                     path.rmdir()
+        os._exit(1)
     problems = []
     try:
         for _ in range(40):
