@@ -277,6 +277,7 @@ def perform(request: str, address: str = "", say: Callable[[str], None] | None =
     order, stage, threads = Order(**asked["order"]), Stage(**asked["stage"]), asked["threads"]
     with _one_at_a_time, collected(say) as said:
         torch.set_num_threads(threads if isinstance(threads, int) else threads.get(address, 1))
+        os.environ |= {"EXITBENCH_HOME": place_of(order.token) or order.store, VARIABLE: order.device}  # of the run
         try:
             if stale := outdated(order.plugins):
                 answer = Answer(stale=stale)
@@ -297,7 +298,6 @@ def _make_ordered(order: Order, stage: Stage, take_over: bool) -> _Place | tuple
         theirs, ours = (", ".join(f"{k} {v}" for k, v in sorted(o.items())) for o in (order.versions, _versions()))
         raise UsageError(f"the worker has {ours}, the run {theirs}; install the same")
     planned = _planned(order.suite, json.dumps(order.plugins))
-    os.environ |= {"EXITBENCH_HOME": place_of(order.token) or order.store, VARIABLE: order.device}  # it is the run's
     store = default_store()
     store.lock_patience = 0.0 if take_over else None
     return carry_out(stage, planned, store, order.refit)
