@@ -35,7 +35,7 @@ def check_cells(name: str, table: pd.DataFrame) -> None:
             raise ValueError(f"{name}.csv: column {column} is there twice")
         if column in nested:
             what, fits = nested[column]
-            _refuse_first(name, column, cells, cells.notna() & ~cells.map(partial(_fits, fits=fits)), what)
+            _refuse_first(name, column, cells, cells.notna() & ~cells.map(partial(_fits, fits=fits)).astype(bool), what)
         elif column in TEXT_COLUMNS:
             if column in _REQUIRED:
                 _refuse_first(name, column, cells, cells.isna(), "empty")

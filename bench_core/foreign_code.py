@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any, NoReturn, TextIO, cast
 
 from bench_core.errors import ForeignCodeError
+from bench_core.plugin_code import shipped_packages
 from bench_core.process_state import restore, snapshot
 from bench_core.progress import note
 
@@ -30,7 +31,6 @@ STAGE_MINUTES = 1440.0  # for a training, conversion or recording
 _PATIENCE = 60.0  # seconds until a line says whose code runs
 _GRACE = 30.0  # seconds that code has to end when it is told to
 _BETWEEN_LOOKS = 0.25
-_OURS = ("bench_core", "bench_plugins")
 _end_process = os._exit
 _told: set[str] = set()
 
@@ -47,7 +47,7 @@ def end_stray_child() -> None:
 
 def is_ours(made: object) -> bool:
     """Whether an object is of a class that comes with this package."""
-    return type(made).__module__.partition(".")[0] in _OURS
+    return type(made).__module__.partition(".")[0] in shipped_packages()
 
 
 @dataclass

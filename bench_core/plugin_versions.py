@@ -5,13 +5,12 @@ from pathlib import Path
 
 from bench_core.digests import json_digest
 from bench_core.errors import UsageError, one_line
-from bench_core.plugin_code import LoadedCode, code_of
+from bench_core.plugin_code import LoadedCode, code_of, shipped_packages
 from bench_core.plugin_manager import PluginRecord, Registry
 
 __all__ = ["described", "files_of", "outdated", "refuse_others"]
 
 _FILE = "file"  # the version of a plugin that is a file
-_OWN = ("bench_core", "bench_plugins")
 _SHOWN = 8  # digits of a digest
 _loaded: dict[tuple[str, str], PluginRecord] = {}  # of this process's last registry that a worker made
 
@@ -84,7 +83,7 @@ def _codes(record: PluginRecord) -> list[LoadedCode]:
     """The code that a plugin comes from; shipped ones come from this project's packages."""
     if record.code is not None:
         return [record.code]
-    return [code for name in _OWN if (code := code_of(name)) is not None]
+    return [code for name in sorted(shipped_packages()) if (code := code_of(name)) is not None]
 
 
 def _identity(plugin: Mapping[str, str]) -> tuple[str, str]:

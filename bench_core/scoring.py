@@ -180,6 +180,8 @@ def fit_family(
     calibration: Recorded,
     artifacts: Artifacts | None = None,
     observed: Mapping[Observation, torch.Tensor | Exception] | None = None,
+    *,
+    private: bool = True,
 ) -> PolicyFamily:
     """Fit a strategy on calibration data, of which it gets a copy of its own. What the strategy raises comes through.
 
@@ -187,6 +189,7 @@ def fit_family(
 
     Args:
         observed: what was observed of the calibration trace before.
+        private: give the strategy a copy of the calibration trace, and see whether it writes into that.
     """
     read, trace = calibration.inputs, calibration.trace
 
@@ -196,12 +199,12 @@ def fit_family(
 
     wanted = Requirement.INPUTS in strategy.requires and read is not None
     kept = None if artifacts is None else _told_by_code(strategy, artifacts)
-    private = PrivateTrace.copy_of(trace)
-    family: object = strategy.fit(Calibration(private, first_frames if wanted else None, kept, observed or {}))
+    copy = PrivateTrace.copy_of(trace) if private else None
+    family: object = strategy.fit(Calibration(copy or trace, first_frames if wanted else None, kept, observed or {}))
     if not isinstance(family, ScoreFamily | ListedPolicies):
         given = type(family).__name__
         raise PluginError(strategy.name, f"fit must give a ScoreFamily or ListedPolicies, not {given}")
-    if changed := private.changed:
+    if copy is not None and (changed := copy.changed):
         raise ForeignCodeError(
             f"strategy {strategy.name}", f"writes into the calibration trace ({', '.join(changed)}); copy it first"
         )

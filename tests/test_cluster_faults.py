@@ -313,7 +313,7 @@ def test_a_stage_that_takes_over_waits_for_no_lock(scored, store, monkeypatch):
         key = plan(parsed_suite(workloads=[CONVERTED]), tiny_registry()).workloads[0].training_key
         with exclusive(store.root / ".locks" / f"networks-{key}", lambda: None):
             answer = read_answer(perform(stage_request(order, train, 1, take_over=True)))
-    assert answer.problem.startswith("failed: Failed: made")
+    assert answer.problem.startswith("failed: raised Failed: made")
 
 
 def test_a_frozen_scheduler_is_one_line(scored, store, place, short_patience):

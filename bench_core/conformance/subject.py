@@ -57,7 +57,7 @@ class Subject:
         """Fit a fresh copy. Raises PluginError for anything but a family; what the strategy raises comes through."""
         with _seeded(seed):
             recorded = Recorded(recording.trace, self.inputs(recording))
-            return fit_family(copy.deepcopy(self.strategy), recorded, artifacts)
+            return fit_family(copy.deepcopy(self.strategy), recorded, artifacts, private=False)
 
     def values_of(self, family: PolicyFamily, recording: Recording, most: int = POLICIES) -> list[KnobValue]:
         """At most so many values of the knob, evenly from those that make a difference on a recording."""
