@@ -10,6 +10,8 @@ from tests.fuzz.loaders import LOADERS
 CASES = {"board": 130, "artifacts": 150, "published": 200}
 
 
+# A library that reads recordings leaves files open that it refuses.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", LOADERS)
 def test_a_damaged_file_is_accepted_or_refused_in_one_line(tmp_path, monkeypatch, name):
     monkeypatch.setenv("EXITBENCH_HOME", str(tmp_path / "home"))
