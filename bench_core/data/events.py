@@ -73,7 +73,12 @@ class FrameCache:
                 frames, made_from = found["frames"], found["made_from"].tolist()
         except Exception:  # damaged, whatever its reader makes of that: it is made again
             return None
-        fits = frames.dtype == np.uint16 and frames.ndim == 4 and frames.shape[:2] == (timesteps, 2)
+        fits = (
+            isinstance(frames, np.ndarray)
+            and frames.dtype == np.uint16
+            and frames.ndim == 4
+            and frames.shape[:2] == (timesteps, 2)
+        )
         return frames if fits and made_from == _fingerprint(recording) else None
 
     def put(self, recording: Path, timesteps: int, key: str, frames: Frames) -> None:
