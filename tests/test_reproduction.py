@@ -217,7 +217,9 @@ def test_networks_that_say_something_else_drift(boards, tmp_path, monkeypatch):
     rows.to_csv(folder / "rows.csv", index=False)
     store = Store(boards / "avx2" / "home", zoo=None)
     found = compare_with(folder, boards / "avx2" / "board", tiny_registry(), store=store, verified=False)
-    (line,) = found.drift  # "at its committed knob", or, where these kernels are the processor's own, as a byte that differs
+    (line,) = (
+        found.drift
+    )  # "at its committed knob", or, where these kernels are the processor's own, as a byte that differs
     assert "fixed" in line and "accuracy" in line
     assert read_board(folder, verified=False).rows.loc[place, "strategy"] == "fixed"
     assert contract.accuracy_allowance(10_000) == pytest.approx(0.0015)
