@@ -12,7 +12,7 @@ from bench_core.foreign_code import STRATEGY_MINUTES, foreign_code
 from bench_core.progress import note
 from bench_core.tracebacks import debugging, described, full_traceback
 
-__all__ = ["guarded", "out_of_memory"]
+__all__ = ["attempted", "guarded", "out_of_memory"]
 
 _REFUSALS = ("can't allocate memory", "could not create a primitive")  # of PyTorch's CPU allocator, and of oneDNN
 
@@ -30,9 +30,18 @@ def guarded(
         minutes: until it is interrupted.
         ours: it is this package's own code.
     """
-    try:
+
+    def surrounded() -> Any:
         with foreign_code(what, minutes=minutes, ours=ours):
             return stage(*arguments)
+
+    return attempted(what, surrounded)
+
+
+def attempted(what: str, stage: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a stage of this package's own code gives, or in words why it gives nothing, as ``guarded`` does."""
+    try:
+        return stage(*arguments)
     except StoreError as error:
         if _raised_here(error):
             raise

@@ -13,7 +13,7 @@ from bench_core.columns import CURVE_COLUMNS, ROW_COLUMNS, WORKLOAD_COLUMNS, cos
 from bench_core.comparisons import Comparison, Standing
 from bench_core.costs.models import CostModel
 from bench_core.costs.operations import FirstLayer, Overhead
-from bench_core.failures import guarded
+from bench_core.failures import attempted
 from bench_core.knobs import in_json
 from bench_core.metrics import (
     Reliability,
@@ -79,7 +79,7 @@ def _workload_rows(
                 rows.append(_failed(entry, point))
             else:
                 make = partial(figures.row, entry, entry.scores.policies[index], standings.get(entry.label))
-                row = guarded(f"{workload.name}, {entry.label}", make, ours=True)
+                row = attempted(f"{workload.name}, {entry.label}", make)
                 rows.append(_failed(replace(entry, problem=row), point) if isinstance(row, str) else row)
     for row in rows:
         row.update({name: digest[:DIGITS] for name, digest in workload.digests.items()})

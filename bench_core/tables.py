@@ -18,7 +18,7 @@ from bench_core.columns import (
 from bench_core.comparisons import Comparison, compare_workloads
 from bench_core.costs.models import CostModel
 from bench_core.costs.operations import FirstLayer
-from bench_core.failures import guarded
+from bench_core.failures import attempted
 from bench_core.metrics import BINS, Reliability, reliability
 from bench_core.rows import curve_table, row_table, workload_table
 from bench_core.scoring import WorkloadScores, policy_samples
@@ -50,7 +50,7 @@ def board_tables(
     problems = [] if problems is None else problems
 
     def table(name: str, columns: Iterable[str], make: Callable[..., pd.DataFrame], *made_from: Any) -> pd.DataFrame:
-        made = guarded(f"table {name}", make, *made_from, ours=True)
+        made = attempted(f"table {name}", make, *made_from)
         if isinstance(made, str):
             problems.append(f"table {name}: {made}")
         return made if isinstance(made, pd.DataFrame) else pd.DataFrame(columns=list(columns))
