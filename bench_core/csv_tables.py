@@ -5,6 +5,7 @@ printable, is escaped: an apostrophe goes before it, backslashes are doubled, an
 ``\\x1b``, ``\\u202e`` and so on. The names of columns are escaped alike. Numbers are written as they are.
 """
 
+import csv
 import io
 import re
 import warnings
@@ -56,15 +57,22 @@ def read_table(path: Path, types: Mapping[str, type] | None = None) -> pd.DataFr
 def table_of(text: str, types: Mapping[str, type] | None = None) -> pd.DataFrame:
     """Return the table that ``csv_text`` wrote, as ``read_table`` does. Raises ValueError for what is no csv."""
     options: dict[str, Any] = {"keep_default_na": False, **_EXACT}
-    names = parse_csv(text, nrows=0, dtype=str, **options).columns
+    names = _header(text)
     text_columns = [name for name in names if unescaped(name) in TEXT_COLUMNS]
     kinds = {**(types or {}), **dict.fromkeys(text_columns, str)}
     missing = {name: [""] if name in text_columns else _NO_FIGURE for name in names}
     table = parse_csv(text, dtype=kinds, na_values=missing, low_memory=False, **options)
     for name in text_columns:
-        if table[name].str.startswith(_MARK, na=False).any():
+        if name in table and table[name].str.startswith(_MARK, na=False).any():
             table[name] = table[name].map(unescaped, na_action="ignore")
     return table.rename(columns=unescaped)
+
+
+def _header(text: str) -> list[str]:
+    try:
+        return list(dict.fromkeys(next(csv.reader(io.StringIO(text)), [])))
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
 
 
 def parse_csv(text: str, **options: Any) -> pd.DataFrame:

@@ -67,7 +67,7 @@ def read_published(folder: Path, datasets: Collection[str]) -> pd.DataFrame:
     try:
         table = parse_csv(read_text(path), dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: not readable ({error})") from error
+        raise UsageError(f"{path}: not readable ({error!s:.300})") from error
     if list(table.columns) != list(PUBLISHED_COLUMNS):
         found, wanted = (", ".join(map(str, columns)) for columns in (table, PUBLISHED_COLUMNS))
         raise UsageError(f"{path}: its columns are {found}; they have to be {wanted}")

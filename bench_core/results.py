@@ -165,7 +165,7 @@ def _kept_table(folder: Path, name: str, content: bytes) -> pd.DataFrame | None:
     try:
         table = table_of(content.decode())
     except ValueError as error:
-        note(f"{path}: not readable ({error}); passed over")
+        note(f"{path}: not readable ({error!s:.300}); passed over")
         return None
     if name == "measurements" and "clock_remark" not in table:
         table["clock_remark"] = None  # of a version that didn't look
@@ -241,7 +241,7 @@ def read_board(folder: Path, *, verified: bool = True) -> Board:
         rows = table_of(contents["rows"].decode())
         tables = {name: table_of(contents[name].decode()) for name in columns}
     except ValueError as error:
-        raise UsageError(f"results {folder}: not readable ({error})") from error
+        raise UsageError(f"results {folder}: not readable ({error!s:.300})") from error
     if not {"workload", "strategy", "operating_point", "status", "rank"} <= set(rows.columns):
         raise UsageError(f"results {folder}: rows.csv lacks columns of schema {SCHEMA}; run the suite again")
     for name, expected in columns.items():

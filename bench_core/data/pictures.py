@@ -38,7 +38,7 @@ def open_picture(path: Path, *, limit: int = LARGEST) -> Iterator[Image.Image]:
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())
         raise DataError(
-            f"{path}: damaged picture ({reason}); replace this file, or fetch the data set again"
+            f"{path}: damaged picture ({reason:.200}); replace this file, or fetch the data set again"
         ) from error
 
 

@@ -340,7 +340,7 @@ class DVSGesture(EventDataset):
         try:
             found = np.load(path, allow_pickle=False)
         except Exception as error:  # its header is Python, its numbers may claim any size, and it may be a zip file
-            raise DataError(f"{path}: damaged or another format ({error}); {self.how_to}") from error
+            raise DataError(f"{path}: damaged or another format ({error!s:.200}); {self.how_to}") from error
         if (
             not isinstance(found, np.ndarray)
             or found.ndim != 2

@@ -86,4 +86,4 @@ def _guarded(path: Path, read: Any) -> Any:
         return read()
     except Exception as error:  # readers of three formats, one of them compiled: they raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: damaged or another format ({reason}); fetch the data set again") from error
+        raise DataError(f"{path}: damaged or another format ({reason:.200}); fetch the data set again") from error

@@ -110,7 +110,7 @@ def _unpack(path: Path, target: _Target, level: int) -> None:
     except Exception as error:  # the readers of four formats raise anything: struct.error, RuntimeError, KeyError, …
         if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of a reader
             raise
-        raise DataError(f"{path}: damaged archive ({error or type(error).__name__})") from error
+        raise DataError(f"{path}: damaged archive ({str(error) or type(error).__name__:.200})") from error
 
 
 def _unpack_tar(path: Path, tar: tarfile.TarFile, target: _Target) -> None:
