@@ -32,7 +32,7 @@ def read_idx(path: Path) -> torch.Tensor:
     if raw[:2] == b"\x1f\x8b":
         try:
             raw = gzip.decompress(raw)
-        except (OSError, EOFError, zlib.error) as error:
+        except (OSError, EOFError, MemoryError, zlib.error) as error:
             raise DataError(f"{path}: damaged gzip file ({error}); fetch the data set again") from error
     return parse_idx(raw, path)
 

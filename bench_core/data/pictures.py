@@ -4,7 +4,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -25,21 +25,21 @@ WORKERS = min(8, os.cpu_count() or 1)
 @contextmanager
 def open_picture(path: Path, *, limit: int = LARGEST) -> Iterator[Image.Image]:
     """A picture, decoded. Raises DataError, naming the file, if it is damaged or has more than ``limit`` pixels."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # oddities in metadata, and Pillow's own limit: ours stands below
-            with Image.open(path) as picture:
-                if picture.width * picture.height > limit:
-                    raise DataError(f"{path}: {picture.width} x {picture.height} pixels, more than {limit:,}")
+    with warnings.catch_warnings(), ExitStack() as opened:
+        warnings.simplefilter("ignore")  # oddities in metadata, and Pillow's own limit: ours is below
+        try:
+            picture = opened.enter_context(Image.open(path))
+            pixels = picture.width * picture.height
+            if pixels <= limit:
                 picture.load()
-                yield picture
-    except DataError:
-        raise
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(
-            f"{path}: damaged picture ({reason:.200}); replace this file, or fetch the data set again"
-        ) from error
+        except Exception as error:  # decoders of many formats raise anything, MemoryError too
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise DataError(
+                f"{path}: damaged picture ({reason:.200}); replace this file, or fetch the data set again"
+            ) from error
+        if pixels > limit:
+            raise DataError(f"{path}: {picture.width} x {picture.height} pixels, more than {limit:,}")
+        yield picture
 
 
 class LazyPictures(LazyImages):
