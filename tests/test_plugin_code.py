@@ -39,7 +39,7 @@ from bench_core.suite import load_suite
 from tests.helpers.suites import CONVERTED as TINY
 from tests.helpers.suites import parsed_suite, tiny_registry, write_suite
 
-ROOT = Path(bench_core.__file__).parent.parent
+ROOT = Path(__file__).parent.parent
 PLUGIN = """
 from pathlib import Path
 
