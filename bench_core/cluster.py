@@ -43,6 +43,7 @@ _BETWEEN_LOOKS = 0.05  # seconds
 _CONNECT = "10s"
 _TRIM, _TRIM_DEFAULT = "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_", 65536  # in Dask's settings
 _TTL, _TTL_DEFAULT = "distributed.scheduler.worker-ttl", "5 minutes"
+_LOST, _LOST_DEFAULT, _LOST_OURS = "distributed.deploy.lost-worker-timeout", "15s", "1 day"
 _START = 10.0  # seconds without a process that might become a worker
 _own_workers: "WeakKeyDictionary[Client, Callable[[], bool]]" = WeakKeyDictionary()  # whether any may still come
 
@@ -79,6 +80,7 @@ def local_workers(jobs: int) -> Iterator["Client"]:
     _quiet()
     _let_workers_keep_memory()
     _judge_silence_ourselves()
+    _await_slow_starts()
     others = set(active_children())
     cluster = LocalCluster(
         n_workers=0,  # so that Ctrl-C finds a cluster to end, even while its workers start
@@ -124,6 +126,14 @@ def _judge_silence_ourselves() -> None:
 
     if dask.config.get(_TTL, None) == _TTL_DEFAULT:
         dask.config.set({_TTL: None})
+
+
+def _await_slow_starts() -> None:
+    """Undo Dask's default of dismissing for good a nanny whose new worker takes more than seconds to start."""
+    import dask
+
+    if dask.config.get(_LOST, None) == _LOST_DEFAULT:
+        dask.config.set({_LOST: _LOST_OURS})
 
 
 def _await_worker(client: "Client", others: Set[BaseProcess]) -> None:

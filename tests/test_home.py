@@ -28,10 +28,13 @@ def homeless(tmp_path, monkeypatch):
     monkeypatch.setattr("pwd.getpwuid", unknown)
 
 
-# Runs as whoever may read the interpreter once, so that all modules are there; then as the user without a home.
+# As a user whom the password file doesn't know, and who has no variable that says where home is.
 SOURCE = """
-import os, platformdirs, pwd, sys
+import pwd, sys
 from bench_core.cli import main
+
+def unknown(number):
+    raise KeyError(f"getpwuid(): uid not found: {number}")
 
 def run(arguments):
     sys.argv = ["exitbench", *arguments]
@@ -40,32 +43,17 @@ def run(arguments):
     except SystemExit as stop:
         return stop.code or 0
 
+pwd.getpwuid = unknown
 traces = ["--calibration", "cal.safetensors", "--test", "test.safetensors"]
-for arguments in (["replay", *traces, "--strategy", "seenn-i"], ["store", "list"]):
-    run(arguments)
-for name in ("HOME", "XDG_CACHE_HOME", "EXITBENCH_HOME", "EXITBENCH_DATA"):
-    os.environ.pop(name, None)
-for place in sys.path_importer_cache:
-    sys.path_importer_cache[place] = None
-os.setgroups([])
-os.setgid(65533)
-os.setuid(65533)
-sys.path = [place for place in sys.path if os.access(place, os.R_OK | os.X_OK)]
-print("now", flush=True)
-print("now", file=sys.stderr, flush=True)
 print("codes", run(["store", "list"]), run(["replay", *traces, "--strategy", "seenn-i"]))
 """
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder that every user may read and write, its parents too."""
+    """A folder with two traces."""
     for name, seed in (("cal", 1), ("test", 2)):
         save_trace(make_trace("strong", seed, 60, 4, 5), tmp_path / f"{name}.safetensors")
-    for place in (tmp_path, *tmp_path.parents):
-        if place.stat().st_uid == os.getuid() and place != Path("/"):
-            place.chmod(place.stat().st_mode | 0o755)
-    tmp_path.chmod(0o777)
     return tmp_path
 
 
@@ -121,21 +109,18 @@ def test_a_tilde_without_a_home_is_refused(homeless, monkeypatch, variable, give
 
 
 def test_a_user_without_a_home_is_told_and_can_replay(folder):
-    if os.getuid() != 0:
-        pytest.skip("only root can become a user without an entry in the password file")
     done = subprocess.run(
         [sys.executable, "-c", SOURCE],
         cwd=folder,
-        env={**os.environ, "EXITBENCH_HOME": str(folder / "store")},
+        env={name: value for name, value in os.environ.items() if name not in HOMELESS},
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
-    said, complained = (text.partition("now\n")[2].splitlines() for text in (done.stdout, done.stderr))
-    assert said[-1:] == ["codes 2 0"], done.stderr
+    assert done.stdout.splitlines()[-1:] == ["codes 2 0"], done.stderr
     assert "average exit timestep" in done.stdout
-    refused, warned = complained
+    refused, warned = done.stderr.splitlines()
     assert refused.startswith("exitbench: the store has no folder")
     assert warned.startswith("nothing is kept: the store has no folder")
     assert refused.count("EXITBENCH_HOME") == warned.count("EXITBENCH_HOME") == 1

@@ -19,7 +19,7 @@ from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.suites import write_plugin
 
 COMMAND = [sys.executable, "-m", "bench_core"]
-C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
 ENCODINGS = {"ascii": {"PYTHONIOENCODING": "ascii"}, "cp1252": {"PYTHONIOENCODING": "cp1252"}, "C": C_LOCALE}
 ODD = "a\x1b[31m\x9b2J\u202eb\x07\x00\r\u2028c\x85"
 

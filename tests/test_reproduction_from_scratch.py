@@ -25,14 +25,21 @@ def network_of(store, spec, registry):
     return trained_weights(Workload.resolve(spec, registry), store)
 
 
+def put_negative(store, spec, registry):
+    """Put into a store, as the network of a workload, the negative of what is trained: wrong where that is right."""
+    artifact = network_of(Store(store.root.with_name("trained"), zoo=None), spec, registry)
+    *_, readout = [name for name, tensor in artifact.tensors.items() if tensor.ndim == 2]
+    tensors = {**artifact.tensors, readout: -artifact.tensors[readout]}
+    store.put("networks", Workload.resolve(spec, registry).training_key, tensors, artifact.metadata)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A board whose network is not what its suite trains: the weights of another seed stand in the store."""
+    """A board whose network is not what its suite trains: the store has its negative, which is wrong where it is right."""
     folder, registry = tmp_path_factory.mktemp("scratch"), tiny_registry()
     store, suite = Store(folder / "store", zoo=None), parsed_suite(workloads=[BRIEF])
     (spec,) = suite.workloads
-    other = network_of(store, spec.model_copy(update={"seed": 5}), registry)
-    store.put("networks", Workload.resolve(spec, registry).training_key, other.tensors, {})
+    put_negative(store, spec, registry)
     board = run_suite(suite, registry=registry, output=folder / "board", store=store, export_traces=True)
     return board, folder / "board", registry
 
@@ -144,8 +151,7 @@ def test_corruptions_are_run_through_the_new_networks_too(made, tmp_path):
     shift = {"corruptions": ["noise", "contrast"], "severities": [5], "samples": 60}
     suite = parsed_suite(workloads=[BRIEF], shift=shift)
     (spec,) = suite.workloads
-    other = network_of(store, spec.model_copy(update={"seed": 5}), registry)
-    store.put("networks", Workload.resolve(spec, registry).training_key, other.tensors, {})
+    put_negative(store, spec, registry)
     board = run_suite(suite, registry=registry, output=tmp_path / "board", store=store)
     found = retrain_board(tmp_path / "board", registry, keep=tmp_path / "kept")
     again = pd.read_csv(tmp_path / "kept" / "shift.csv", dtype={"trace": str})
