@@ -1,7 +1,7 @@
 """Whether a recomputed board is the committed one, as closely as the contract for numbers says."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,15 @@ from bench_core.near_ties import excuse
 from bench_core.results import Board
 from bench_core.whole_folder import place_of
 
-__all__ = ["Reproduction", "changed_tables", "compare_decisions", "compare_exactly", "numerics_remark", "tolerances"]
+__all__ = [
+    "Reproduction",
+    "changed_tables",
+    "compare_decisions",
+    "compare_exactly",
+    "numerics_remark",
+    "part_of",
+    "tolerances",
+]
 
 _AMONG = ("pairwise", "summary", "seeds")
 _STANDING = ["rank", "wins", "losses", "ties"]
@@ -49,8 +57,14 @@ def compare_decisions(
     board: Board,
     folder: Path,
     sides: Callable[[str], Mapping[str, ReplayedPolicies]],
+    *,
+    partly: bool = False,
 ) -> None:
-    """Compare a board from the committed traces."""
+    """Compare a board from the committed traces.
+
+    Args:
+        partly: both boards are ``part_of`` what stands in ``folder``.
+    """
     if committed.shift is not None and board.shift is None:
         result.remarks.append(
             f"shift.csv is not compared: traces under corruption are not in {folder}/traces; "
@@ -69,7 +83,7 @@ def compare_decisions(
     strict = same_numerics(committed.manifest["environment"], environment(), threads=False)
     result.remarks.append(numerics_remark(committed.manifest["environment"], environment(), strict=strict))
     if strict:
-        compare_exactly(result, committed, board, changed, blind=bool(blind))
+        compare_exactly(result, committed, board, changed, partly=partly or bool(blind))
         return
     found = [one for name in changed for one in differences(name, committed, board, same_cell)]
     if not found:
@@ -105,17 +119,17 @@ def changed_tables(result: Reproduction, committed: Board, board: Board, folder:
 
 
 def compare_exactly(
-    result: Reproduction, committed: Board, board: Board, changed: Sequence[str], *, blind: bool = False
+    result: Reproduction, committed: Board, board: Board, changed: Sequence[str], *, partly: bool = False
 ) -> None:
     """Add every cell that isn't equal as it is written to the drift.
 
     Args:
         changed: names of the tables whose bytes differ.
-        blind: rows were left out on both sides, so bytes may differ where no value does.
+        partly: rows were left out on both sides, so bytes may differ where no value does.
     """
     for name in changed:
         found = [one.text for one in differences(name, committed, board, exactly)]
-        result.drift += found or ([] if blind else [f"{name}.csv: the files differ, their values don't"])
+        result.drift += found or ([] if partly else [f"{name}.csv: the files differ, their values don't"])
 
 
 def numerics_remark(made: Mapping[str, Any], here: Mapping[str, Any], *, strict: bool) -> str:
@@ -144,6 +158,15 @@ def _without(board: Board, strategies: Sequence[str]) -> Board:
     """The board without these strategies, and without what other rows owe to them."""
     kept: dict[str, Any] = {
         name: table[~table["strategy"].isin(strategies)] if "strategy" in table else table
+        for name, table in board.tables.items()
+    }
+    return dataclasses.replace(board, **{**kept, "rows": kept["rows"].drop(columns=_STANDING)})
+
+
+def part_of(board: Board, workloads: Collection[str]) -> Board:
+    """The board with these workloads alone, and without what stands in it across workloads."""
+    kept: dict[str, Any] = {
+        name: table.iloc[:0] if name in _AMONG else table[table["workload"].isin(workloads)]
         for name, table in board.tables.items()
     }
     return dataclasses.replace(board, **{**kept, "rows": kept["rows"].drop(columns=_STANDING)})

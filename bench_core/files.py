@@ -24,6 +24,7 @@ from typing import BinaryIO
 from bench_core.errors import UsageError
 
 __all__ = [
+    "CONTESTED",
     "UNFINISHED",
     "alone_in",
     "exclusive",
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 UNFINISHED = ".writing-"
-_ATTEMPTS = 100  # to make a folder that other processes remove whenever it is empty
+CONTESTED = 3.0  # seconds to make a folder that other processes remove whenever it is empty
 _SECONDS_PER_DAY = 86_400.0
 _claims: set[tuple[int, Path]] = set()  # descriptors and folders that this process holds
 
@@ -225,14 +226,13 @@ def _held(path: Path, waiting: Callable[[], None]) -> int:
 
 def _held_folder(folder: Path) -> int:
     """The descriptor of a folder that this process holds."""
-    attempts = 0
+    patience = time.monotonic() + CONTESTED
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (FileNotFoundError, FileExistsError):  # another process may remove it while it is empty
-            attempts += 1
-            if attempts == _ATTEMPTS or (os.path.lexists(folder) and not folder.is_dir()):
+            if time.monotonic() > patience or (os.path.lexists(folder) and not folder.is_dir()):
                 raise
             continue
         try:
@@ -280,7 +280,8 @@ def _claim(folder: Path, prefix: str) -> tuple[int, Path]:
 
 def _new_folder(folder: Path, prefix: str) -> Path:
     """Make a folder below ``folder``, which another process may remove between two steps, since it is empty."""
-    for attempt in range(_ATTEMPTS):
+    patience = time.monotonic() + CONTESTED
+    while True:
         place = folder / f"{prefix}{secrets.token_hex(8)}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -288,9 +289,8 @@ def _new_folder(folder: Path, prefix: str) -> Path:
             return place
         except (FileNotFoundError, FileExistsError):
             in_the_way = os.path.lexists(folder) and not folder.is_dir()
-            if in_the_way or attempt == _ATTEMPTS - 1:
+            if in_the_way or time.monotonic() > patience:
                 raise
-    raise AssertionError("unreachable")
 
 
 def _release(claimed: tuple[int, Path]) -> None:

@@ -35,6 +35,7 @@ class TwoBoards:
 
     Attributes:
         store: where the new traces are, if they are not beside the new board, and policy networks.
+        partly: both boards are ``part_of`` what stands in their folders.
     """
 
     committed: Board
@@ -44,6 +45,7 @@ class TwoBoards:
     suite: Suite
     registry: Registry
     store: Store
+    partly: bool = False
 
     def facts(self, board: Board, workload: str) -> Mapping[str, Any]:
         """What a manifest says of a workload."""
@@ -77,7 +79,7 @@ def compare_networks(result: Reproduction, sides: TwoBoards) -> None:
         old, new = next((pair for pair in environments if not same_numerics(*pair, threads=True)), environments[0])
         result.remarks.append(numerics_remark(old, new, strict=strict))
     if strict:
-        compare_exactly(result, committed, made, changed)
+        compare_exactly(result, committed, made, changed, partly=sides.partly)
         result.drift += _other_digests(sides, ("weights", "data", "calibration_trace", "test_trace"))
         return
     result.drift += _other_digests(sides, ("weights", "data"))

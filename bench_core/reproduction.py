@@ -13,15 +13,16 @@ out, and with them what other rows owe to them: ranks, wins, losses and ties, an
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
-from bench_core.agreement import Reproduction, compare_decisions
+from bench_core.agreement import Reproduction, compare_decisions, part_of
 from bench_core.committed_policies import CommittedPolicies, ReplayedPolicies
 from bench_core.competition import suite_tables
 from bench_core.errors import UsageError
 from bench_core.execution import run_suite
+from bench_core.knobs import nearest
 from bench_core.network_agreement import TwoBoards, compare_networks
 from bench_core.planning import plan
 from bench_core.plugin_manager import Registry
@@ -41,6 +42,7 @@ def reproduce_board(
     registry: Registry,
     *,
     from_weights: bool,
+    only: Collection[str] = (),
     keep: Path | None = None,
     store: Store | None = None,
     verified: bool = True,
@@ -49,22 +51,26 @@ def reproduce_board(
 
     Args:
         from_weights: run the networks again instead of replaying the committed traces.
+        only: names of the workloads to compare; default all. Ranks and tables across workloads are left out then.
         keep: folder to write the recomputed tables to.
         store: where networks and policy networks are taken from; default the user's.
         verified: as of ``read_board``.
 
     Raises:
-        UsageError: when there is no board, or no traces or weights, to start from, or ``keep`` holds a board.
+        UsageError: when there is no board, or no traces or weights, to start from, ``keep`` holds a board, or ``only``
+            names what is no workload of the board.
     """
     if keep is not None:
         refuse_board(keep)
     committed = read_board(folder, verified=verified)
-    suite, store, result = suite_of(committed, folder), store or default_store(), Reproduction()
+    suite, store, result = _only(suite_of(committed, folder), only), store or default_store(), Reproduction()
+    names = [spec.name for spec in suite.workloads]
     if not from_weights:
         board, found = _from_traces(committed, suite, folder, registry, store)
         _keep(board, keep)
         result.remarks.append(f"{folder}: {len(board.rows)} rows recomputed from traces")
-        compare_decisions(result, committed, board, folder, _sides(found, suite, registry))
+        sides = [part_of(one, names) if only else one for one in (committed, board)]
+        compare_decisions(result, *sides, folder, _sides(found, suite, registry), partly=bool(only))
         return result
     with tempfile.TemporaryDirectory(prefix="exitbench-") as scratch:
         place, fresh = Path(scratch) / "board", Store(Path(scratch) / "store")
@@ -74,8 +80,20 @@ def reproduce_board(
         board = run_suite(briefly(suite), registry=registry, output=place, store=fresh, export_traces=True)
         _keep(board, keep)
         result.remarks.append(f"{folder}: {len(board.rows)} rows recomputed from weights")
-        compare_networks(result, TwoBoards(committed, folder, board, place, suite, registry, fresh))
+        old, new = (part_of(one, names) if only else one for one in (committed, board))
+        compare_networks(result, TwoBoards(old, folder, new, place, suite, registry, fresh, partly=bool(only)))
     return result
+
+
+def _only(suite: Suite, names: Collection[str]) -> Suite:
+    """Return some workloads of a suite. Raises UsageError for a name that is none of them."""
+    known = [spec.name for spec in suite.workloads]
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"--only {name!r}: no workload of the board{nearest(name, known)}; it has {', '.join(known)}"
+            )
+    return suite.only(list(names)) if names else suite
 
 
 def compare_with(

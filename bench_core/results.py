@@ -9,6 +9,7 @@ board (``published.py``).
 
 import json
 import os
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,7 +35,7 @@ from bench_core.cells import check_cells
 from bench_core.columns import MEASUREMENT_COLUMNS, RAW_COLUMNS, SCHEMA
 from bench_core.csv_tables import csv_text, table_of
 from bench_core.errors import StoreError, UsageError
-from bench_core.files import whole_file
+from bench_core.files import CONTESTED, whole_file
 from bench_core.latency import STATIC, Timings
 from bench_core.manifests import check_manifest
 from bench_core.progress import note
@@ -55,8 +56,6 @@ __all__ = [
     "write_tables",
     "write_text",
 ]
-
-_ATTEMPTS = 100  # to make a folder that other processes remove whenever it is empty
 
 
 @dataclass
@@ -281,7 +280,8 @@ def write_text(path: Path, text: str) -> None:
 
 def make_folder(folder: Path) -> None:
     """Make a folder for results, before anything is computed. Raises UsageError where that can't be."""
-    for attempt in range(_ATTEMPTS):
+    patience = time.monotonic() + CONTESTED
+    while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / ".exitbench-probe"
@@ -290,5 +290,5 @@ def make_folder(folder: Path) -> None:
             return
         except OSError as error:
             gone = isinstance(error, FileNotFoundError | FileExistsError) and not os.path.lexists(folder)
-            if not gone or attempt == _ATTEMPTS - 1:  # another run removes what it made, where it fails
+            if not gone or time.monotonic() > patience:  # another run removes what it made, where it fails
                 raise UsageError(f"--output {folder}: can't be written to ({error.strerror})") from error

@@ -12,18 +12,18 @@ import errno
 import glob
 import os
 import shutil
+import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from bench_core.errors import StoreError
-from bench_core.files import UNFINISHED, alone_in, flush, unfinished, whole_file, workspace
+from bench_core.files import CONTESTED, UNFINISHED, alone_in, flush, unfinished, whole_file, workspace
 
 __all__ = ["PENDING", "Writer", "place_of", "replace_files"]
 
 PENDING = ".pending"
 Writer = Callable[[Path], object]
-_ATTEMPTS = 20
 _DIGITS = "[0-9a-f]" * 16  # at the end of the names that ``workspace`` gives
 
 
@@ -39,13 +39,14 @@ def replace_files(folder: Path, files: Mapping[str, Writer], owned: Collection[s
         StoreError: a file can't be written; the folder is as it was.
     """
     names = {*owned, *files}
-    for attempt in range(_ATTEMPTS):
+    patience = time.monotonic() + CONTESTED
+    while True:
         try:
             with alone_in(folder):
                 _replace(folder.resolve(), files, names)
             return
         except OSError as error:
-            if attempt == _ATTEMPTS - 1 or not isinstance(error, FileNotFoundError):
+            if time.monotonic() > patience or not isinstance(error, FileNotFoundError):
                 raise StoreError.unwritable(folder, error) from error
             # While it was empty, another process removed it.
 

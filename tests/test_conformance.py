@@ -3,7 +3,6 @@
 import os
 import random
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -19,7 +18,7 @@ from bench_core.conformance.scaffold import render
 from bench_core.conformance.synthetic import record
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.broken_strategies import BROKEN, MORE_BROKEN, Sound, WithNetwork
-from tests.helpers.suites import TINY_PLUGIN, write_plugin, write_suite
+from tests.helpers.suites import write_plugin
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "plugins" / "example"
@@ -254,45 +253,6 @@ def process(*command, cwd, path=()):
     return subprocess.run(
         [sys.executable, *map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True, check=False
     )
-
-
-def install(package, site):
-    """What `pip install` does to a package of Python files: its modules and its metadata in one folder."""
-    project = tomllib.loads((package / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    module = project["name"].replace("-", "_")
-    shutil.copytree(package / module, site / module)
-    metadata = site / f"{module}-{project['version']}.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
-    )
-    groups = [
-        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in entries.items())
-        for group, entries in project["entry-points"].items()
-    ]
-    (metadata / "entry_points.txt").write_text("\n".join(groups))
-
-
-def test_a_new_plugin_once_installed_is_checked_tested_and_on_the_board(tmp_path):
-    site = tmp_path / "site"
-    made = process("-m", "bench_core", "plugin", "new", "my-exit", cwd=tmp_path)
-    assert made.returncode == 0, made.stderr
-    install(tmp_path / "my-exit", site)
-
-    checked = process("-m", "bench_core", "plugin", "check", "my-exit", cwd=tmp_path, path=[site])
-    assert checked.returncode == 0, checked.stderr
-    assert checked.stdout.count("passed") == len(NAMES) + 1
-
-    tested = process("-m", "pytest", "-q", "-p", "no:cacheprovider", "my-exit", cwd=tmp_path, path=[site])
-    assert tested.returncode == 0, tested.stdout
-    assert f"{len(NAMES) + 1} passed" in tested.stdout
-
-    suite = write_suite(tmp_path / "tiny.toml", strategies=[{"name": "*"}])
-    ran = process("-m", "bench_core", "run", suite, "--plugin", TINY_PLUGIN, cwd=tmp_path, path=[site])
-    assert ran.returncode == 0, ran.stderr
-    board = (tmp_path / "exitbench-results" / "tiny" / "leaderboard.md").read_text(encoding="utf-8")
-    assert "my-exit" in board
-    assert "seenn-i" in board
 
 
 def test_pytest_runs_the_kit_on_an_installed_strategy(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from bench_core.snn.normalization import NORMALIZATIONS
 from bench_core.snn.surrogate import SURROGATES
 from bench_core.store import Store
 from bench_core.training.losses import LOSSES
-from tests import first_command
+from tests import newcomer
 from tests.helpers.suites import DIRECT, RECIPE, parsed_suite, tiny_registry
 
 ROOT = Path(__file__).parent.parent
@@ -209,12 +209,12 @@ def test_the_readmes_own_logits_make_a_trace(tmp_path, monkeypatch):
 
 
 def test_the_readmes_first_command_is_what_tox_runs():
-    assert first_command.first_commands() == [
+    assert newcomer.first_commands() == [
         ["pip", "install", "-c", "constraints.txt", "."],
         ["exitbench", "run"],
     ]
     tox = (ROOT / "tox.ini").read_text(encoding="utf-8")
-    assert "first-command" in re.search(r"^env_list = (.*)$", tox, flags=re.MULTILINE)[1].split(", ")
+    assert "newcomer" in re.search(r"^env_list = (.*)$", tox, flags=re.MULTILINE)[1].split(", ")
 
 
 # --- every plugin that is shown makes a board ------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from tests.helpers.processes import (
 )
 from tests.helpers.suites import CONVERTED, DIRECT, EVENTS, TINY_PLUGIN, write_plugin, write_suite
 
+KILLS = int(os.environ.get("EXITBENCH_KILLS", "8"))
 ROOT = TINY_PLUGIN.parent.parent.parent
 WORKLOADS = [DIRECT, EVENTS, CONVERTED]
 STAGE = re.compile(r"^(train \S+|record \S+ \S+): (\d+)/\2 ", flags=re.MULTILINE)
@@ -97,10 +98,10 @@ def test_an_undisturbed_run_does_every_stage_once(undisturbed):
 
 
 @pytest.mark.parametrize(("how", "seed"), [("moments", 1), ("steps", 2)])
-def test_twenty_kills_cost_nothing_but_time(undisturbed, tmp_path, how, seed):
+def test_kills_cost_nothing_but_time(undisturbed, tmp_path, how, seed):
     """Killed at random moments, or at random system calls, before the last run: same bytes, nothing twice."""
     write_suite(tmp_path / "tiny.toml", workloads=WORKLOADS)
-    killing = [sys.executable, "-m", "tests.helpers.killing", str(tmp_path), "tiny.toml", how, "20", str(seed)]
+    killing = [sys.executable, "-m", "tests.helpers.killing", str(tmp_path), "tiny.toml", how, str(KILLS), str(seed)]
     done = subprocess.run(
         killing,
         env={**environment(tmp_path / "home"), "PYTHONPATH": module_path()},
@@ -113,7 +114,7 @@ def test_twenty_kills_cost_nothing_but_time(undisturbed, tmp_path, how, seed):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert set(found["signals"]) <= {0, signal.SIGKILL}
-    assert found["signals"].count(signal.SIGKILL) >= 12
+    assert found["signals"].count(signal.SIGKILL) >= 0.6 * KILLS
     assert found["damage"] == []
     last = run(tmp_path)
     assert last.returncode == 0, last.stderr

@@ -1,6 +1,7 @@
 """Boards made under one set of kernels and reproduced under another; ties; what the tolerances don't hide."""
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -207,8 +208,6 @@ def test_a_board_made_elsewhere_is_compared_like_one_from_weights(boards, tmp_pa
 
 def test_networks_that_say_something_else_drift(boards, tmp_path, monkeypatch):
     """A board whose rows were made by other policies than it shows is outside the tolerances."""
-    import shutil
-
     folder = tmp_path / "board"
     shutil.copytree(boards / "native" / "board", folder)
     rows = pd.read_csv(folder / "rows.csv")
@@ -237,3 +236,33 @@ def test_a_row_that_is_missing_is_no_tie(tied):
     rows = pd.read_csv(folder / "rows.csv")
     rows[rows["strategy"] != "coarse"].to_csv(folder / "rows.csv", index=False)
     assert any("coarse" in line for line in again().drift)
+
+
+# --- some workloads alone --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["traces", "weights"])
+@pytest.mark.parametrize("made", ["native", "default"])
+def test_some_workloads_alone_are_judged_alone(boards, tmp_path, made, way):
+    folder, store = tmp_path / "board", Store(boards / made / "home", zoo=None)
+    shutil.copytree(boards / made / "board", folder)
+    rows = pd.read_csv(folder / "rows.csv")
+    place = rows.index[(rows["workload"] == "converted") & (rows["strategy"] == "fixed") & rows["accuracy"].notna()][0]
+    rows.loc[place, "accuracy"] -= 0.05
+    rows.to_csv(folder / "rows.csv", index=False)
+
+    def found(*only):
+        again = reproduce_board(
+            folder, tiny_registry(), from_weights=way == "weights", only=only, store=store, verified=False
+        )
+        assert f"{folder}: {sum(rows['workload'].isin(only))} rows recomputed from {way}" in again.remarks
+        return again.drift
+
+    assert found("direct") == []
+    assert "fixed" in "\n".join(found("converted"))
+    assert found("converted", "direct") == found("converted")
+
+
+def test_an_unknown_workload_is_named_with_the_nearest_one(boards):
+    with pytest.raises(UsageError, match=r"'dirrect': no workload of the board \(did you mean 'direct'\?\)"):
+        reproduce_board(boards / "native" / "board", tiny_registry(), from_weights=False, only=["dirrect"])

@@ -35,7 +35,7 @@ def put_negative(store, spec, registry):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A board whose network is not what its suite trains: the store has its negative, which is wrong where it is right."""
+    """A board whose network is not what its suite trains, but its negative."""
     folder, registry = tmp_path_factory.mktemp("scratch"), tiny_registry()
     store, suite = Store(folder / "store", zoo=None), parsed_suite(workloads=[BRIEF])
     (spec,) = suite.workloads

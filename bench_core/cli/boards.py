@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench_core.cli.common import PluginFiles, app, refuse_file, registry_of, shown_points
+from bench_core.cli.common import PluginFiles, app, names_of, refuse_file, registry_of, shown_points
 from bench_core.errors import ExitBenchError, UsageError
 
 
@@ -117,6 +117,9 @@ def reproduce(
     source: Annotated[
         str, typer.Option("--from", help="traces (seconds), weights (minutes) or scratch: train again, and report.")
     ] = "traces",
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="Only this workload; may be repeated, or commas.")
+    ] = None,
     board: Annotated[
         Path | None, typer.Option(help="Compare this board, which the same suite made here, instead of recomputing.")
     ] = None,
@@ -129,13 +132,17 @@ def reproduce(
     Tolerances are those of the contract for numbers (docs/reproducing.md): where rounding differs, decisions from
     traces are the same, and networks from weights are held to 0.15 points and 1 % of the average exit timestep.
 
+    With --only, ranks and tables across workloads are left out.
+
     From scratch every network is trained again: differences are reported with intervals, and exit code 1 says that
     something failed to run.
     """
     if source not in ("traces", "weights", "scratch"):
         raise UsageError(f"--from {source}: it is traces, weights or scratch")
-    if board is not None and (source != "traces" or tables is not None):
-        raise UsageError("--board compares two boards and recomputes nothing; leave out --from and --tables")
+    if board is not None and (source != "traces" or tables is not None or only):
+        raise UsageError("--board compares two boards and recomputes nothing; leave out --from, --only and --tables")
+    if source == "scratch" and only:
+        raise UsageError("--from scratch trains every network of the board; leave out --only")
     if tables is not None:
         refuse_file(tables, "--tables")
     registry = registry_of(plugin)
@@ -152,7 +159,12 @@ def reproduce(
             report = compare_with(results, board, registry, verified=not unverified)
         else:
             report = reproduce_board(
-                results, registry, from_weights=source == "weights", keep=tables, verified=not unverified
+                results,
+                registry,
+                from_weights=source == "weights",
+                only=names_of(only, "workloads"),
+                keep=tables,
+                verified=not unverified,
             )
         print(report.text)
         failed = bool(report.drift)

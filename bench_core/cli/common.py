@@ -122,6 +122,17 @@ def store_or_none() -> Any:
         return None
 
 
+def names_of(only: list[str] | None, kinds: str) -> list[str]:
+    """What ``--only`` names. Raises UsageError, with the kinds of what can be named, for a text without a name."""
+    names = []
+    for text in only or []:
+        parts = [part for part in text.split(",") if part]
+        if not parts:
+            raise UsageError(f"--only {text!r}: names nothing; name {kinds}, or leave it out")
+        names += parts
+    return names
+
+
 def suite_of(name: str, only: list[str] | None, registry: Any) -> Any:
     """A suite, of it what ``--only`` names. Raises UsageError for a text without a name, and for an unknown one."""
     from bench_core.knobs import nearest
@@ -129,12 +140,7 @@ def suite_of(name: str, only: list[str] | None, registry: Any) -> Any:
 
     suite = load_suite(name)
     workloads = dict.fromkeys(known for spec in suite.workloads for known in (spec.name, spec.base_name))
-    names = []
-    for text in only or []:
-        parts = [part for part in text.split(",") if part]
-        if not parts:
-            raise UsageError(f"--only {text!r}: names nothing; name workloads or strategies, or leave it out")
-        names += parts
+    names = names_of(only, "workloads or strategies")
     known = [*workloads, *registry.strategies]
     for wanted in names:
         if wanted not in (*known, EVERY_STRATEGY):

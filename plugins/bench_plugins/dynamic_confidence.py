@@ -12,8 +12,8 @@ from functools import cache
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import scipy
 import torch
-from scipy.optimize import brentq
 
 from bench_core import Calibration, Evidence, ExitStrategy, Knob, Overhead, ScoreStrategy, Trace, hookimpl
 from bench_core.logits import samples_in_cache
@@ -131,7 +131,7 @@ def _root(trace: Trace, tolerance: float) -> float:
         assert found is not None
         return found(log_alpha)
 
-    return float(brentq(called, low, high, xtol=tolerance))
+    return float(scipy.optimize.brentq(called, low, high, xtol=tolerance))
 
 
 def _slope(trace: Trace) -> Callable[[float], float]:
