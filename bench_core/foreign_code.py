@@ -149,11 +149,16 @@ def _report(who: str, changed: list[str]) -> None:
 
 @contextmanager
 def _without_sudden_exit() -> Iterator[None]:
-    """Make ``os._exit`` raise SystemExit in this process; children that somebody forks end by it as ever."""
+    """Make ``os._exit`` raise SystemExit in this thread, and in those that foreign code starts.
+
+    Children that somebody forks end by it as ever, and so does this process where another thread sees that it has to:
+    a Dask worker's whose run was killed.
+    """
     process, usual = os.getpid(), os._exit
+    others = {*threading.enumerate()} - {threading.current_thread()}
 
     def leave(status: int) -> NoReturn:
-        if os.getpid() != process:
+        if os.getpid() != process or threading.current_thread() in others:
             usual(status)
         raise SystemExit(status)
 
