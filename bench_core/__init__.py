@@ -6,12 +6,8 @@ The public names. They are imported when first used, so that ``exitbench --help`
 import importlib
 from typing import TYPE_CHECKING, Any
 
-import pluggy
-
-__version__ = "0.1.0"
-
-hookimpl = pluggy.HookimplMarker("exitbench")
-"""Marks a function of a plugin as the implementation of the hook of its name (see ``bench_core.hookspecs``)."""
+from bench_core.markers import hookimpl
+from bench_core.util.version import __version__
 
 if TYPE_CHECKING:
     from bench_core.conversion import Converter as Converter

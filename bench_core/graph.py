@@ -16,7 +16,6 @@ from functools import lru_cache
 
 import torch
 
-from bench_core import __version__
 from bench_core.device import VARIABLE, wanted_device
 from bench_core.errors import StoreError, UsageError, one_line
 from bench_core.exits import Requirement
@@ -37,6 +36,7 @@ from bench_core.stages import (
 )
 from bench_core.store import Artifact, Store, default_store
 from bench_core.suite import ShiftSpec, Suite
+from bench_core.util.version import __version__
 
 __all__ = [
     "Answer",

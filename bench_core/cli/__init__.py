@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
-from bench_core import __version__
 from bench_core.cli.common import app
 from bench_core.cli.streams import reader_left, standard_streams
 from bench_core.errors import ExitBenchError, ForeignCodeError, PluginError, one_line
+from bench_core.util.version import __version__
 
 # isort: off
 # Importing a room registers its commands; `exitbench --help` shows them in this order.

@@ -1,6 +1,5 @@
 """The data sets that come with exitbench, registered like anyone else's."""
 
-from bench_core import hookimpl
 from bench_core.data.base import Dataset
 from bench_core.data.cifar import CIFAR10, CIFAR100
 from bench_core.data.digits import Digits
@@ -9,6 +8,7 @@ from bench_core.data.imagenet import ImageNet, TinyImageNet
 from bench_core.data.mnist import MNIST
 from bench_core.data.recordings import CIFAR10DVS, NMNIST, CIFAR10DVSOriginal, DVSGesture, NCaltech101
 from bench_core.data.saccades import SimulatedSaccades
+from bench_core.markers import hookimpl
 
 
 @hookimpl

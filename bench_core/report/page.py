@@ -15,7 +15,6 @@ from typing import Any
 
 import pandas as pd
 
-from bench_core import __version__
 from bench_core.columns import priced
 from bench_core.csv_tables import csv_text
 from bench_core.errors import visible
@@ -44,6 +43,7 @@ from bench_core.report.presentable import presentable
 from bench_core.results import Board
 from bench_core.seeds import REMARK as SEEDS_REMARK
 from bench_core.shift import REMARK as SHIFT_REMARK
+from bench_core.util.version import __version__
 
 __all__ = ["page"]
 

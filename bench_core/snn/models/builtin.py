@@ -1,6 +1,6 @@
 """The models that come with exitbench, registered like anyone else's."""
 
-from bench_core import hookimpl
+from bench_core.markers import hookimpl
 from bench_core.snn.models.base import Model
 from bench_core.snn.models.resnet import ResNet8, ResNet18, ResNet19, ResNet20, ResNet20Seenn, ResNet34
 from bench_core.snn.models.sew_resnet import SewResNet34
