@@ -10,10 +10,10 @@ from bench_core.board_differences import differences, exactly
 from bench_core.committed_policies import ReplayedPolicies
 from bench_core.contract import ACCURACY_POINTS, RELATIVE, TIMESTEP_SHARE, same_cell, same_numerics
 from bench_core.csv_tables import csv_text
-from bench_core.environment import environment
 from bench_core.near_ties import excuse
 from bench_core.results import Board
-from bench_core.whole_folder import place_of
+from bench_core.util.environment import environment
+from bench_core.util.whole_folder import place_of
 
 __all__ = [
     "Reproduction",

@@ -24,9 +24,9 @@ from bench_core.columns import (
     WORKLOAD_COLUMNS,
 )
 from bench_core.errors import UsageError, one_line
-from bench_core.files import open_regular
-from bench_core.progress import note
-from bench_core.whole_folder import place_of
+from bench_core.util.files import open_regular
+from bench_core.util.progress import note
+from bench_core.util.whole_folder import place_of
 
 __all__ = [
     "FIXED_COLUMNS",

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
-from bench_core.digests import json_digest
 from bench_core.exits import ExitStrategy, Requirement, State
 from bench_core.failures import guarded
 from bench_core.foreign_code import STRATEGY_MINUTES, is_ours
 from bench_core.kept_scores import SCORED_SPLITS, KeptScores
 from bench_core.planning import Competitor, Plan
-from bench_core.progress import progress
 from bench_core.reuse import name_other_policies
 from bench_core.scoring import (
     Artifacts,
@@ -32,6 +30,8 @@ from bench_core.store import Artifact, Store
 from bench_core.suite import Suite, seed_groups
 from bench_core.tables import board_tables
 from bench_core.trace import Trace
+from bench_core.util.digests import json_digest
+from bench_core.util.progress import progress
 
 __all__ = [
     "RecordedWorkload",

@@ -47,7 +47,7 @@ def same_numerics(one: Mapping[str, Any], other: Mapping[str, Any], *, threads: 
     """Return whether two environments round alike; an environment without a fingerprint is like no other.
 
     Args:
-        one, other: as ``bench_core.environment.environment`` gives them.
+        one, other: as ``bench_core.util.environment.environment`` gives them.
         threads: whether their number counts, as it does for networks and not for decisions.
     """
     names = (*_SETTINGS, "threads") if threads else _SETTINGS

@@ -17,7 +17,7 @@ import pandas as pd
 
 from bench_core.columns import TEXT_COLUMNS
 from bench_core.errors import visible
-from bench_core.files import read_text
+from bench_core.util.files import read_text
 
 __all__ = ["csv_text", "escaped", "parse_csv", "read_table", "table_of", "unescaped"]
 

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from bench_core.errors import ClusterError, UsageError, one_line
-from bench_core.progress import note
+from bench_core.util.progress import note
 from bench_core.worker_process import SLOT, end_worker, introduce, leave, offer, standstill
 from bench_core.worker_shares import full_share_holders, share_cores
 

@@ -13,10 +13,10 @@ import torch
 
 from bench_core.errors import PluginError
 from bench_core.foreign_code import end_stray_child
-from bench_core.hashing import uniform
-from bench_core.logits import samples_in_cache
-from bench_core.portable_math import FEW, exponential, logarithm, one_exponential, row_sum, row_sums
 from bench_core.trace import Trace
+from bench_core.util.portable_math import FEW, exponential, logarithm, one_exponential, row_sum, row_sums
+from bench_core.util.sample_rows import samples_in_cache
+from bench_core.util.stable_random import uniform
 
 __all__ = ["Evidence", "InputFrames", "Look", "Readout", "read_together", "samples_together"]
 
@@ -133,8 +133,8 @@ class Readout:
     """R_t = S_t / alpha or S_t / (t alpha) of B samples, and what its softmax comes to.
 
     Whatever it gives is a new tensor, float64 [B], NaN where R_t has NaN or its largest is infinite, and the same on
-    every processor (``bench_core.portable_math``). Values are shifted by the largest before they are divided by alpha,
-    so that a small one can't make them overflow.
+    every processor (``bench_core.util.portable_math``). Values are shifted by the largest before they are divided by
+    alpha, so that a small one can't make them overflow.
     """
 
     __slots__ = ("_alpha", "_largest", "_mean", "_moment", "_weighted")

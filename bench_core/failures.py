@@ -9,8 +9,8 @@ import torch
 
 from bench_core.errors import ExitBenchError, ForeignCodeError, StoreError, one_line
 from bench_core.foreign_code import STRATEGY_MINUTES, foreign_code
-from bench_core.progress import note
 from bench_core.tracebacks import debugging, described, full_traceback
+from bench_core.util.progress import note
 
 __all__ = ["attempted", "guarded", "out_of_memory"]
 

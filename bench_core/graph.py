@@ -16,7 +16,6 @@ from functools import lru_cache
 
 import torch
 
-from bench_core.device import VARIABLE, wanted_device
 from bench_core.errors import StoreError, UsageError, one_line
 from bench_core.exits import Requirement
 from bench_core.failures import guarded
@@ -24,7 +23,6 @@ from bench_core.kept_scores import SCORED_SPLITS, can_be_kept, scores_key
 from bench_core.planning import Competitor, Plan, plan
 from bench_core.plugin_manager import Registry, load_registry
 from bench_core.plugin_versions import described, files_of, outdated, refuse_others
-from bench_core.progress import collected, note
 from bench_core.provenance import code_digest
 from bench_core.stage_work import Stage, carry_out, forget_network, is_ours_alone, recordings, store_place
 from bench_core.stages import (
@@ -36,6 +34,8 @@ from bench_core.stages import (
 )
 from bench_core.store import Artifact, Store, default_store
 from bench_core.suite import ShiftSpec, Suite
+from bench_core.util.device import VARIABLE, wanted_device
+from bench_core.util.progress import collected, note
 from bench_core.util.version import __version__
 
 __all__ = [

@@ -10,10 +10,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from bench_core.errors import StoreError, UsageError, one_line
-from bench_core.files import UNFINISHED
 from bench_core.knobs import nearest
 from bench_core.store import ZOO, DamagedArtifactError, Store, read_artifact, remove_damaged
 from bench_core.store_paths import KINDS, LOCKS, UNSENT, abandoned, is_regular, notes_of, strangers
+from bench_core.util.files import UNFINISHED
 
 __all__ = [
     "Entry",

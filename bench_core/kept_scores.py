@@ -15,18 +15,18 @@ import numpy as np
 import torch
 
 from bench_core.costs.operations import Operations, Overhead
-from bench_core.digests import canonical_json, json_digest
-from bench_core.environment import environment
 from bench_core.errors import PluginError, StoreError, UsageError
 from bench_core.exits import ExitPolicy, ExitStrategy, NeverExit, PolicyFamily
 from bench_core.plugin_code import code_of_class, refuse_changed
-from bench_core.progress import note
 from bench_core.provenance import code_digest
 from bench_core.replay import outcome_at
 from bench_core.scoring import Contest, ScoredPolicy, StrategyScores, fit_family
 from bench_core.selection import OperatingPoint
 from bench_core.stages import Workload, recording_key
 from bench_core.store import Artifact, Store
+from bench_core.util.digests import canonical_json, json_digest
+from bench_core.util.environment import environment
+from bench_core.util.progress import note
 
 __all__ = ["SCORED_SPLITS", "KeptScores", "can_be_kept", "scored_recordings", "scores_key"]
 

@@ -19,7 +19,7 @@ from bench_core.costs.operations import Array
 from bench_core.energy_meter import energy_meter
 from bench_core.exits import ExitPolicy, NeverExit
 from bench_core.live import LiveSamples, SteppingNetwork, run_live
-from bench_core.progress import progress
+from bench_core.util.progress import progress
 
 __all__ = ["STATIC", "PolicyFailedError", "Timings", "measure"]
 

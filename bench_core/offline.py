@@ -14,12 +14,10 @@ from bench_core.curves import FamilyOnTrace
 from bench_core.data import SPLITS, Dataset, ImageSplit
 from bench_core.errors import DataError, UsageError
 from bench_core.exits import ExitPolicy, ExitStrategy, Requirement, ScoreFamily
-from bench_core.files import refuse_outputs
 from bench_core.foreign_code import foreign_code
 from bench_core.knobs import KnobValue, in_json, nearest
 from bench_core.metrics import ReferencePoints, reference_points, static_accuracy
 from bench_core.plugin_manager import Registry
-from bench_core.progress import note
 from bench_core.replay import InputFrames, Outcome
 from bench_core.results import write_text
 from bench_core.scoring import Artifacts, Contest, Recorded, fit_family, halve, policy_samples, score_strategy
@@ -28,6 +26,8 @@ from bench_core.shards import read_index
 from bench_core.store import Store
 from bench_core.trace import Trace
 from bench_core.trace_files import load_trace
+from bench_core.util.files import refuse_outputs
+from bench_core.util.progress import note
 
 __all__ = ["DEFAULT_POINT", "ChosenPolicy", "PolicyChoice", "ReplayResult", "replay_files", "resolve_inputs"]
 

@@ -20,14 +20,14 @@ from torch import nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from bench_core.data import Dataset
-from bench_core.digests import file_digest, tensors_digest
 from bench_core.errors import UsageError, one_line
 from bench_core.foreign_code import STAGE_MINUTES, foreign_code
 from bench_core.knobs import nearest
-from bench_core.progress import note
 from bench_core.recording import BATCH, Part, Recording, record
 from bench_core.snn.adapters import SteppedNetwork, what_happened
 from bench_core.trace import Trace
+from bench_core.util.digests import file_digest, tensors_digest
+from bench_core.util.progress import note
 
 __all__ = ["build_network", "load_weights", "read_checkpoint", "record_factory", "record_network"]
 

@@ -19,8 +19,8 @@ from types import CodeType, ModuleType
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from bench_core.digests import file_digest, json_digest
 from bench_core.errors import PluginError, one_line
+from bench_core.util.digests import file_digest, json_digest
 
 __all__ = [
     "GROUP",

@@ -10,8 +10,8 @@ from typing import cast
 
 import torch
 
-from bench_core.logits import SampleRows
 from bench_core.trace import Trace, tensors_beside_logits
+from bench_core.util.sample_rows import SampleRows
 
 __all__ = ["PrivateTrace"]
 

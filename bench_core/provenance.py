@@ -6,11 +6,11 @@ from operator import attrgetter
 from typing import Any
 
 from bench_core.columns import SCHEMA
-from bench_core.digests import json_digest
-from bench_core.environment import environment
 from bench_core.plugin_code import code_of, code_of_class, shipped_packages
 from bench_core.plugin_manager import Registry
 from bench_core.suite import Suite
+from bench_core.util.digests import json_digest
+from bench_core.util.environment import environment
 
 __all__ = ["code_digest", "manifest"]
 

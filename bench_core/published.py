@@ -28,7 +28,7 @@ import pandas as pd
 
 from bench_core.csv_tables import parse_csv
 from bench_core.errors import UsageError
-from bench_core.files import read_text
+from bench_core.util.files import read_text
 
 __all__ = ["FIGURES", "PUBLISHED_COLUMNS", "REMARK", "published_table", "read_published"]
 

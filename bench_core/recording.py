@@ -13,14 +13,14 @@ import torch.nn.functional as F
 
 from bench_core.costs.ledger import OperationLedger, UncountableLayerError
 from bench_core.data import Dataset, ImageSplit
-from bench_core.device import CPU, device_name
-from bench_core.environment import environment
 from bench_core.errors import RecordingError
 from bench_core.failures import out_of_memory
-from bench_core.logits import SampleRows
-from bench_core.progress import note, progress
 from bench_core.snn import SpikingNetwork
 from bench_core.trace import LAYER_COUNTS, SCHEMA, Trace
+from bench_core.util.device import CPU, device_name
+from bench_core.util.environment import environment
+from bench_core.util.progress import note, progress
+from bench_core.util.sample_rows import SampleRows
 
 __all__ = [
     "BATCH",

@@ -35,14 +35,14 @@ from bench_core.cells import check_cells
 from bench_core.columns import MEASUREMENT_COLUMNS, RAW_COLUMNS, SCHEMA
 from bench_core.csv_tables import csv_text, table_of
 from bench_core.errors import StoreError, UsageError
-from bench_core.files import CONTESTED, whole_file
 from bench_core.latency import STATIC, Timings
 from bench_core.manifests import check_manifest
-from bench_core.progress import note
 from bench_core.published import read_published
 from bench_core.trace import Trace
 from bench_core.trace_files import save_trace
-from bench_core.whole_folder import Writer, replace_files
+from bench_core.util.files import CONTESTED, whole_file
+from bench_core.util.progress import note
+from bench_core.util.whole_folder import Writer, replace_files
 
 __all__ = [
     "OPTIONAL_TABLES",

@@ -12,12 +12,12 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from bench_core.environment import rounding_settings
 from bench_core.errors import StoreError, UsageError, one_line
 from bench_core.inventory import entries
 from bench_core.plugin_code import LoadedCode, refuse_changed
-from bench_core.progress import note
 from bench_core.store import Store
+from bench_core.util.environment import rounding_settings
+from bench_core.util.progress import note
 
 __all__ = ["MadeWith", "data_digest", "name_other_policies", "refuse_or_note", "stored_header"]
 

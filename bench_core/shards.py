@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from bench_core.errors import StoreError, TraceError, one_line
-from bench_core.files import open_regular, whole_file
+from bench_core.util.files import open_regular, whole_file
 
 __all__ = ["INDEX_SCHEMA", "Shard", "read_index", "shard_place", "write_index"]
 

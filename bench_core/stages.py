@@ -11,11 +11,7 @@ from typing import Any
 import torch
 
 from bench_core.conversion import converted_record, rebuilt
-from bench_core.device import compute_device
-from bench_core.digests import canonical_json, json_digest
-from bench_core.environment import environment, processor
 from bench_core.errors import StoreError, TraceError, one_line
-from bench_core.progress import note, progress
 from bench_core.provenance import code_digest
 from bench_core.recording import BATCH, PART, Part, Recording, record_part, recorded_tensors
 from bench_core.reuse import data_digest, refuse_or_note, stored_header
@@ -23,6 +19,10 @@ from bench_core.snn import AnalogNetwork, SpikingNetwork
 from bench_core.store import Artifact, Store
 from bench_core.trace import Trace, trace_from_tensors
 from bench_core.training import train_network
+from bench_core.util.device import compute_device
+from bench_core.util.digests import canonical_json, json_digest
+from bench_core.util.environment import environment, processor
+from bench_core.util.progress import note, progress
 from bench_core.workloads import Workload
 
 __all__ = [

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.stats import binom
 
 from bench_core.costs.operations import Array
-from bench_core.progress import Advance
+from bench_core.util.progress import Advance
 
 __all__ = [
     "bootstrap_means",

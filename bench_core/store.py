@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from bench_core.digests import json_digest, tensors_digest
 from bench_core.errors import NoHomeError, StoreError, UsageError, one_line
-from bench_core.files import exclusive, publish, unfinished
-from bench_core.logits import SampleRows
-from bench_core.progress import note
 from bench_core.store_paths import KINDS, LOCKS, UNSENT, artifact_files, is_regular, refuse_links, refuse_others
-from bench_core.tensor_files import read_safetensors, write_safetensors
+from bench_core.util.digests import json_digest, tensors_digest
+from bench_core.util.files import exclusive, publish, unfinished
+from bench_core.util.progress import note
+from bench_core.util.safetensors_files import read_safetensors, write_safetensors
+from bench_core.util.sample_rows import SampleRows
 
 __all__ = [
     "KINDS",

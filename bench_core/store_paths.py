@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bench_core.errors import StoreError, one_line
-from bench_core.files import unfinished
+from bench_core.util.files import unfinished
 
 __all__ = [
     "KINDS",

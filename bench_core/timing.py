@@ -6,18 +6,18 @@ from typing import Any
 import torch
 
 from bench_core.competition import RecordedWorkload
-from bench_core.digests import json_digest
-from bench_core.environment import processor
 from bench_core.exits import ExitPolicy
 from bench_core.failures import guarded
 from bench_core.foreign_code import STRATEGY_MINUTES
-from bench_core.hashing import hash_order
 from bench_core.latency import PolicyFailedError, measure
 from bench_core.live import LiveSamples, run_live
 from bench_core.results import Board
 from bench_core.scoring import WorkloadScores
 from bench_core.snn import SpikingNetwork
 from bench_core.suite import LatencySpec
+from bench_core.util.digests import json_digest
+from bench_core.util.environment import processor
+from bench_core.util.stable_random import hash_order
 
 __all__ = ["measure_policies"]
 

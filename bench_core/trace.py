@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from bench_core.digests import tensors_digest
 from bench_core.errors import TraceError, one_line
-from bench_core.logits import SampleRows
+from bench_core.util.digests import tensors_digest
+from bench_core.util.sample_rows import SampleRows
 
 __all__ = ["LAYER_COUNTS", "SCHEMA", "Trace", "tensors_beside_logits", "trace_from_tensors", "trace_tensors"]
 

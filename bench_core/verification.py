@@ -19,11 +19,9 @@ from tabulate import tabulate
 from bench_core.contract import FLIPPED_SHARE, LOGIT
 from bench_core.errors import UsageError
 from bench_core.exits import ExitPolicy, ExitStrategy, NeverExit
-from bench_core.hashing import hash_order
 from bench_core.latency import Timings, measure
 from bench_core.live import LiveSamples, SteppingNetwork, run_live
 from bench_core.offline import PolicyChoice
-from bench_core.progress import progress
 from bench_core.recording import BATCH, FOLD
 from bench_core.replay import Outcome, replay_policy
 from bench_core.scoring import Recorded
@@ -32,6 +30,8 @@ from bench_core.stages import Workload, recorded_trace, recording_key, spiking_n
 from bench_core.store import Store
 from bench_core.suite import LatencySpec
 from bench_core.trace import Trace
+from bench_core.util.progress import progress
+from bench_core.util.stable_random import hash_order
 
 __all__ = ["LiveRun", "Subject", "Verification", "live_runs", "prepare", "verify"]
 

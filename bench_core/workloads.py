@@ -8,7 +8,6 @@ import torch
 
 from bench_core.conversion import Converter
 from bench_core.data import Dataset
-from bench_core.digests import json_digest
 from bench_core.errors import DataError
 from bench_core.foreign_code import is_ours
 from bench_core.plugin_code import LoadedCode
@@ -18,6 +17,7 @@ from bench_core.snn import AnalogNetwork, SpikingNetwork
 from bench_core.snn.models import Model
 from bench_core.suite import WorkloadSpec
 from bench_core.training import Regularizer
+from bench_core.util.digests import json_digest
 
 __all__ = ["Workload"]
 

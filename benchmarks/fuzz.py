@@ -36,13 +36,13 @@ import torch
 from safetensors.torch import save
 
 from bench_core.bundles import export_bundle, import_bundle
-from bench_core.digests import json_digest
 from bench_core.errors import ExitBenchError, StoreError, SuiteError, TraceError
 from bench_core.inventory import describe, entries, verify
 from bench_core.store import Store
 from bench_core.suite import SHIPPED, load_suite
 from bench_core.trace import SCHEMA
 from bench_core.trace_files import load_trace
+from bench_core.util.digests import json_digest
 
 SECONDS_PER_CASE = 5.0
 MEMORY = 2 << 30  # bytes that may be claimed beside what the libraries take
@@ -354,7 +354,7 @@ def reseal(content: bytes) -> bytes:
     """An artifact whose digests are those of its content again, so that what lies behind them is reached."""
     from safetensors.torch import load
 
-    from bench_core.digests import tensors_digest
+    from bench_core.util.digests import tensors_digest
 
     try:
         header, data = split_safetensors(content)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from bench_core.evidence import samples_together
-from bench_core.portable_math import Array, exponential, row_sums
+from bench_core.util.portable_math import Array, exponential, row_sums
 
 PAIRS = 41
 

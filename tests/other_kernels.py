@@ -34,7 +34,7 @@ COMMANDS = (
         "fashion-qcfs-rcs,fashion-direct-tet,fashion-saccade",
     ],
 )
-FINGERPRINT = "from bench_core.environment import numerics_fingerprint; print(numerics_fingerprint())"
+FINGERPRINT = "from bench_core.util.environment import numerics_fingerprint; print(numerics_fingerprint())"
 
 
 def fingerprint(variables: Mapping[str, str]) -> str:

@@ -18,12 +18,12 @@ from bench_core import stages as training_stages
 from bench_core.cluster import local_workers, run_stages, scheduler_at
 from bench_core.errors import ClusterError, UsageError
 from bench_core.execution import plan
-from bench_core.files import exclusive
 from bench_core.graph import Order, Stage, missing_stages, perform, read_answer, stage_request
 from bench_core.planning import Limits
 from bench_core.plugin_versions import described, outdated
 from bench_core.remote_store import RemoteStore
 from bench_core.store import Store
+from bench_core.util.files import exclusive
 from bench_core.worker_process import standstill
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.processes import PATIENCE, environment, module_path, wait_until
@@ -37,7 +37,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from bench_core.progress import note
+from bench_core.util.progress import note
 
 PLACE = Path({place!r})
 
@@ -383,7 +383,7 @@ def test_a_worker_that_lives_on_never_uses_old_code(store, place, tmp_path):
 import sys
 sys.path.insert(0, {folder!r})
 import wanted
-from bench_core.progress import note
+from bench_core.util.progress import note
 
 class Says(ScoreStrategy):
     name, reference = "says", "the tests"

@@ -19,8 +19,8 @@ from bench_core.data.fashion_mnist import DEBIAN_FOLDER, RAW_MD5, FashionMNIST
 from bench_core.data.idx import read_idx, write_idx
 from bench_core.data.saccades import SimulatedSaccades, _log_levels, saccade_frames, saccade_path
 from bench_core.data.splits import stratified_cut
-from bench_core.digests import json_digest, tensor_digest
 from bench_core.errors import DataError
+from bench_core.util.digests import json_digest, tensor_digest
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.data import write_training_images
 from tests.helpers.kernels import KERNELS, run_python
@@ -463,7 +463,7 @@ PRINT_DIGESTS = """
 import torch
 from bench_core.data.fashion_mnist import FashionMNIST
 from bench_core.data.saccades import saccade_frames
-from bench_core.digests import tensor_digest
+from bench_core.util.digests import tensor_digest
 
 grey = FashionMNIST().split("test").images[:100]
 colours = torch.stack([grey[:99, 0], grey[1:, 0], 255 - grey[:99, 0]], dim=1)

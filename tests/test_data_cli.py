@@ -8,7 +8,7 @@ from bench_core import cli
 from bench_core.data import sources
 from bench_core.data.places import data_folder
 from bench_core.data.sources import SOURCES, Archive, DataFile, Mirror, Source
-from bench_core.digests import file_digest
+from bench_core.util.digests import file_digest
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 
 

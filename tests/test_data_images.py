@@ -20,8 +20,8 @@ from bench_core.data.pictures import LazyPictures, class_folders, open_picture, 
 from bench_core.data.places import data_folder
 from bench_core.data.sources import SOURCES
 from bench_core.data.splits import FROZEN, cut_by_rank, frozen, ranks_in_class, stratified_cut
-from bench_core.digests import json_digest
 from bench_core.errors import DataError
+from bench_core.util.digests import json_digest
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.data import no_data_folder, refused  # noqa: F401  # the fixture is switched on by being here
 

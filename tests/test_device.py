@@ -15,9 +15,6 @@ from bench_core import load_registry
 from bench_core.costs.ledger import OperationLedger
 from bench_core.data.base import ImageSplit
 from bench_core.data.cifar import CIFAR10
-from bench_core.device import CPU, VARIABLE, compute_device, device_name
-from bench_core.digests import tensors_digest
-from bench_core.environment import environment
 from bench_core.errors import TrainingPausedError, UsageError
 from bench_core.graph import Order, missing_stages, perform, read_answer, stage_request
 from bench_core.planning import plan
@@ -27,6 +24,9 @@ from bench_core.stages import Workload, trained_weights
 from bench_core.store import Store
 from bench_core.training import Recipe, loop
 from bench_core.training.regularizers import layer_records
+from bench_core.util.device import CPU, VARIABLE, compute_device, device_name
+from bench_core.util.digests import tensors_digest
+from bench_core.util.environment import environment
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.suites import CONVERTED, DIRECT, TINY_PLUGIN, parsed_suite, tiny_registry, write_suite
 from tests.helpers.tiny_plugin import TinyConv, TinyEvents, TinyShapes

@@ -22,11 +22,11 @@ from bench_core import evidence as evidence_module
 from bench_core.competition import score_workload
 from bench_core.errors import PluginError
 from bench_core.exits import Calibration, ScorePolicy, observe
-from bench_core.logits import SampleRows
 from bench_core.planning import Competitor
 from bench_core.replay import ExitController, score_table, score_tables
 from bench_core.scoring import Contest, Recorded, score_strategy, score_together
 from bench_core.selection import OperatingPoint
+from bench_core.util.sample_rows import SampleRows
 from tests.helpers.odd_score import Odd
 from tests.reference import rules
 from tests.traces import calibrations, make_trace, samples_of, trace_pairs, traces

@@ -134,7 +134,7 @@ def test_what_a_killed_run_left_unfinished_is_gone_after_the_next_write(undistur
     (path.parent / ".writing-abandoned").mkdir(parents=True)
     (path.parent / ".writing-abandoned" / "half.safetensors").write_bytes(b"half")
     (path.parent / ".writing-old.tmp").write_bytes(b"half")
-    holder = "import sys\nfrom bench_core.files import workspace\nfrom pathlib import Path\n"
+    holder = "import sys\nfrom bench_core.util.files import workspace\nfrom pathlib import Path\n"
     holder += "with workspace(Path(sys.argv[1])) as place:\n    print(place, flush=True)\n    input()\n"
     with started(
         [sys.executable, "-c", holder, str(path.parent)],

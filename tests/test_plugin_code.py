@@ -15,7 +15,6 @@ import torch
 
 import bench_core
 from bench_core.competition import recorded_workload
-from bench_core.environment import numerics_fingerprint, rounding_settings
 from bench_core.errors import PluginError, StoreError, UsageError
 from bench_core.execution import run_suite
 from bench_core.inventory import entries
@@ -36,6 +35,7 @@ from bench_core.stages import (
 )
 from bench_core.store import ZOO, Artifact, Store
 from bench_core.suite import load_suite
+from bench_core.util.environment import numerics_fingerprint, rounding_settings
 from tests.helpers.suites import CONVERTED as TINY
 from tests.helpers.suites import parsed_suite, tiny_registry, write_suite
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench_core.portable_math import (
+from bench_core.util.portable_math import (
     FEW,
     exact_sum,
     exponential,

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_core import progress as progress_module
 from bench_core.cli.streams import Printable, standard_streams
 from bench_core.errors import DataError, ExitBenchError, UsageError, printable, visible
-from bench_core.progress import note, progress
+from bench_core.util import progress as progress_module
+from bench_core.util.progress import note, progress
 from tests.browser.boards import make_board
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.suites import write_plugin

@@ -8,10 +8,10 @@ import fsspec
 import pytest
 import torch
 
-from bench_core.digests import json_digest
 from bench_core.errors import StoreError, UsageError
 from bench_core.remote_files import RemoteFiles, scrubbed, without_password
 from bench_core.remote_store import RemoteStore
+from bench_core.util.digests import json_digest
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.processes import completed, run_command
 from tests.helpers.suites import write_suite

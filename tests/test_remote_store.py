@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from bench_core.bundles import export_bundle, import_bundle
-from bench_core.digests import json_digest, tensors_digest
 from bench_core.errors import StoreError, UsageError
 from bench_core.inventory import choose, entries, prune, removable, remove, verify
 from bench_core.remote_store import RemoteStore
 from bench_core.store import Store, default_root, default_store
+from bench_core.util.digests import json_digest, tensors_digest
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 
 KEY, OTHER = json_digest("an artifact"), json_digest("another")

@@ -9,12 +9,12 @@ import torch
 
 from bench_core import agreement, contract
 from bench_core.contract import near_threshold, same_cell, same_numerics
-from bench_core.environment import environment, numerics_fingerprint
 from bench_core.errors import UsageError
 from bench_core.execution import run_suite
 from bench_core.reproduction import compare_with, reproduce_board
 from bench_core.results import read_board
 from bench_core.store import Store
+from bench_core.util.environment import environment, numerics_fingerprint
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.kernels import KERNELS, run_python
 from tests.helpers.reproducing import CHANGES
@@ -66,7 +66,7 @@ def test_a_change_is_found_under_every_set_of_kernels(changed, here, change):
 
 
 def test_a_fingerprint_is_the_same_in_every_process_with_the_same_kernels():
-    code = "from bench_core.environment import numerics_fingerprint as f; print(f())"
+    code = "from bench_core.util.environment import numerics_fingerprint as f; print(f())"
     once, twice = (run_python(["-c", code], "native", variables={"OMP_NUM_THREADS": n}).stdout for n in "12")
     assert once == twice
     assert len(once.strip()) == 16

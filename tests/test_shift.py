@@ -18,7 +18,6 @@ from bench_core import network_agreement
 from bench_core.csv_tables import read_table
 from bench_core.data.builtin import bench_datasets
 from bench_core.data.corruption import CORRUPTIONS, CorruptedTest, applies, corrupt_images, drop_events, subsample
-from bench_core.digests import tensor_digest
 from bench_core.errors import DataError, SuiteError, UsageError
 from bench_core.execution import run_suite
 from bench_core.exits import ExitPolicy, NeverExit
@@ -35,6 +34,7 @@ from bench_core.shift_recording import corrupted_tests
 from bench_core.stages import Workload, recording_key, trained_weights
 from bench_core.suite import Corruption, ShiftSpec, load_suite
 from bench_core.trace import Trace
+from bench_core.util.digests import tensor_digest
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.kernels import KERNELS, run_python
 from tests.helpers.suites import DIRECT, EVENTS, parsed_suite, tiny_registry, trained_store

@@ -14,9 +14,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError
 
-from bench_core import files as files_module
-from bench_core import tensor_files
-from bench_core.digests import canonical_json, json_digest, tensor_digest, tensors_digest
 from bench_core.errors import StoreError
 from bench_core.store import (
     DamagedArtifactError,
@@ -26,7 +23,10 @@ from bench_core.store import (
     read_artifact,
     remove_damaged,
 )
-from bench_core.tensor_files import write_safetensors
+from bench_core.util import files as files_module
+from bench_core.util import safetensors_files as tensor_files
+from bench_core.util.digests import canonical_json, json_digest, tensor_digest, tensors_digest
+from bench_core.util.safetensors_files import write_safetensors
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 
 KEY = json_digest("an artifact")

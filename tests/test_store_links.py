@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from bench_core.bundles import export_bundle, import_bundle
-from bench_core.digests import json_digest
 from bench_core.errors import ExitBenchError, StoreError, TraceError
 from bench_core.inventory import choose, entries, prune, verify
 from bench_core.remote_store import RemoteStore
@@ -20,6 +19,7 @@ from bench_core.store import Store, read_artifact
 from bench_core.store_paths import KINDS, LOCKS, UNSENT
 from bench_core.trace import SCHEMA
 from bench_core.trace_files import load_trace
+from bench_core.util.digests import json_digest
 from tests.helpers.processes import completed, environment
 
 KEY, NEW, OTHER = (json_digest(name) for name in ("held", "new", "another"))

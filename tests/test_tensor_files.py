@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from bench_core.digests import tensor_digest
 from bench_core.errors import StoreError
-from bench_core.logits import SampleRows
-from bench_core.tensor_files import read_safetensors, write_safetensors
+from bench_core.util.digests import tensor_digest
+from bench_core.util.safetensors_files import read_safetensors, write_safetensors
+from bench_core.util.sample_rows import SampleRows
 
 TYPES = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2),
@@ -65,7 +65,7 @@ def test_rows_are_written_as_the_tensor_that_they_make_up(tmp_path, data, sizes,
         index = torch.tensor(data.draw(st.lists(st.integers(0, total - 1), min_size=1, max_size=9)))
         rows, whole = rows.select(index), torch.stack([whole[i] for i in index.tolist()])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bench_core.logits._CACHED", data.draw(st.integers(1, 20)))
+        patch.setattr("bench_core.util.sample_rows._CACHED", data.draw(st.integers(1, 20)))
         patch.setattr(SampleRows, "whole", lambda _self: pytest.fail("all of it in memory"))
         write_safetensors(tmp_path / "t", {"rows": rows, "beside": torch.arange(3)}, {})
         assert tensor_digest(rows) == tensor_digest(whole)

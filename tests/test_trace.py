@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from bench_core.digests import tensors_digest
 from bench_core.errors import StoreError, TraceError
 from bench_core.trace import COUNTS, LAYER_COUNTS, SCHEMA, Trace
 from bench_core.trace_files import load_trace, save_trace
+from bench_core.util.digests import tensors_digest
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.traces import tensors_of
 
@@ -258,7 +258,7 @@ def test_the_first_of_several_bad_values_is_named(tmp_path):
 
 
 def test_a_bad_value_in_a_later_chunk_has_its_own_index(tmp_path, monkeypatch):
-    monkeypatch.setattr("bench_core.logits._CACHED", 2 * T * K)
+    monkeypatch.setattr("bench_core.util.sample_rows._CACHED", 2 * T * K)
     line = refusal(write(tmp_path / "bad.safetensors", changed("logits", (4, 1, 2), math.inf)))
     assert "logits[4, 1, 2] = inf" in line
 

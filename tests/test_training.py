@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bench_core.digests import tensors_digest
 from bench_core.errors import ExitBenchError, SuiteError, UsageError
 from bench_core.snn import if_neuron
 from bench_core.stages import Workload, trained_weights
@@ -20,6 +19,7 @@ from bench_core.training.augmentation import augment
 from bench_core.training.averaging import WeightAverage, estimate_statistics
 from bench_core.training.losses import LOSSES, mean_cross_entropy, temporal_efficient_training
 from bench_core.training.schedule import rate_factor
+from bench_core.util.digests import tensors_digest
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.suites import DIRECT, parsed_suite, tiny_registry
 from tests.helpers.tiny_plugin import TinyConv, TinyEvents, TinyShapes

@@ -13,12 +13,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench_core import whole_folder
 from bench_core.board_files import KEPT_TABLES, OPTIONAL_TABLES, TABLES
 from bench_core.errors import StoreError, UsageError
 from bench_core.results import make_folder, read_board, read_kept, write_board, write_tables
 from bench_core.seal import seal
-from bench_core.whole_folder import PENDING, place_of, replace_files
+from bench_core.util import whole_folder
+from bench_core.util.whole_folder import PENDING, place_of, replace_files
 from tests.browser.boards import make_board
 from tests.helpers.board_kills import NEW, OLD, OTHERS, OWNED, make_old, said_by
 from tests.helpers.processes import environment, module_path

@@ -80,7 +80,7 @@ DeviceOption = Annotated[
 
 def use_device(name: str | None, *, here: bool = True) -> None:
     """Take a ``--device`` for this process and its workers; refuse one that isn't here, where it has to be ``here``."""
-    from bench_core.device import VARIABLE, compute_device
+    from bench_core.util.device import VARIABLE, compute_device
 
     if name is not None:
         os.environ[VARIABLE] = name
@@ -112,8 +112,8 @@ def table(rows: Iterable[Iterable[object]], headers: list[str], **options: Any) 
 
 def store_or_none() -> Any:
     """Return the default store; None, said on stderr, where no home is known to keep one in."""
-    from bench_core.progress import note
     from bench_core.store import default_store
+    from bench_core.util.progress import note
 
     try:
         return default_store()
@@ -197,8 +197,8 @@ def refuse_output(
     """Refuse a file that can't be written, or that is an input or a file of the store, before any work is done."""
     if output is None:
         return
-    from bench_core.files import refuse_outputs
     from bench_core.store import default_store
+    from bench_core.util.files import refuse_outputs
 
     suites = [Path(suite)] if suite.endswith(".toml") else []
     refuse_outputs({flag: output}, [*read, *suites, *(plugin or []), *default_store().places])

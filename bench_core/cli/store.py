@@ -140,7 +140,7 @@ def store_import(bundle: Annotated[Path, typer.Argument(help="A file that `store
 def _name_left_alone(store: "Store") -> None:
     """Say on stderr which links, FIFOs, sockets and devices are in the store's folders."""
     from bench_core.inventory import left_alone
-    from bench_core.progress import note
+    from bench_core.util.progress import note
 
     for line in left_alone(store):
         note(line)

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from bench_core.digests import json_digest, tensor_digest, tensors_digest
 from bench_core.errors import DataError
+from bench_core.util.digests import json_digest, tensor_digest, tensors_digest
 
 __all__ = ["SPLITS", "Dataset", "ImageSplit", "Images", "LazyImages"]
 

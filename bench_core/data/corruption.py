@@ -18,9 +18,9 @@ from scipy.ndimage import gaussian_filter
 from scipy.special import ndtri
 
 from bench_core.data.base import Dataset, Images, ImageSplit, LazyImages
-from bench_core.digests import json_digest
 from bench_core.errors import DataError
-from bench_core.hashing import hash_order, uniform
+from bench_core.util.digests import json_digest
+from bench_core.util.stable_random import hash_order, uniform
 
 __all__ = ["CORRUPTIONS", "CorruptedTest", "applies", "corrupt_images", "drop_events", "subsample"]
 

@@ -8,8 +8,8 @@ import torch
 from bench_core.data.base import ImageSplit
 from bench_core.data.images import ImageDataset, take
 from bench_core.data.splits import frozen
-from bench_core.digests import tensors_digest
 from bench_core.errors import DataError
+from bench_core.util.digests import tensors_digest
 
 __all__ = ["Digits"]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from bench_core.data.checks import digest_of
 from bench_core.data.sources import Archive
 from bench_core.errors import DataError
-from bench_core.progress import note, progress
+from bench_core.util.progress import note, progress
 
 __all__ = ["DISK_FULL", "FetchError", "NoSpaceError", "obtain", "refuse_altered"]
 

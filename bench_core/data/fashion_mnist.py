@@ -19,8 +19,8 @@ from bench_core.data.base import SPLITS, Dataset, Images, ImageSplit
 from bench_core.data.idx import read_idx, write_idx
 from bench_core.data.places import data_folder
 from bench_core.data.splits import stratified_cut
-from bench_core.digests import file_digest
 from bench_core.errors import DataError
+from bench_core.util.digests import file_digest
 
 __all__ = ["FashionMNIST", "embed"]
 

@@ -15,8 +15,8 @@ from bench_core.data.places import data_folder, data_root
 from bench_core.data.sources import DataFile, FileTree, Mirror, Source
 from bench_core.data.unpacking import Inventory, parse_inventory, unpack
 from bench_core.errors import DataError, one_line
-from bench_core.files import read_text
-from bench_core.progress import note
+from bench_core.util.files import read_text
+from bench_core.util.progress import note
 
 __all__ = ["Problem", "fetch", "how_to", "problems", "state", "verdict", "whereabouts"]
 

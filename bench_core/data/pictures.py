@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from bench_core.data.base import LazyImages
-from bench_core.digests import json_digest
 from bench_core.errors import DataError
+from bench_core.util.digests import json_digest
 
 __all__ = ["LazyPictures", "class_folders", "open_picture", "pictures_in"]
 

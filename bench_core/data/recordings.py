@@ -22,8 +22,8 @@ from bench_core.data.checks import remedy
 from bench_core.data.events import Events, FrameCache, event_frames
 from bench_core.data.places import data_folder
 from bench_core.data.splits import FROZEN, cut_by_rank, frozen
-from bench_core.digests import json_digest
 from bench_core.errors import DataError
+from bench_core.util.digests import json_digest
 
 __all__ = ["CIFAR10DVS", "NMNIST", "CIFAR10DVSOriginal", "DVSGesture", "NCaltech101", "Recording"]
 

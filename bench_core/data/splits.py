@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from bench_core.errors import DataError
-from bench_core.hashing import hash_order
+from bench_core.util.stable_random import hash_order
 
 __all__ = ["FROZEN", "calibration_halves", "cut_by_rank", "frozen", "ranks_in_class", "stratified_cut"]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench_core.errors import StoreError, UsageError, visible
-from bench_core.files import alone_in, whole_file
 from bench_core.report.latex import latex
 from bench_core.report.markdown import markdown
 from bench_core.report.presentable import presentable
 from bench_core.results import Board, make_folder, write_text
+from bench_core.util.files import alone_in, whole_file
 
 if TYPE_CHECKING:
     from bench_core.report.extras import Extras

@@ -16,7 +16,7 @@ from torch import nn
 
 from bench_core.errors import UsageError, one_line
 from bench_core.failures import out_of_memory
-from bench_core.progress import note
+from bench_core.util.progress import note
 
 __all__ = ["PROTOCOL", "SteppedNetwork", "what_happened"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from bench_core.progress import note
+from bench_core.util.progress import note
 
 __all__ = ["compiled"]
 

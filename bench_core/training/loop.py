@@ -13,7 +13,6 @@ from torch import nn
 
 from bench_core.data.base import Dataset, ImageSplit
 from bench_core.errors import TrainingPausedError, UsageError
-from bench_core.progress import Advance, note, progress
 from bench_core.snn.network import AnalogNetwork, SpikingNetwork
 from bench_core.store import Store
 from bench_core.training.augmentation import augment, augment_frames
@@ -23,6 +22,7 @@ from bench_core.training.losses import LOSSES
 from bench_core.training.recipe import Recipe
 from bench_core.training.regularizers import LayerRecord, Regularizer, TrainingBatch, layer_records
 from bench_core.training.schedule import rate_factor
+from bench_core.util.progress import Advance, note, progress
 
 __all__ = ["EpochRecord", "train_network"]
 

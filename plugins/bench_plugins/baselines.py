@@ -24,7 +24,7 @@ from bench_core import (
     hookimpl,
 )
 from bench_core.errors import PluginError
-from bench_core.portable_math import exponential
+from bench_core.util.portable_math import exponential
 from bench_plugins._readout import ACCUMULATE, readout, softmax_overhead
 
 

@@ -16,8 +16,8 @@ import scipy
 import torch
 
 from bench_core import Calibration, Evidence, ExitStrategy, Knob, Overhead, ScoreStrategy, Trace, hookimpl
-from bench_core.logits import samples_in_cache
-from bench_core.portable_math import Array, exact_sum, exponential, logarithm, row_sums
+from bench_core.util.portable_math import Array, exact_sum, exponential, logarithm, row_sums
+from bench_core.util.sample_rows import samples_in_cache
 from bench_plugins._readout import readout, softmax_overhead
 
 SMALLEST, LARGEST = 1e-3, 1e6  # range that alpha is fitted in

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 
-from bench_core.progress import collected
+from bench_core.util.progress import collected
 from benchmarks.fuzz import mutate_bytes, try_case
 from tests.fuzz.loaders import loader
 

@@ -17,9 +17,9 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from bench_core import whole_folder
 from bench_core.errors import ExitBenchError
-from bench_core.whole_folder import place_of, replace_files
+from bench_core.util import whole_folder
+from bench_core.util.whole_folder import place_of, replace_files
 
 OWNED = ("rows.csv", "curves.csv", "seeds.csv", "traces/a.safetensors")
 OLD = {"rows.csv": "old rows", "seeds.csv": "old seeds", "traces/a.safetensors": "old trace"}

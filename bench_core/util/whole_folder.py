@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bench_core.errors import StoreError
-from bench_core.files import CONTESTED, UNFINISHED, alone_in, flush, unfinished, whole_file, workspace
+from bench_core.util.files import CONTESTED, UNFINISHED, alone_in, flush, unfinished, whole_file, workspace
 
 __all__ = ["PENDING", "Writer", "place_of", "replace_files"]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bench_core.logits import SampleRows, tensor_bytes
+from bench_core.util.sample_rows import SampleRows, tensor_bytes
 
 __all__ = ["canonical_json", "file_digest", "json_digest", "tensor_digest", "tensors_digest"]
 

@@ -11,8 +11,8 @@ import scipy
 import torch
 import torch.nn.functional as F
 
-from bench_core.device import CPU, device_name, wanted_device
-from bench_core.digests import canonical_json, json_digest, tensor_digest
+from bench_core.util.device import CPU, device_name, wanted_device
+from bench_core.util.digests import canonical_json, json_digest, tensor_digest
 from bench_core.util.version import __version__
 
 __all__ = ["environment", "numerics_fingerprint", "processor", "rounding_settings"]

@@ -9,8 +9,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from bench_core.errors import StoreError
-from bench_core.files import open_regular, whole_file
-from bench_core.logits import SampleRows, tensor_bytes
+from bench_core.util.files import open_regular, whole_file
+from bench_core.util.sample_rows import SampleRows, tensor_bytes
 
 __all__ = ["read_safetensors", "write_safetensors"]
 
