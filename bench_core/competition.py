@@ -6,8 +6,8 @@ from functools import cached_property, partial
 from typing import Any
 
 from bench_core.exits import ExitStrategy, Requirement, State
-from bench_core.failures import guarded
-from bench_core.foreign_code import STRATEGY_MINUTES, is_ours
+from bench_core.isolation.failures import guarded
+from bench_core.isolation.foreign_code import STRATEGY_MINUTES, is_ours
 from bench_core.kept_scores import SCORED_SPLITS, KeptScores
 from bench_core.planning import Competitor, Plan
 from bench_core.reuse import name_other_policies

@@ -23,8 +23,8 @@ from bench_core.competition import (
     suite_tables,
 )
 from bench_core.errors import StoreError, UsageError
-from bench_core.failures import guarded
 from bench_core.graph import Order, missing_stages, perform_here
+from bench_core.isolation.failures import guarded
 from bench_core.kept_traces import trace_name
 from bench_core.planning import Competitor, Limits, Plan, competitors, plan
 from bench_core.plugin_manager import Registry

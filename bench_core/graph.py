@@ -18,7 +18,7 @@ import torch
 
 from bench_core.errors import StoreError, UsageError, one_line
 from bench_core.exits import Requirement
-from bench_core.failures import guarded
+from bench_core.isolation.failures import guarded
 from bench_core.kept_scores import SCORED_SPLITS, can_be_kept, scores_key
 from bench_core.planning import Competitor, Plan, plan
 from bench_core.plugin_manager import Registry, load_registry

@@ -21,7 +21,7 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from bench_core.data import Dataset
 from bench_core.errors import UsageError, one_line
-from bench_core.foreign_code import STAGE_MINUTES, foreign_code
+from bench_core.isolation.foreign_code import STAGE_MINUTES, foreign_code
 from bench_core.knobs import nearest
 from bench_core.recording import BATCH, Part, Recording, record
 from bench_core.snn.adapters import SteppedNetwork, what_happened

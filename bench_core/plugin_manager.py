@@ -26,9 +26,8 @@ from bench_core.costs import CostModel
 from bench_core.data import Dataset
 from bench_core.errors import ForeignCodeError, PluginError, UsageError
 from bench_core.exits import ExitStrategy
-from bench_core.foreign_code import STRATEGY_MINUTES, foreign_code
-from bench_core.knobs import Configurable, Knob, nearest
-from bench_core.plugin_code import (
+from bench_core.isolation.foreign_code import STRATEGY_MINUTES, foreign_code
+from bench_core.isolation.plugin_code import (
     GROUP,
     SHIPPED_DISTRIBUTION,
     LoadedCode,
@@ -37,8 +36,9 @@ from bench_core.plugin_code import (
     load_watched,
     shipped_packages,
 )
+from bench_core.isolation.tracebacks import described, full_traceback
+from bench_core.knobs import Configurable, Knob, nearest
 from bench_core.snn.models import Model
-from bench_core.tracebacks import described, full_traceback
 from bench_core.training import Regularizer
 
 __all__ = ["PluginRecord", "Registry", "load_registry"]
@@ -122,7 +122,7 @@ _HOOKS: dict[str, tuple[str, type]] = {
 
 
 def load_registry(files: Iterable[Path] = (), *, minutes: float = STRATEGY_MINUTES) -> Registry:
-    """Load every installed plugin and the given single-file ones, each as foreign code (``bench_core.foreign_code``).
+    """Load every installed plugin and the given single-file ones, each as foreign code (``isolation.foreign_code``).
 
     Args:
         files: single-file plugins.

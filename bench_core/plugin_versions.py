@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench_core.errors import UsageError, one_line
-from bench_core.plugin_code import LoadedCode, code_of, shipped_packages
+from bench_core.isolation.plugin_code import LoadedCode, code_of, shipped_packages
 from bench_core.plugin_manager import PluginRecord, Registry
 from bench_core.util.digests import json_digest
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from bench_core.costs.ledger import OperationLedger, UncountableLayerError
 from bench_core.data import Dataset, ImageSplit
 from bench_core.errors import RecordingError
-from bench_core.failures import out_of_memory
+from bench_core.isolation.failures import out_of_memory
 from bench_core.snn import SpikingNetwork
 from bench_core.trace import LAYER_COUNTS, SCHEMA, Trace
 from bench_core.util.device import CPU, device_name

@@ -13,7 +13,7 @@ from bench_core.columns import CURVE_COLUMNS, ROW_COLUMNS, WORKLOAD_COLUMNS, cos
 from bench_core.comparisons import Comparison, Standing
 from bench_core.costs.models import CostModel
 from bench_core.costs.operations import FirstLayer, Overhead
-from bench_core.failures import attempted
+from bench_core.isolation.failures import attempted
 from bench_core.knobs import in_json
 from bench_core.metrics import (
     Reliability,

@@ -26,10 +26,10 @@ from bench_core.exits import (
     State,
     observe,
 )
-from bench_core.failures import guarded
-from bench_core.foreign_code import is_ours
+from bench_core.isolation.failures import guarded
+from bench_core.isolation.foreign_code import is_ours
+from bench_core.isolation.plugin_code import code_of_class, refuse_changed
 from bench_core.knobs import KnobValue, plain_value
-from bench_core.plugin_code import code_of_class, refuse_changed
 from bench_core.private_trace import PrivateTrace
 from bench_core.replay import InputFrames, Outcome, replay_policy, score_table, score_tables, static_outcome
 from bench_core.selection import OperatingPoint, choose

@@ -12,7 +12,7 @@ from bench_core.competition import (
     recorded_workload,
 )
 from bench_core.exits import ExitStrategy, ListedPolicies
-from bench_core.foreign_code import is_ours
+from bench_core.isolation.foreign_code import is_ours
 from bench_core.kept_scores import SCORED_SPLITS, scored_recordings
 from bench_core.planning import Plan
 from bench_core.scoring import Contest, Recorded, fit_family, halve, score_alone, score_strategy

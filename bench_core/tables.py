@@ -18,7 +18,7 @@ from bench_core.columns import (
 from bench_core.comparisons import Comparison, compare_workloads
 from bench_core.costs.models import CostModel
 from bench_core.costs.operations import FirstLayer
-from bench_core.failures import attempted
+from bench_core.isolation.failures import attempted
 from bench_core.metrics import BINS, Reliability, reliability
 from bench_core.rows import curve_table, row_table, workload_table
 from bench_core.scoring import WorkloadScores, policy_samples

@@ -7,8 +7,8 @@ import torch
 
 from bench_core.competition import RecordedWorkload
 from bench_core.exits import ExitPolicy
-from bench_core.failures import guarded
-from bench_core.foreign_code import STRATEGY_MINUTES
+from bench_core.isolation.failures import guarded
+from bench_core.isolation.foreign_code import STRATEGY_MINUTES
 from bench_core.latency import PolicyFailedError, measure
 from bench_core.live import LiveSamples, run_live
 from bench_core.results import Board

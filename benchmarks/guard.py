@@ -16,8 +16,9 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from unittest.mock import patch
 
-from bench_core import failures, foreign_code, load_registry
+from bench_core import load_registry
 from bench_core.execution import run_suite
+from bench_core.isolation import failures, foreign_code
 from bench_core.store import Store
 from bench_core.suite import load_suite
 

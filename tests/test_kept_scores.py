@@ -231,7 +231,7 @@ def test_code_is_told_by_the_files_that_were_loaded(tmp_path, monkeypatch):
     assert None not in (first, code_digest(type(again.strategies["ready"])))
     assert first != code_digest(type(again.strategies["ready"]))
     monkeypatch.setattr(
-        "bench_core.plugin_code.file_digest", lambda _path: (_ for _ in ()).throw(PermissionError("no"))
+        "bench_core.isolation.plugin_code.file_digest", lambda _path: (_ for _ in ()).throw(PermissionError("no"))
     )
     assert code_digest(type(tiny_registry(plugin).strategies["ready"])) is None
 

@@ -60,7 +60,7 @@ def _exit_code() -> int:
             if message := " ".join(error.format_message().split()):  # empty where the help was shown instead
                 _complain(message)
             return 2
-        from bench_core.tracebacks import debugging, described, is_foreign
+        from bench_core.isolation.tracebacks import debugging, described, is_foreign
 
         _show_traceback(error)
         if isinstance(error, OSError) and not is_foreign(error):
@@ -84,13 +84,13 @@ def _their_place(error: ExitBenchError) -> str:
     """Return where the plugin's code is that ended in such an error; empty where none did."""
     if error.__cause__ is None or not isinstance(error, ForeignCodeError | PluginError):
         return ""
-    from bench_core.tracebacks import is_foreign, raised_at
+    from bench_core.isolation.tracebacks import is_foreign, raised_at
 
     return f" ({raised_at(error.__cause__)})" if is_foreign(error.__cause__) else ""
 
 
 def _show_traceback(error: BaseException) -> None:
-    from bench_core.tracebacks import debugging, full_traceback
+    from bench_core.isolation.tracebacks import debugging, full_traceback
 
     if debugging():
         print(full_traceback(error), end="", file=sys.stderr)

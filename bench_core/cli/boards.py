@@ -19,7 +19,7 @@ def refusing_odd_cells(*folders: Path) -> Iterator[None]:
     except (ExitBenchError, OSError):
         raise
     except Exception as error:
-        from bench_core.tracebacks import described
+        from bench_core.isolation.tracebacks import described
 
         names = " and ".join(map(str, folders))
         raise UsageError(

@@ -44,7 +44,7 @@ class _Commands(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         options = args[: args.index("--")] if "--" in args else args
-        from bench_core.tracebacks import show_tracebacks
+        from bench_core.isolation.tracebacks import show_tracebacks
 
         show_tracebacks(_DEBUG in options)
         args = [given for given in options if given != _DEBUG] + args[len(options) :]
@@ -89,9 +89,9 @@ def use_device(name: str | None, *, here: bool = True) -> None:
 
 
 def registry_of(files: list[Path] | None, limit_minutes: float | None = None) -> Any:
-    from bench_core.foreign_code import STRATEGY_MINUTES
+    from bench_core.isolation.foreign_code import STRATEGY_MINUTES
+    from bench_core.isolation.tracebacks import debugging
     from bench_core.plugin_manager import load_registry
-    from bench_core.tracebacks import debugging
 
     minutes = STRATEGY_MINUTES if limit_minutes is None else max(limit_minutes, _TO_LOAD)
     registry = load_registry(files or [], minutes=minutes)

@@ -31,7 +31,7 @@ def plugin_check(
 ) -> None:
     """Run the conformance kit on every exit strategy that a plugin registers; exit code 1 where a check fails."""
     from bench_core.conformance.examination import examine, plugin_file, plugins_of, strategies_of
-    from bench_core.tracebacks import debugging
+    from bench_core.isolation.tracebacks import debugging
 
     file = plugin_file(plugin)
     registry = registry_of([file] if file else None)

@@ -9,10 +9,10 @@ from bench_core.conformance.checks import CHECKS
 from bench_core.conformance.subject import ConformanceError, Subject
 from bench_core.errors import ExitBenchError, UsageError, one_line
 from bench_core.exits import ExitStrategy
-from bench_core.foreign_code import foreign_code
+from bench_core.isolation.foreign_code import foreign_code
+from bench_core.isolation.tracebacks import described, full_traceback
 from bench_core.knobs import nearest
 from bench_core.plugin_manager import PluginRecord, Registry
-from bench_core.tracebacks import described, full_traceback
 
 __all__ = ["Verdict", "examine", "plugin_file", "plugins_of", "strategies_of"]
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from bench_core.errors import UsageError, one_line
-from bench_core.failures import out_of_memory
+from bench_core.isolation.failures import out_of_memory
 from bench_core.util.progress import note
 
 __all__ = ["PROTOCOL", "SteppedNetwork", "what_happened"]

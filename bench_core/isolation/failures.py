@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from bench_core.errors import ExitBenchError, ForeignCodeError, StoreError, one_line
-from bench_core.foreign_code import STRATEGY_MINUTES, foreign_code
-from bench_core.tracebacks import debugging, described, full_traceback
+from bench_core.isolation.foreign_code import STRATEGY_MINUTES, foreign_code
+from bench_core.isolation.tracebacks import debugging, described, full_traceback
 from bench_core.util.progress import note
 
 __all__ = ["attempted", "guarded", "out_of_memory"]
@@ -22,8 +22,8 @@ def guarded(
 ) -> Any:
     """Return what the stage gives, or in words why it gives nothing: a failure is a row, never the end of the run.
 
-    The stage runs as foreign code (``bench_core.foreign_code``). Only Ctrl-C, and a store that can't or mayn't be
-    written to, end the run: that fails for everything, and is soon put right.
+    The stage runs as foreign code (``bench_core.isolation.foreign_code``). Only Ctrl-C, and a store that can't or
+    mayn't be written to, end the run: that fails for everything, and is soon put right.
 
     Args:
         what: whose code it is, or what is made.
@@ -67,7 +67,7 @@ def _failure(what: str, error: Exception) -> str:
 def _raised_here(error: Exception) -> bool:
     """Whether this package raised the error, not a plugin that borrowed its class."""
     frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
+    return bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).parent.parent)
 
 
 def out_of_memory(error: Exception) -> bool:

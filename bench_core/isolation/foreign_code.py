@@ -20,8 +20,8 @@ from types import FrameType
 from typing import Any, NoReturn, TextIO, cast
 
 from bench_core.errors import ForeignCodeError
-from bench_core.plugin_code import shipped_packages
-from bench_core.process_state import restore, snapshot
+from bench_core.isolation.plugin_code import shipped_packages
+from bench_core.isolation.process_state import restore, snapshot
 from bench_core.util.progress import note
 
 __all__ = ["STAGE_MINUTES", "STRATEGY_MINUTES", "end_stray_child", "foreign_code", "is_ours"]

@@ -1,0 +1,1 @@
+"""Foreign code (plugins, networks of users) kept from changing anything but its own result."""
