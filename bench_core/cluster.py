@@ -21,7 +21,7 @@ from bench_core.errors import ClusterError, UsageError, one_line
 from bench_core.graph import Order, Stage, place_of
 from bench_core.planning import Limits
 from bench_core.stages_under_way import StagesUnderWay, duration
-from bench_core.store import Store
+from bench_core.store.local import Store
 from bench_core.util.progress import progress
 from bench_core.worker_shares import share_cores
 

@@ -26,7 +26,7 @@ from bench_core.seeds import seed_table
 from bench_core.selection import OperatingPoint
 from bench_core.snn import SpikingNetwork
 from bench_core.stages import Workload, recorded_trace, recording_key, spiking_network, trained_weights
-from bench_core.store import Artifact, Store
+from bench_core.store.local import Artifact, Store
 from bench_core.suite import Suite, seed_groups
 from bench_core.tables import board_tables
 from bench_core.trace import Trace

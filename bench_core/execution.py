@@ -35,7 +35,7 @@ from bench_core.scoring import Entry, WorkloadScores
 from bench_core.shift import Condition, shift_table
 from bench_core.shift_recording import condition_digests, condition_traces, recorded_conditions
 from bench_core.stages import recording_key
-from bench_core.store import Store, default_store
+from bench_core.store.local import Store, default_store
 from bench_core.suite import Suite
 from bench_core.timing import measure_policies
 from bench_core.trace import Trace

@@ -32,7 +32,7 @@ from bench_core.stages import (
     shards_of,
     stored_weights,
 )
-from bench_core.store import Artifact, Store, default_store
+from bench_core.store.local import Artifact, Store, default_store
 from bench_core.suite import ShiftSpec, Suite
 from bench_core.util.device import VARIABLE, wanted_device
 from bench_core.util.progress import collected, note

@@ -23,7 +23,7 @@ from bench_core.replay import outcome_at
 from bench_core.scoring import Contest, ScoredPolicy, StrategyScores, fit_family
 from bench_core.selection import OperatingPoint
 from bench_core.stages import Workload, recording_key
-from bench_core.store import Artifact, Store
+from bench_core.store.local import Artifact, Store
 from bench_core.util.digests import canonical_json, json_digest
 from bench_core.util.environment import environment
 from bench_core.util.progress import note

@@ -22,7 +22,7 @@ from bench_core.replayed_board import contest_of_traces, strategies_of
 from bench_core.results import Board
 from bench_core.scoring import Recorded
 from bench_core.shift_recording import read_conditions
-from bench_core.store import Store
+from bench_core.store.local import Store
 from bench_core.suite import Suite
 from bench_core.trace import Trace, trace_from_tensors
 

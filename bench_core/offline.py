@@ -23,7 +23,7 @@ from bench_core.results import write_text
 from bench_core.scoring import Artifacts, Contest, Recorded, fit_family, halve, policy_samples, score_strategy
 from bench_core.selection import OperatingPoint
 from bench_core.shards import read_index
-from bench_core.store import Store
+from bench_core.store.local import Store
 from bench_core.trace import Trace
 from bench_core.trace_files import load_trace
 from bench_core.util.files import refuse_outputs

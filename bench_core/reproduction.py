@@ -31,7 +31,7 @@ from bench_core.results import Board, read_board, refuse_board, write_tables
 from bench_core.shift import Condition, shift_table
 from bench_core.shift_recording import read_conditions
 from bench_core.stages import Workload
-from bench_core.store import Store, copy_artifact, default_store, read_artifact
+from bench_core.store.local import Store, copy_artifact, default_store, read_artifact
 from bench_core.suite import Suite
 
 __all__ = ["compare_with", "reproduce_board"]

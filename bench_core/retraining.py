@@ -32,7 +32,7 @@ from bench_core.report.checks import refuse_contradictions
 from bench_core.results import Board, read_board, refuse_board, write_tables
 from bench_core.scoring import PolicySamples, policy_samples
 from bench_core.statistics import interval
-from bench_core.store import Store, default_store
+from bench_core.store.local import Store, default_store
 from bench_core.suite import Suite
 
 __all__ = ["PAIRED", "STATIC", "UNPAIRED", "Retraining", "retrain_board", "unpaired"]

@@ -13,9 +13,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from bench_core.errors import StoreError, UsageError, one_line
-from bench_core.inventory import entries
 from bench_core.isolation.plugin_code import LoadedCode, refuse_changed
-from bench_core.store import Store
+from bench_core.store.inventory import entries
+from bench_core.store.local import Store
 from bench_core.util.environment import rounding_settings
 from bench_core.util.progress import note
 

@@ -12,7 +12,7 @@ from bench_core.replay import InputFrames
 from bench_core.scoring import Recorded
 from bench_core.shift import CLEAN, Condition
 from bench_core.stages import recorded_trace
-from bench_core.store import Store
+from bench_core.store.local import Store
 from bench_core.suite import ShiftSpec
 from bench_core.trace import Trace
 

@@ -27,7 +27,7 @@ from bench_core.stages import (
     spiking_network,
     trained_weights,
 )
-from bench_core.store import Artifact, Store
+from bench_core.store.local import Artifact, Store
 from bench_core.suite import ShiftSpec
 
 __all__ = ["Stage", "carry_out", "forget_network", "is_ours_alone", "recordings", "store_place"]

@@ -18,7 +18,7 @@ from bench_core.dask_workers import Lost, Worker, Workers
 from bench_core.errors import ClusterError, StoreError, one_line
 from bench_core.graph import Answer, Order, Stage, read_answer, stage_request
 from bench_core.planning import Limits
-from bench_core.store import Store
+from bench_core.store.local import Store
 from bench_core.util.progress import note
 from bench_core.worker_process import SLOT, work
 

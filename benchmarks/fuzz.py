@@ -37,8 +37,8 @@ from safetensors.torch import save
 
 from bench_core.bundles import export_bundle, import_bundle
 from bench_core.errors import ExitBenchError, StoreError, SuiteError, TraceError
-from bench_core.inventory import describe, entries, verify
-from bench_core.store import Store
+from bench_core.store.inventory import describe, entries, verify
+from bench_core.store.local import Store
 from bench_core.suite import SHIPPED, load_suite
 from bench_core.trace import SCHEMA
 from bench_core.trace_files import load_trace

@@ -19,7 +19,7 @@ from unittest.mock import patch
 from bench_core import load_registry
 from bench_core.execution import run_suite
 from bench_core.isolation import failures, foreign_code
-from bench_core.store import Store
+from bench_core.store.local import Store
 from bench_core.suite import load_suite
 
 

@@ -22,7 +22,7 @@ from bench_core.execution import plan, run_suite
 from bench_core.graph import Answer, Order, Stage, missing_stages, perform, read_answer, stage_request
 from bench_core.results import TABLES
 from bench_core.stages import Workload, recorded_trace, recording_key, trained_weights
-from bench_core.store import Store
+from bench_core.store.local import Store
 from tests.helpers.processes import (
     PATIENCE,
     completed,

@@ -21,8 +21,8 @@ from bench_core.execution import plan
 from bench_core.graph import Order, Stage, missing_stages, perform, read_answer, stage_request
 from bench_core.planning import Limits
 from bench_core.plugin_versions import described, outdated
-from bench_core.remote_store import RemoteStore
-from bench_core.store import Store
+from bench_core.store.local import Store
+from bench_core.store.remote import RemoteStore
 from bench_core.util.files import exclusive
 from bench_core.worker_process import standstill
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
@@ -404,7 +404,7 @@ def bench_exit_strategies():
         "from bench_core.cluster import run_stages, scheduler_at\n"
         "from bench_core.execution import plan\n"
         "from bench_core.graph import Order, missing_stages\n"
-        "from bench_core.store import Store\n"
+        "from bench_core.store.local import Store\n"
         "from tests.helpers.suites import CONVERTED, parsed_suite, tiny_registry\n"
         "registry = tiny_registry(Path(sys.argv[1]))\n"
         "suite = parsed_suite(workloads=[CONVERTED], strategies=[{'name': 'says'}])\n"

@@ -15,9 +15,9 @@ from torch import nn
 
 from bench_core import UsageError, load_registry, load_suite, load_trace
 from bench_core.errors import StoreError
-from bench_core.inventory import entries, prune
 from bench_core.stages import Workload, conversion_key, spiking_network, trained_weights
-from bench_core.store import Store, default_root
+from bench_core.store.inventory import entries, prune
+from bench_core.store.local import Store, default_root
 from bench_core.training import Recipe, train_network
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.numerics import make_exact

@@ -6,7 +6,7 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 
 from bench_core.errors import UsageError
-from bench_core.store import Store
+from bench_core.store.local import Store
 from bench_core.training.augmentation import augment, augment_frames
 from bench_core.training.autoaugment import CIFAR_POLICY, Operation, apply_operation, autoaugment_cifar
 from bench_core.training.loop import train_network

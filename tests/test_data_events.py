@@ -12,7 +12,7 @@ from bench_core.data.events import Events, event_frames
 from bench_core.data.places import data_folder
 from bench_core.data.recordings import CIFAR10DVS, CIFAR_CLASSES, NMNIST, CIFAR10DVSOriginal, DVSGesture, NCaltech101
 from bench_core.data.splits import frozen
-from bench_core.store import default_root
+from bench_core.store.local import default_root
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.data import no_data_folder, refused  # noqa: F401  # the fixture is switched on by being here
 

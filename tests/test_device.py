@@ -21,7 +21,7 @@ from bench_core.planning import plan
 from bench_core.recording import Recording
 from bench_core.snn.models.resnet import ResNet8
 from bench_core.stages import Workload, trained_weights
-from bench_core.store import Store
+from bench_core.store.local import Store
 from bench_core.training import Recipe, loop
 from bench_core.training.regularizers import layer_records
 from bench_core.util.device import CPU, VARIABLE, compute_device, device_name

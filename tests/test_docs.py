@@ -19,7 +19,7 @@ from bench_core.results import read_board
 from bench_core.snn.neurons import NEURONS
 from bench_core.snn.normalization import NORMALIZATIONS
 from bench_core.snn.surrogate import SURROGATES
-from bench_core.store import Store
+from bench_core.store.local import Store
 from bench_core.training.losses import LOSSES
 from tests import newcomer
 from tests.helpers.suites import DIRECT, RECIPE, parsed_suite, tiny_registry

@@ -12,9 +12,9 @@ import time
 
 import pytest
 
-from bench_core.inventory import prune, verify
 from bench_core.results import TABLES
-from bench_core.store import Store
+from bench_core.store.inventory import prune, verify
+from bench_core.store.local import Store
 from tests.helpers.processes import (
     PATIENCE,
     completed,

@@ -9,7 +9,7 @@ import pytest
 
 from bench_core.data.places import data_root
 from bench_core.errors import NoHomeError, UsageError
-from bench_core.store import default_root, default_store
+from bench_core.store.local import default_root, default_store
 from bench_core.trace_files import save_trace
 from tests.traces import make_trace
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench_core.errors import StoreError, SuiteError, TraceError
-from bench_core.store import Store
+from bench_core.store.local import Store
 from bench_core.suite import load_suite
 from bench_core.trace_files import load_trace
 from benchmarks import fuzz

@@ -13,7 +13,6 @@ from bench_core import ScoreStrategy
 from bench_core.competition import contest_of, kept_scores_of, recorded_workload, score_workload
 from bench_core.errors import StoreError
 from bench_core.execution import run_suite
-from bench_core.inventory import choose, describe, entries, prune
 from bench_core.kept_scores import scores_key
 from bench_core.planning import plan
 from bench_core.provenance import code_digest
@@ -21,7 +20,8 @@ from bench_core.replay import replay_policy
 from bench_core.results import TABLES
 from bench_core.scoring import fit_family, score_strategy
 from bench_core.selection import OperatingPoint
-from bench_core.store import Store
+from bench_core.store.inventory import choose, describe, entries, prune
+from bench_core.store.local import Store
 from tests.helpers.odd_score import Odd
 from tests.helpers.suites import CONVERTED, DIRECT, EVENTS, parsed_suite, tiny_registry, trained_store, write_plugin
 

@@ -17,7 +17,6 @@ import bench_core
 from bench_core.competition import recorded_workload
 from bench_core.errors import PluginError, StoreError, UsageError
 from bench_core.execution import run_suite
-from bench_core.inventory import entries
 from bench_core.isolation.plugin_code import code_of_class
 from bench_core.kept_scores import scores_key
 from bench_core.plugin_manager import Registry, load_registry
@@ -33,7 +32,8 @@ from bench_core.stages import (
     stored_weights,
     trained_weights,
 )
-from bench_core.store import ZOO, Artifact, Store
+from bench_core.store.inventory import entries
+from bench_core.store.local import ZOO, Artifact, Store
 from bench_core.suite import load_suite
 from bench_core.util.environment import numerics_fingerprint, rounding_settings
 from tests.helpers.suites import CONVERTED as TINY

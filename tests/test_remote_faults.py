@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from bench_core.errors import StoreError, UsageError
-from bench_core.remote_files import RemoteFiles, scrubbed, without_password
-from bench_core.remote_store import RemoteStore
+from bench_core.store.remote import RemoteStore
+from bench_core.store.remote_files import RemoteFiles, scrubbed, without_password
 from bench_core.util.digests import json_digest
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.processes import completed, run_command
@@ -139,7 +139,7 @@ def test_after_a_failed_send_there_is_no_storm_and_all_is_sent_once_it_answers(r
         how()
 
     now = [1000.0]
-    monkeypatch.setattr("bench_core.remote_store._now", lambda: now[0])
+    monkeypatch.setattr("bench_core.store.remote._now", lambda: now[0])
     with monkeypatch.context() as broken:
         broken.setattr(remote._filesystem, "put_file", fails)
         for key in KEYS:  # as epochs of a training

@@ -12,9 +12,9 @@ import torch
 
 from bench_core.bundles import export_bundle, import_bundle
 from bench_core.errors import StoreError, UsageError
-from bench_core.inventory import choose, entries, prune, removable, remove, verify
-from bench_core.remote_store import RemoteStore
-from bench_core.store import Store, default_root, default_store
+from bench_core.store.inventory import choose, entries, prune, removable, remove, verify
+from bench_core.store.local import Store, default_root, default_store
+from bench_core.store.remote import RemoteStore
 from bench_core.util.digests import json_digest, tensors_digest
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 
@@ -219,7 +219,7 @@ KILLED_WHILE_SENDING = """
 import os, signal, sys
 from pathlib import Path
 import fsspec, torch
-from bench_core.remote_store import RemoteStore
+from bench_core.store.remote import RemoteStore
 store = RemoteStore(Path(sys.argv[1]), sys.argv[2], zoo=None)
 
 def half(path, target, **_):
@@ -254,7 +254,7 @@ PUTS = """
 import sys
 from pathlib import Path
 import torch
-from bench_core.remote_store import RemoteStore
+from bench_core.store.remote import RemoteStore
 store = RemoteStore(Path(sys.argv[1]), sys.argv[2], zoo=None)
 make = lambda: store.put("networks", sys.argv[3], {"weight": torch.ones(100_000)})
 for _ in range(6):

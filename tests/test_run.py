@@ -26,7 +26,7 @@ from bench_core.report.terminal import terminal
 from bench_core.reproduction import reproduce_board
 from bench_core.results import TABLES, read_board, write_board
 from bench_core.stages import Workload, recorded_trace, recording_key, spiking_network, trained_weights
-from bench_core.store import Store
+from bench_core.store.local import Store
 from bench_core.trace import Trace
 from bench_core.trace_files import load_trace
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
@@ -366,7 +366,7 @@ from pathlib import Path
 import bench_core.recording as recording
 import bench_core.stages as stages
 from bench_core.execution import run_suite
-from bench_core.store import Store
+from bench_core.store.local import Store
 from tests.helpers.suites import parsed_suite, tiny_registry
 
 recording.PART = stages.PART = 100

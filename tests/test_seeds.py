@@ -19,7 +19,7 @@ from bench_core.report.terminal import terminal
 from bench_core.reproduction import reproduce_board
 from bench_core.results import OPTIONAL_TABLES, TABLES, read_board
 from bench_core.seeds import over_seeds, seed_table
-from bench_core.store import Store
+from bench_core.store.local import Store
 from bench_core.suite import load_suite, parse_suite, seed_groups
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.suites import DIRECT, EVENTS, parsed_suite, tiny_registry, write_suite

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from bench_core import SpikingNetwork, TrainingBatch, UsageError
 from bench_core.replay import replay_policy
 from bench_core.stages import Workload, spiking_network, trained_weights
-from bench_core.store import Store
+from bench_core.store.local import Store
 from bench_core.suite import WorkloadSpec
 from bench_core.training import Recipe, RegularizerSpec, train_network
 from tests.helpers import own_home  # noqa: F401  # switched on by being here

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 
 from bench_core.errors import StoreError
-from bench_core.store import (
+from bench_core.store.local import (
     DamagedArtifactError,
     Store,
     copy_artifact,

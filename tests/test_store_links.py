@@ -13,10 +13,10 @@ import torch
 
 from bench_core.bundles import export_bundle, import_bundle
 from bench_core.errors import ExitBenchError, StoreError, TraceError
-from bench_core.inventory import choose, entries, prune, verify
-from bench_core.remote_store import RemoteStore
-from bench_core.store import Store, read_artifact
-from bench_core.store_paths import KINDS, LOCKS, UNSENT
+from bench_core.store.inventory import choose, entries, prune, verify
+from bench_core.store.local import Store, read_artifact
+from bench_core.store.paths import KINDS, LOCKS, UNSENT
+from bench_core.store.remote import RemoteStore
 from bench_core.trace import SCHEMA
 from bench_core.trace_files import load_trace
 from bench_core.util.digests import json_digest
@@ -267,8 +267,8 @@ USES = """
 import os, sys, torch
 from pathlib import Path
 from bench_core.errors import ExitBenchError
-from bench_core.inventory import entries, prune, verify
-from bench_core.store import Store
+from bench_core.store.inventory import entries, prune, verify
+from bench_core.store.local import Store
 store = Store(Path(sys.argv[1]), zoo=None)
 for name in sys.argv[2:]:
     kind, _, key = name.rpartition("-")
@@ -344,7 +344,7 @@ def test_a_bundle_and_a_trace_that_are_no_files_are_one_line(tmp_path, what):
 LOOKS = """
 import os, sys
 from pathlib import Path
-from bench_core.remote_store import RemoteStore
+from bench_core.store.remote import RemoteStore
 os.fsync = lambda handle: None
 store = RemoteStore(Path(sys.argv[1]), sys.argv[2], zoo=None)
 parent = os.getppid()

@@ -13,7 +13,7 @@ from torch import nn
 from bench_core.errors import ExitBenchError, SuiteError, UsageError
 from bench_core.snn import if_neuron
 from bench_core.stages import Workload, trained_weights
-from bench_core.store import Store
+from bench_core.store.local import Store
 from bench_core.training import Recipe, Regularizer, RegularizerSpec, compilation, loop, train_network
 from bench_core.training.augmentation import augment
 from bench_core.training.averaging import WeightAverage, estimate_statistics

@@ -112,7 +112,7 @@ def table(rows: Iterable[Iterable[object]], headers: list[str], **options: Any) 
 
 def store_or_none() -> Any:
     """Return the default store; None, said on stderr, where no home is known to keep one in."""
-    from bench_core.store import default_store
+    from bench_core.store.local import default_store
     from bench_core.util.progress import note
 
     try:
@@ -197,7 +197,7 @@ def refuse_output(
     """Refuse a file that can't be written, or that is an input or a file of the store, before any work is done."""
     if output is None:
         return
-    from bench_core.store import default_store
+    from bench_core.store.local import default_store
     from bench_core.util.files import refuse_outputs
 
     suites = [Path(suite)] if suite.endswith(".toml") else []

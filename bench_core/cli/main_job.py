@@ -59,7 +59,7 @@ def run(
     from bench_core.execution import check_workers, plan, run_suite
     from bench_core.report.terminal import terminal
     from bench_core.stages import stored_weights
-    from bench_core.store import default_store
+    from bench_core.store.local import default_store
 
     if offline_store and refit:
         raise UsageError("--offline-store makes nothing, --refit makes policies again; leave one out")

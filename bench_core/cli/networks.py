@@ -40,7 +40,7 @@ def train(
     """Train one network of a suite; a stopped training goes on where it was."""
     from bench_core.errors import TrainingPausedError
     from bench_core.stages import trained_weights
-    from bench_core.store import default_store
+    from bench_core.store.local import default_store
 
     until = math.inf if minutes is None else time.monotonic() + 60 * minutes
     use_device(device)
@@ -52,7 +52,7 @@ def train(
         print(paused)
         raise typer.Exit(3) from None
     if output is not None:
-        from bench_core.store import copy_artifact
+        from bench_core.store.local import copy_artifact
 
         copy_artifact(artifact, output)
     from bench_core.report.terminal import loss_curve
@@ -74,7 +74,7 @@ def convert(
     """Convert one trained network of a suite, and show the neurons that stand where it had activations."""
     from bench_core.snn import SpikingNeuron
     from bench_core.stages import conversion_key, spiking_network, trained_weights
-    from bench_core.store import copy_artifact, default_store
+    from bench_core.store.local import copy_artifact, default_store
 
     use_device(device)
     found = workload_of(suite, workload, registry_of(plugin))
@@ -159,7 +159,7 @@ def _record_workload(
     output: Path | None,
 ) -> None:
     from bench_core.stages import recorded_trace, trained_weights
-    from bench_core.store import default_store
+    from bench_core.store.local import default_store
     from bench_core.trace_files import save_trace
 
     found = workload_of(suite, workload, registry_of(plugin))

@@ -9,7 +9,7 @@ from bench_core.cli.common import app, refuse_output, table
 from bench_core.errors import one_line
 
 if TYPE_CHECKING:
-    from bench_core.store import Store
+    from bench_core.store.local import Store
 
 store_app = typer.Typer(help="The store of networks, traces and policies: look, check, share.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
@@ -18,8 +18,8 @@ app.add_typer(store_app, name="store")
 @store_app.command("list")
 def store_list() -> None:
     """The artifacts at hand: kind, key, size, and what each is."""
-    from bench_core.inventory import entries
-    from bench_core.store import default_store
+    from bench_core.store.inventory import entries
+    from bench_core.store.local import default_store
 
     store = default_store()
     found = entries(store)
@@ -39,8 +39,8 @@ def store_show(key: Annotated[str, typer.Argument(help="Key of an artifact, or h
     """What an artifact's header says: tensors, how it was made, digests."""
     import json
 
-    from bench_core.inventory import choose, describe, entries
-    from bench_core.store import default_store
+    from bench_core.store.inventory import choose, describe, entries
+    from bench_core.store.local import default_store
 
     for entry in choose(entries(default_store()), [key]):
         print(json.dumps(describe(entry), indent=1))
@@ -49,8 +49,8 @@ def store_show(key: Annotated[str, typer.Argument(help="Key of an artifact, or h
 @store_app.command("verify")
 def store_verify() -> None:
     """Compare every artifact with its digests; exit code 1 where one is damaged or a file is unknown."""
-    from bench_core.inventory import verify
-    from bench_core.store import default_store
+    from bench_core.store.inventory import verify
+    from bench_core.store.local import default_store
 
     store = default_store()
     whole, problems = verify(store)
@@ -70,8 +70,8 @@ def store_prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and stop.")] = False,
 ) -> None:
     """Remove what no longer belongs: what stopped runs left unfinished, and damaged artifacts."""
-    from bench_core.inventory import prune
-    from bench_core.store import default_store
+    from bench_core.store.inventory import prune
+    from bench_core.store.local import default_store
 
     store = default_store()
     removed = prune(store, older_than=older_than, dry_run=dry_run)
@@ -90,8 +90,8 @@ def store_remove(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and stop.")] = False,
 ) -> None:
     """Remove single artifacts, or everything that was made for a workload."""
-    from bench_core.inventory import removable, remove
-    from bench_core.store import default_store
+    from bench_core.store.inventory import removable, remove
+    from bench_core.store.local import default_store
 
     store = default_store()
     chosen = removable(store, names)
@@ -114,8 +114,8 @@ def store_export(
 ) -> None:
     """Write a workload's network, traces and policies into one file, for another store."""
     from bench_core.bundles import export_bundle
-    from bench_core.inventory import choose, entries, shipped_entries
-    from bench_core.store import default_store
+    from bench_core.store.inventory import choose, entries, shipped_entries
+    from bench_core.store.local import default_store
 
     refuse_output(output)
     members = export_bundle(choose([*entries(default_store()), *shipped_entries()], names), output)
@@ -128,7 +128,7 @@ def store_export(
 def store_import(bundle: Annotated[Path, typer.Argument(help="A file that `store export` wrote.")]) -> None:
     """Put the artifacts of such a file into the store, once all of it has been checked."""
     from bench_core.bundles import import_bundle
-    from bench_core.store import default_store
+    from bench_core.store.local import default_store
 
     store = default_store()
     new = import_bundle(bundle, store)
@@ -139,7 +139,7 @@ def store_import(bundle: Annotated[Path, typer.Argument(help="A file that `store
 
 def _name_left_alone(store: "Store") -> None:
     """Say on stderr which links, FIFOs, sockets and devices are in the store's folders."""
-    from bench_core.inventory import left_alone
+    from bench_core.store.inventory import left_alone
     from bench_core.util.progress import note
 
     for line in left_alone(store):

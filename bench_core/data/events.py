@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bench_core.errors import DataError
-from bench_core.store import default_root
+from bench_core.store.local import default_root
 
 __all__ = ["Events", "FrameCache", "event_frames"]
 

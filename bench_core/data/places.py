@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from bench_core.store import default_root, home_path
+from bench_core.store.local import default_root, home_path
 
 __all__ = ["data_folder", "data_root"]
 

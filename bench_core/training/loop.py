@@ -14,7 +14,7 @@ from torch import nn
 from bench_core.data.base import Dataset, ImageSplit
 from bench_core.errors import TrainingPausedError, UsageError
 from bench_core.snn.network import AnalogNetwork, SpikingNetwork
-from bench_core.store import Store
+from bench_core.store.local import Store
 from bench_core.training.augmentation import augment, augment_frames
 from bench_core.training.averaging import WeightAverage, estimate_statistics
 from bench_core.training.compilation import compiled

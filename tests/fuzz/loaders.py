@@ -26,7 +26,6 @@ from bench_core.data.sources import Archive, FileTree, Source
 from bench_core.data.tonic_reader import read_aedat2, read_bin
 from bench_core.data.unpacking import unpack
 from bench_core.errors import ExitBenchError
-from bench_core.inventory import describe, entries, prune, shipped_entries, verify
 from bench_core.published import PUBLISHED_COLUMNS, read_published
 from bench_core.report.checks import refuse_contradictions
 from bench_core.report.differences import compare_boards
@@ -34,7 +33,8 @@ from bench_core.report.latex import latex
 from bench_core.report.markdown import markdown
 from bench_core.report.terminal import terminal
 from bench_core.results import read_board
-from bench_core.store import Store, read_artifact
+from bench_core.store.inventory import describe, entries, prune, shipped_entries, verify
+from bench_core.store.local import Store, read_artifact
 from bench_core.suite import load_suite
 from bench_core.trace_files import load_trace, save_trace_shards
 from benchmarks.fuzz import (

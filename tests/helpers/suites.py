@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench_core.plugin_manager import load_registry
 from bench_core.stages import Workload, trained_weights
-from bench_core.store import Store
+from bench_core.store.local import Store
 from bench_core.suite import parse_suite
 
 TINY_PLUGIN = Path(__file__).with_name("tiny_plugin.py")

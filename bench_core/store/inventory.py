@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 
 from bench_core.errors import StoreError, UsageError, one_line
 from bench_core.knobs import nearest
-from bench_core.store import ZOO, DamagedArtifactError, Store, read_artifact, remove_damaged
-from bench_core.store_paths import KINDS, LOCKS, UNSENT, abandoned, is_regular, notes_of, strangers
+from bench_core.store.local import ZOO, DamagedArtifactError, Store, read_artifact, remove_damaged
+from bench_core.store.paths import KINDS, LOCKS, UNSENT, abandoned, is_regular, notes_of, strangers
 from bench_core.util.files import UNFINISHED
 
 __all__ = [

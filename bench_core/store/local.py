@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from bench_core.errors import NoHomeError, StoreError, UsageError, one_line
-from bench_core.store_paths import KINDS, LOCKS, UNSENT, artifact_files, is_regular, refuse_links, refuse_others
+from bench_core.store.paths import KINDS, LOCKS, UNSENT, artifact_files, is_regular, refuse_links, refuse_others
 from bench_core.util.digests import json_digest, tensors_digest
 from bench_core.util.files import exclusive, publish, unfinished
 from bench_core.util.progress import note
@@ -40,7 +40,7 @@ __all__ = [
     "remove_damaged",
 ]
 
-ZOO = Path(__file__).parent / "zoo"
+ZOO = Path(__file__).parent.parent / "zoo"
 _REMEDY = "import a bundle that holds it, or run without --offline-store"
 
 
@@ -291,7 +291,7 @@ def default_store(zoo: Path | None = ZOO, *, offline: bool = False) -> Store:
     """
     home = os.environ.get("EXITBENCH_HOME")
     if home and _is_url(home):
-        from bench_core.remote_store import RemoteStore
+        from bench_core.store.remote import RemoteStore
 
         return RemoteStore(default_root(), home, zoo, offline=offline)
     return Store(default_root(), zoo, offline=offline)

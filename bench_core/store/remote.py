@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from bench_core.errors import StoreError, UsageError, one_line
-from bench_core.remote_files import RemoteFiles, SilentError, scrubbed, without_password
-from bench_core.store import ZOO, Artifact, DamagedArtifactError, Store, read_artifact
-from bench_core.store_paths import KINDS, UNSENT, is_regular, notes_of, refuse_links, refuse_others
+from bench_core.store.local import ZOO, Artifact, DamagedArtifactError, Store, read_artifact
+from bench_core.store.paths import KINDS, UNSENT, is_regular, notes_of, refuse_links, refuse_others
+from bench_core.store.remote_files import RemoteFiles, SilentError, scrubbed, without_password
 from bench_core.util.files import UNFINISHED, unfinished, workspace
 from bench_core.util.progress import note
 from bench_core.util.sample_rows import SampleRows

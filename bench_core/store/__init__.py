@@ -1,0 +1,1 @@
+"""Artifacts by content digest, in a folder or behind a URL."""
