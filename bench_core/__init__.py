@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from bench_core.snn import lif_neuron as lif_neuron
     from bench_core.snn.models import Model as Model
     from bench_core.suite import load_suite as load_suite
-    from bench_core.trace import Trace as Trace
-    from bench_core.trace_files import load_trace as load_trace
-    from bench_core.trace_files import save_trace as save_trace
-    from bench_core.trace_files import save_trace_shards as save_trace_shards
+    from bench_core.trace.files import load_trace as load_trace
+    from bench_core.trace.files import save_trace as save_trace
+    from bench_core.trace.files import save_trace_shards as save_trace_shards
+    from bench_core.trace.trace import Trace as Trace
     from bench_core.training import Regularizer as Regularizer
 
 _HOMES = {
@@ -77,18 +77,18 @@ _HOMES = {
     "UsageError": "errors",
     "SpikingNetwork": "snn",
     "SpikingNeuron": "snn",
-    "Trace": "trace",
+    "Trace": "trace.trace",
     "TrainingBatch": "training",
     "if_neuron": "snn",
     "lif_neuron": "snn",
     "load_registry": "plugin_manager",
     "load_suite": "suite",
-    "load_trace": "trace_files",
+    "load_trace": "trace.files",
     "replace_activations": "conversion",
     "replay_policy": "replay",
     "run_suite": "execution",
-    "save_trace": "trace_files",
-    "save_trace_shards": "trace_files",
+    "save_trace": "trace.files",
+    "save_trace_shards": "trace.files",
 }
 
 __all__ = ["__version__", "hookimpl", *_HOMES]  # noqa: PLE0604  # strings, all of them

@@ -13,7 +13,7 @@ from bench_core.costs.operations import Array
 from bench_core.scoring import PolicySamples, WorkloadScores, policy_samples
 from bench_core.selection import OperatingPoint
 from bench_core.statistics import bootstrap_means, holm, interval, mcnemar, sign_flip_p, sign_flip_sums
-from bench_core.trace import Trace
+from bench_core.trace.trace import Trace
 from bench_core.util.progress import progress
 
 __all__ = ["Comparison", "Drawn", "Standing", "compare_workloads", "missed", "right_at_end"]

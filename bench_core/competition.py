@@ -29,7 +29,7 @@ from bench_core.stages import Workload, recorded_trace, recording_key, spiking_n
 from bench_core.store.local import Artifact, Store
 from bench_core.suite import Suite, seed_groups
 from bench_core.tables import board_tables
-from bench_core.trace import Trace
+from bench_core.trace.trace import Trace
 from bench_core.util.digests import json_digest
 from bench_core.util.progress import progress
 

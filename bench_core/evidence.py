@@ -13,7 +13,7 @@ import torch
 
 from bench_core.errors import PluginError
 from bench_core.isolation.foreign_code import end_stray_child
-from bench_core.trace import Trace
+from bench_core.trace.trace import Trace
 from bench_core.util.portable_math import FEW, exponential, logarithm, one_exponential, row_sum, row_sums
 from bench_core.util.sample_rows import samples_in_cache
 from bench_core.util.stable_random import uniform

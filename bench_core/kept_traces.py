@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from bench_core.errors import UsageError
-from bench_core.trace import Trace
-from bench_core.trace_files import load_trace
+from bench_core.trace.files import load_trace
+from bench_core.trace.trace import Trace
 from bench_core.util.whole_folder import place_of
 
 __all__ = ["kept_trace", "trace_name", "trace_path"]

@@ -24,7 +24,7 @@ from bench_core.scoring import Recorded
 from bench_core.shift_recording import read_conditions
 from bench_core.store.local import Store
 from bench_core.suite import Suite
-from bench_core.trace import Trace, trace_from_tensors
+from bench_core.trace.trace import Trace, trace_from_tensors
 
 __all__ = ["TwoBoards", "compare_networks"]
 

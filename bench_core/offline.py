@@ -22,10 +22,10 @@ from bench_core.replay import InputFrames, Outcome
 from bench_core.results import write_text
 from bench_core.scoring import Artifacts, Contest, Recorded, fit_family, halve, policy_samples, score_strategy
 from bench_core.selection import OperatingPoint
-from bench_core.shards import read_index
 from bench_core.store.local import Store
-from bench_core.trace import Trace
-from bench_core.trace_files import load_trace
+from bench_core.trace.files import load_trace
+from bench_core.trace.shards import read_index
+from bench_core.trace.trace import Trace
 from bench_core.util.files import refuse_outputs
 from bench_core.util.progress import note
 

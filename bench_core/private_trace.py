@@ -10,7 +10,7 @@ from typing import cast
 
 import torch
 
-from bench_core.trace import Trace, tensors_beside_logits
+from bench_core.trace.trace import Trace, tensors_beside_logits
 from bench_core.util.sample_rows import SampleRows
 
 __all__ = ["PrivateTrace"]

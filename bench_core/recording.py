@@ -16,7 +16,7 @@ from bench_core.data import Dataset, ImageSplit
 from bench_core.errors import RecordingError
 from bench_core.isolation.failures import out_of_memory
 from bench_core.snn import SpikingNetwork
-from bench_core.trace import LAYER_COUNTS, SCHEMA, Trace
+from bench_core.trace.trace import LAYER_COUNTS, SCHEMA, Trace
 from bench_core.util.device import CPU, device_name
 from bench_core.util.environment import environment
 from bench_core.util.progress import note, progress

@@ -12,7 +12,7 @@ from bench_core.errors import PluginError
 from bench_core.evidence import Evidence, InputFrames, Look, read_together, samples_together
 from bench_core.exits import ExitPolicy, ScoreStrategy, State, checked_score
 from bench_core.isolation.foreign_code import end_stray_child
-from bench_core.trace import Trace
+from bench_core.trace.trace import Trace
 
 __all__ = [
     "ExitController",

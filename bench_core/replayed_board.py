@@ -15,7 +15,7 @@ from bench_core.results import Board
 from bench_core.scoring import Contest, Recorded, WorkloadScores, halve
 from bench_core.store.local import Store
 from bench_core.suite import LatencySpec, Suite, parse_suite
-from bench_core.trace import Trace
+from bench_core.trace.trace import Trace
 
 __all__ = ["Tested", "briefly", "contest_of_traces", "strategies_of", "suite_of", "tested"]
 

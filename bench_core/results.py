@@ -38,8 +38,8 @@ from bench_core.errors import StoreError, UsageError
 from bench_core.latency import STATIC, Timings
 from bench_core.manifests import check_manifest
 from bench_core.published import read_published
-from bench_core.trace import Trace
-from bench_core.trace_files import save_trace
+from bench_core.trace.files import save_trace
+from bench_core.trace.trace import Trace
 from bench_core.util.files import CONTESTED, whole_file
 from bench_core.util.progress import note
 from bench_core.util.whole_folder import Writer, replace_files

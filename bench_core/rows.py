@@ -28,7 +28,7 @@ from bench_core.metrics import (
 from bench_core.replay import static_outcome
 from bench_core.scoring import Entry, ScoredPolicy, WorkloadScores, mean_costs, operation_counts, policy_samples
 from bench_core.selection import OperatingPoint
-from bench_core.trace import Trace
+from bench_core.trace.trace import Trace
 
 __all__ = ["curve_table", "row_table", "workload_table"]
 

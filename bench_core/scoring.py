@@ -33,7 +33,7 @@ from bench_core.knobs import KnobValue, plain_value
 from bench_core.private_trace import PrivateTrace
 from bench_core.replay import InputFrames, Outcome, replay_policy, score_table, score_tables, static_outcome
 from bench_core.selection import OperatingPoint, choose
-from bench_core.trace import Trace
+from bench_core.trace.trace import Trace
 
 __all__ = [
     "Contest",

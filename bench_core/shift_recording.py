@@ -14,7 +14,7 @@ from bench_core.shift import CLEAN, Condition
 from bench_core.stages import recorded_trace
 from bench_core.store.local import Store
 from bench_core.suite import ShiftSpec
-from bench_core.trace import Trace
+from bench_core.trace.trace import Trace
 
 __all__ = ["condition_digests", "condition_traces", "corrupted_tests", "read_conditions", "recorded_conditions"]
 

@@ -17,7 +17,7 @@ from bench_core.recording import BATCH, PART, Part, Recording, record_part, reco
 from bench_core.reuse import data_digest, refuse_or_note, stored_header
 from bench_core.snn import AnalogNetwork, SpikingNetwork
 from bench_core.store.local import Artifact, Store
-from bench_core.trace import Trace, trace_from_tensors
+from bench_core.trace.trace import Trace, trace_from_tensors
 from bench_core.training import train_network
 from bench_core.util.device import compute_device
 from bench_core.util.digests import canonical_json, json_digest

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from bench_core.costs.operations import Array
-from bench_core.trace import Trace
+from bench_core.trace.trace import Trace
 
 __all__ = ["SortedScores", "distinct_thresholds", "exit_timesteps_at", "sort_scores"]
 

@@ -29,7 +29,7 @@ from bench_core.snn import SpikingNetwork
 from bench_core.stages import Workload, recorded_trace, recording_key, spiking_network, trained_weights
 from bench_core.store.local import Store
 from bench_core.suite import LatencySpec
-from bench_core.trace import Trace
+from bench_core.trace.trace import Trace
 from bench_core.util.progress import progress
 from bench_core.util.stable_random import hash_order
 

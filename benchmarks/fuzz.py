@@ -35,13 +35,13 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from bench_core.bundles import export_bundle, import_bundle
 from bench_core.errors import ExitBenchError, StoreError, SuiteError, TraceError
 from bench_core.store.inventory import describe, entries, verify
 from bench_core.store.local import Store
 from bench_core.suite import SHIPPED, load_suite
-from bench_core.trace import SCHEMA
-from bench_core.trace_files import load_trace
+from bench_core.trace.bundles import export_bundle, import_bundle
+from bench_core.trace.files import load_trace
+from bench_core.trace.trace import SCHEMA
 from bench_core.util.digests import json_digest
 
 SECONDS_PER_CASE = 5.0

@@ -8,7 +8,7 @@ from bench_core.report.drawing import figure_bytes, themed
 from bench_core.report.palette import looks
 from bench_core.report.plots import accuracy_charts
 from bench_core.results import read_board
-from bench_core.trace_files import load_trace
+from bench_core.trace.files import load_trace
 
 ROOT = Path(__file__).parent.parent
 RESULTS, WORKLOAD = ROOT / "results" / "quick", "fashion-qcfs"

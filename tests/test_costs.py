@@ -29,7 +29,7 @@ from bench_core.report.terminal import terminal
 from bench_core.results import read_board
 from bench_core.scoring import mean_costs, operation_counts
 from bench_core.suite import parse_suite
-from bench_core.trace import Trace
+from bench_core.trace.trace import Trace
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.suites import (
     DIRECT,

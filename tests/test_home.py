@@ -10,7 +10,7 @@ import pytest
 from bench_core.data.places import data_root
 from bench_core.errors import NoHomeError, UsageError
 from bench_core.store.local import default_root, default_store
-from bench_core.trace_files import save_trace
+from bench_core.trace.files import save_trace
 from tests.traces import make_trace
 
 HOMELESS = ("HOME", "XDG_CACHE_HOME", "EXITBENCH_HOME", "EXITBENCH_DATA")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bench_core.errors import StoreError, SuiteError, TraceError
 from bench_core.store.local import Store
 from bench_core.suite import load_suite
-from bench_core.trace_files import load_trace
+from bench_core.trace.files import load_trace
 from benchmarks import fuzz
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.processes import PATIENCE, environment, module_path

@@ -25,9 +25,9 @@ from bench_core import statistics as uncertainty
 from bench_core.errors import StoreError, TraceError, UsageError
 from bench_core.replay import replay_policy, score_table
 from bench_core.scoring import Recorded, halve
-from bench_core.shards import INDEX_SCHEMA
-from bench_core.trace import COUNTS, LAYER_COUNTS, Trace
-from bench_core.trace_files import load_trace, save_trace, save_trace_shards
+from bench_core.trace.files import load_trace, save_trace, save_trace_shards
+from bench_core.trace.shards import INDEX_SCHEMA
+from bench_core.trace.trace import COUNTS, LAYER_COUNTS, Trace
 from bench_core.util.digests import tensors_digest
 from bench_core.util.sample_rows import SampleRows, samples_in_cache
 from tests.helpers import own_home  # noqa: F401  # switched on by being here

@@ -11,7 +11,7 @@ from bench_core.execution import run_suite
 from bench_core.recording import Recording, record
 from bench_core.snn import AveragePool, Flatten, SpikingNetwork, SpikingNeuron, Synapse, if_neuron, lif_neuron
 from bench_core.store.local import Store
-from bench_core.trace_files import load_trace, save_trace
+from bench_core.trace.files import load_trace, save_trace
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.numerics import make_exact, rounded
 from tests.helpers.suites import parsed_suite, tiny_registry

@@ -25,7 +25,7 @@ from bench_core.snn import SpikingNetwork, if_neuron, lif_neuron
 from bench_core.snn.models import Parts
 from bench_core.stages import Workload
 from bench_core.suite import LatencySpec
-from bench_core.trace import Trace
+from bench_core.trace.trace import Trace
 from bench_core.verification import live_runs, verify
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.numerics import assert_agree, make_exact

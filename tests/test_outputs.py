@@ -11,7 +11,7 @@ from torch import nn
 
 from bench_core import load_trace
 from bench_core.errors import UsageError
-from bench_core.trace_files import save_trace, save_trace_shards
+from bench_core.trace.files import save_trace, save_trace_shards
 from bench_core.util.files import refuse_outputs
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.suites import CONVERTED, DIRECT, TINY_PLUGIN, write_suite

@@ -10,11 +10,11 @@ import fsspec
 import pytest
 import torch
 
-from bench_core.bundles import export_bundle, import_bundle
 from bench_core.errors import StoreError, UsageError
 from bench_core.store.inventory import choose, entries, prune, removable, remove, verify
 from bench_core.store.local import Store, default_root, default_store
 from bench_core.store.remote import RemoteStore
+from bench_core.trace.bundles import export_bundle, import_bundle
 from bench_core.util.digests import json_digest, tensors_digest
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 

@@ -24,8 +24,8 @@ from bench_core.errors import PluginError
 from bench_core.exits import Evidence, ExitPolicy, NeverExit, ScorePolicy, State
 from bench_core.live import LiveSamples, run_live
 from bench_core.replay import ExitController, Outcome, outcome_at, replay_policy, score_table
-from bench_core.trace import Trace
-from bench_core.trace_files import load_trace, save_trace
+from bench_core.trace.files import load_trace, save_trace
+from bench_core.trace.trace import Trace
 from tests.helpers.odd_score import Odd
 from tests.helpers.ties import assert_same_exits, settled
 from tests.reference import rules

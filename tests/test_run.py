@@ -27,8 +27,8 @@ from bench_core.reproduction import reproduce_board
 from bench_core.results import TABLES, read_board, write_board
 from bench_core.stages import Workload, recorded_trace, recording_key, spiking_network, trained_weights
 from bench_core.store.local import Store
-from bench_core.trace import Trace
-from bench_core.trace_files import load_trace
+from bench_core.trace.files import load_trace
+from bench_core.trace.trace import Trace
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.numerics import assert_agree
 from tests.helpers.processes import module_path

@@ -33,7 +33,7 @@ from bench_core.shift import CLEAN, Condition, shift_table
 from bench_core.shift_recording import corrupted_tests
 from bench_core.stages import Workload, recording_key, trained_weights
 from bench_core.suite import Corruption, ShiftSpec, load_suite
-from bench_core.trace import Trace
+from bench_core.trace.trace import Trace
 from bench_core.util.digests import tensor_digest
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.kernels import KERNELS, run_python

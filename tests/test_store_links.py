@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench_core.bundles import export_bundle, import_bundle
 from bench_core.errors import ExitBenchError, StoreError, TraceError
 from bench_core.store.inventory import choose, entries, prune, verify
 from bench_core.store.local import Store, read_artifact
 from bench_core.store.paths import KINDS, LOCKS, UNSENT
 from bench_core.store.remote import RemoteStore
-from bench_core.trace import SCHEMA
-from bench_core.trace_files import load_trace
+from bench_core.trace.bundles import export_bundle, import_bundle
+from bench_core.trace.files import load_trace
+from bench_core.trace.trace import SCHEMA
 from bench_core.util.digests import json_digest
 from tests.helpers.processes import completed, environment
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench_core import bundles
-from bench_core.bundles import export_bundle, import_bundle
 from bench_core.errors import StoreError, UsageError
 from bench_core.execution import run_suite
 from bench_core.results import TABLES
 from bench_core.store.inventory import choose, describe, entries, prune, verify
 from bench_core.store.local import Store, default_root
-from bench_core.trace import SCHEMA
+from bench_core.trace import bundles
+from bench_core.trace.bundles import export_bundle, import_bundle
+from bench_core.trace.trace import SCHEMA
 from bench_core.util.digests import json_digest
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.suites import CONVERTED, DIRECT, EVENTS, parsed_suite, tiny_registry

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from bench_core.errors import StoreError, TraceError
-from bench_core.trace import COUNTS, LAYER_COUNTS, SCHEMA, Trace
-from bench_core.trace_files import load_trace, save_trace
+from bench_core.trace.files import load_trace, save_trace
+from bench_core.trace.trace import COUNTS, LAYER_COUNTS, SCHEMA, Trace
 from bench_core.util.digests import tensors_digest
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.traces import tensors_of

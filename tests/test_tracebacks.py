@@ -3,7 +3,7 @@
 import pytest
 
 from bench_core.isolation.tracebacks import described, raised_at
-from bench_core.trace_files import save_trace
+from bench_core.trace.files import save_trace
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.suites import write_plugin
 from tests.traces import make_trace

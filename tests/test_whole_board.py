@@ -256,7 +256,7 @@ def test_a_table_that_the_new_board_lacks_goes_and_its_own_things_stay(folders, 
 
 
 def test_traces_change_with_their_board(folders, tmp_path):
-    from bench_core.trace_files import load_trace
+    from bench_core.trace.files import load_trace
 
     traces = {path.name: load_trace(path) for path in (folders[1] / "traces").iterdir()}
     shutil.copytree(folders[0], tmp_path / "board")

@@ -6,7 +6,7 @@ import torch
 from hypothesis import strategies as st
 
 from bench_core import Calibration, Trace
-from bench_core.trace import tensors_beside_logits
+from bench_core.trace.trace import tensors_beside_logits
 from tests.reference import rules
 
 __all__ = ["calibrations", "make_trace", "samples_of", "tensors_of", "trace_pairs", "traces"]

@@ -160,7 +160,7 @@ def _record_workload(
 ) -> None:
     from bench_core.stages import recorded_trace, trained_weights
     from bench_core.store.local import default_store
-    from bench_core.trace_files import save_trace
+    from bench_core.trace.files import save_trace
 
     found = workload_of(suite, workload, registry_of(plugin))
     place = output or Path(f"{workload}-{split}.safetensors")
@@ -186,7 +186,7 @@ def _record_own(
     from bench_core.metrics import static_accuracy
     from bench_core.own_networks import record_factory
     from bench_core.recording import BATCH
-    from bench_core.trace_files import save_trace
+    from bench_core.trace.files import save_trace
 
     name = name or model.partition(":")[2]
     place = output or Path(f"{name}-{split}.safetensors")

@@ -113,9 +113,9 @@ def store_export(
     output: Annotated[Path, typer.Option(help="The file to write.")],
 ) -> None:
     """Write a workload's network, traces and policies into one file, for another store."""
-    from bench_core.bundles import export_bundle
     from bench_core.store.inventory import choose, entries, shipped_entries
     from bench_core.store.local import default_store
+    from bench_core.trace.bundles import export_bundle
 
     refuse_output(output)
     members = export_bundle(choose([*entries(default_store()), *shipped_entries()], names), output)
@@ -127,8 +127,8 @@ def store_export(
 @store_app.command("import")
 def store_import(bundle: Annotated[Path, typer.Argument(help="A file that `store export` wrote.")]) -> None:
     """Put the artifacts of such a file into the store, once all of it has been checked."""
-    from bench_core.bundles import import_bundle
     from bench_core.store.local import default_store
+    from bench_core.trace.bundles import import_bundle
 
     store = default_store()
     new = import_bundle(bundle, store)

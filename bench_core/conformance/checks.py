@@ -15,7 +15,7 @@ from bench_core.costs.operations import Overhead
 from bench_core.execution import policy_artifacts
 from bench_core.replay import replay_policy
 from bench_core.store.local import Store
-from bench_core.trace_files import load_trace, save_trace
+from bench_core.trace.files import load_trace, save_trace
 
 __all__ = ["CHECKS"]
 

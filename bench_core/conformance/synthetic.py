@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from bench_core.trace import Trace
+from bench_core.trace.trace import Trace
 
 __all__ = ["Recording", "record"]
 

@@ -26,7 +26,7 @@ from bench_core.metrics import oracle_points
 from bench_core.replay import Outcome
 from bench_core.results import Board
 from bench_core.scoring import Recorded, fit_family, halve
-from bench_core.trace import Trace
+from bench_core.trace.trace import Trace
 
 __all__ = ["Extras", "Gallery", "Sample", "read_extras"]
 

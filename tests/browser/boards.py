@@ -15,7 +15,7 @@ from bench_core.seeds import seed_table
 from bench_core.selection import OperatingPoint
 from bench_core.shift import CLEAN, Condition, shift_table
 from bench_core.tables import board_tables
-from bench_core.trace_files import save_trace
+from bench_core.trace.files import save_trace
 
 POINTS = ("iso-accuracy:0.5", "budget:0.5")
 SCRIPT = "<script>alert(1)</script>"

@@ -15,7 +15,6 @@ from zlib import crc32
 import numpy as np
 import torch
 
-from bench_core.bundles import import_bundle
 from bench_core.data.cifar import PIXELS, parse_cifar
 from bench_core.data.events import FrameCache
 from bench_core.data.fetching import problems
@@ -36,7 +35,8 @@ from bench_core.results import read_board
 from bench_core.store.inventory import describe, entries, prune, shipped_entries, verify
 from bench_core.store.local import Store, read_artifact
 from bench_core.suite import load_suite
-from bench_core.trace_files import load_trace, save_trace_shards
+from bench_core.trace.bundles import import_bundle
+from bench_core.trace.files import load_trace, save_trace_shards
 from benchmarks.fuzz import (
     Target,
     bundle_seeds,

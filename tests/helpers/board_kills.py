@@ -151,7 +151,7 @@ def steps(place):
 def boards(way, place, one, other):
     """Thirty kills while one board replaces the other, at steps drawn by lot."""
     from bench_core.results import read_board, write_board
-    from bench_core.trace_files import load_trace
+    from bench_core.trace.files import load_trace
 
     names = {"one": one, "other": other}
     known = {name: read_board(folder) for name, folder in names.items()}

@@ -18,7 +18,7 @@ from bench_core.execution import run_suite
 from bench_core.reproduction import reproduce_board
 from bench_core.stages import Workload
 from bench_core.store.local import Store
-from bench_core.trace_files import load_trace, save_trace
+from bench_core.trace.files import load_trace, save_trace
 from tests.helpers.suites import CONVERTED, DIRECT, parsed_suite, tiny_registry
 
 STRATEGIES = ("fixed", "seenn-i", "dt-snn", "dynamic-confidence", "margin", "spikecp")

@@ -21,7 +21,7 @@ from bench_core.errors import StoreError, TraceError, one_line
 from bench_core.store.inventory import Entry
 from bench_core.store.local import Store, read_artifact
 from bench_core.store.paths import refuse_links, refuse_others
-from bench_core.trace import trace_from_tensors
+from bench_core.trace.trace import trace_from_tensors
 from bench_core.util.digests import file_digest
 from bench_core.util.files import open_regular, unfinished, whole_file, workspace
 

@@ -10,8 +10,8 @@ import torch
 from safetensors import SafetensorError
 
 from bench_core.errors import TraceError, UsageError, one_line
-from bench_core.shards import Shard, read_index, shard_place, write_index
-from bench_core.trace import SCHEMA, Trace, tensors_beside_logits, trace_from_tensors, trace_tensors
+from bench_core.trace.shards import Shard, read_index, shard_place, write_index
+from bench_core.trace.trace import SCHEMA, Trace, tensors_beside_logits, trace_from_tensors, trace_tensors
 from bench_core.util.digests import tensors_digest
 from bench_core.util.safetensors_files import read_safetensors, write_safetensors
 from bench_core.util.sample_rows import SampleRows
