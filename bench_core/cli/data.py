@@ -18,8 +18,8 @@ def data_list(
     name: Annotated[str | None, typer.Argument(help="A data set, for all there is to say about its source.")] = None,
 ) -> None:
     """The data sets: samples, whether they are here, licences; of one of them its files, digests and mirrors."""
-    from bench_core.data.fetching import how_to, state
-    from bench_core.data.sources import SOURCES
+    from bench_core.data.fetch.fetch import how_to, state
+    from bench_core.data.fetch.sources import SOURCES
 
     if name is not None:
         print(how_to(source_of(name)))
@@ -42,7 +42,7 @@ def data_fetch(
     folder: Annotated[Path | None, typer.Option(help="Look here first, for archives or their content.")] = None,
 ) -> None:
     """Bring a data set into its folder: fetched, continued where it stopped, checked, unpacked."""
-    from bench_core.data.fetching import fetch, how_to
+    from bench_core.data.fetch.fetch import fetch, how_to
 
     source = source_of(name)
     try:
@@ -57,8 +57,8 @@ def data_verify(
     name: Annotated[str | None, typer.Argument(help="A data set; default all that are here.")] = None,
 ) -> None:
     """Compare files with their digests; name what is missing or altered. Exit code 1 if anything is."""
-    from bench_core.data.fetching import problems, state, verdict, whereabouts
-    from bench_core.data.sources import SOURCES
+    from bench_core.data.fetch.fetch import problems, state, verdict, whereabouts
+    from bench_core.data.fetch.sources import SOURCES
 
     wrong = 0
     here = [source for source in SOURCES.values() if state(source).startswith(("here", "incomplete"))]
@@ -77,7 +77,7 @@ def data_verify(
 
 
 def source_of(name: str) -> Any:
-    from bench_core.data.sources import SOURCES
+    from bench_core.data.fetch.sources import SOURCES
     from bench_core.knobs import nearest
 
     known = name.removesuffix("-simulated-saccades")

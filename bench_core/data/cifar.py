@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from bench_core.data.base import ImageSplit
-from bench_core.data.checks import read_checked, remedy
+from bench_core.data.checked_files import read_checked, remedy
+from bench_core.data.folders import data_folder
 from bench_core.data.images import ImageDataset, check_labels, take
-from bench_core.data.places import data_folder
 from bench_core.data.splits import cut_by_rank, frozen
 from bench_core.errors import DataError
 

@@ -2,7 +2,7 @@
 
 The package carries the complete test split (10,000) and a calibration split of 5,000 cut from the training images. The
 other 55,000 are needed for training only and come from a folder with the four original IDX files, plain or ``.gz``:
-the data folder (``bench_core.data.places``), or where Debian's package ``dataset-fashion-mnist`` puts them.
+the data folder (``bench_core.data.folders``), or where Debian's package ``dataset-fashion-mnist`` puts them.
 
 ``python -m bench_core.data.fashion_mnist FOLDER`` made the embedded files from such a folder.
 """
@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from bench_core.data.base import SPLITS, Dataset, Images, ImageSplit
+from bench_core.data.folders import data_folder
 from bench_core.data.idx import read_idx, write_idx
-from bench_core.data.places import data_folder
 from bench_core.data.splits import stratified_cut
 from bench_core.errors import DataError
 from bench_core.util.digests import file_digest

@@ -6,10 +6,10 @@ from typing import ClassVar
 import torch
 
 from bench_core.data.base import ImageSplit
-from bench_core.data.checks import remedy
+from bench_core.data.checked_files import remedy
+from bench_core.data.folders import data_folder
 from bench_core.data.images import ImageDataset
 from bench_core.data.pictures import LazyPictures, class_folders, pictures_in
-from bench_core.data.places import data_folder
 from bench_core.data.splits import cut_by_rank, frozen
 from bench_core.errors import DataError
 

@@ -5,10 +5,10 @@ from typing import ClassVar
 import torch
 
 from bench_core.data.base import ImageSplit
-from bench_core.data.checks import read_checked
+from bench_core.data.checked_files import read_checked
+from bench_core.data.folders import data_folder
 from bench_core.data.idx import parse_idx
 from bench_core.data.images import ImageDataset, take
-from bench_core.data.places import data_folder
 from bench_core.data.splits import frozen
 
 __all__ = ["MNIST"]

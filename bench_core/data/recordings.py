@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from bench_core.data.base import SPLITS, Dataset, Images, ImageSplit, LazyImages
-from bench_core.data.checks import remedy
+from bench_core.data.checked_files import remedy
 from bench_core.data.events import Events, FrameCache, event_frames
-from bench_core.data.places import data_folder
+from bench_core.data.folders import data_folder
 from bench_core.data.splits import FROZEN, cut_by_rank, frozen
 from bench_core.errors import DataError
 from bench_core.util.digests import json_digest

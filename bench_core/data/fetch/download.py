@@ -14,8 +14,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from bench_core.data.checks import digest_of
-from bench_core.data.sources import Archive
+from bench_core.data.checked_files import digest_of
+from bench_core.data.fetch.sources import Archive
 from bench_core.errors import DataError
 from bench_core.util.progress import note, progress
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bench_core.data.checks import digest_of, read_raw
-from bench_core.data.download import DISK_FULL, FetchError, NoSpaceError, obtain, refuse_altered
-from bench_core.data.places import data_folder, data_root
-from bench_core.data.sources import DataFile, FileTree, Mirror, Source
-from bench_core.data.unpacking import Inventory, parse_inventory, unpack
+from bench_core.data.checked_files import digest_of, read_raw
+from bench_core.data.fetch.download import DISK_FULL, FetchError, NoSpaceError, obtain, refuse_altered
+from bench_core.data.fetch.sources import DataFile, FileTree, Mirror, Source
+from bench_core.data.fetch.unpack import Inventory, parse_inventory, unpack
+from bench_core.data.folders import data_folder, data_root
 from bench_core.errors import DataError, one_line
 from bench_core.util.files import read_text
 from bench_core.util.progress import note

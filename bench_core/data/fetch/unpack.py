@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from bench_core.data.sources import Archive
+from bench_core.data.fetch.sources import Archive
 from bench_core.errors import DataError
 
 __all__ = ["Inventory", "parse_inventory", "unpack"]

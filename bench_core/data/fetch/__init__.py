@@ -1,0 +1,1 @@
+"""Data sets fetched from their publishers: where, how, and whether they arrived whole."""
