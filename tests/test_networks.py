@@ -9,7 +9,7 @@ from torch import nn
 from bench_core.conversion import replace_activations
 from bench_core.snn import AveragePool, Flatten, SpikingNetwork, SpikingNeuron, Synapse, if_neuron, lif_neuron
 from bench_core.snn.models import Parts
-from bench_core.snn.rows import kept_rows, overwrite_rows
+from bench_core.snn.state_rows import kept_rows, overwrite_rows
 from bench_core.snn.surrogate import triangle
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.numerics import assert_agree, make_exact

@@ -8,7 +8,7 @@ from torch import nn
 from bench_core.snn.layers import AveragePool, GlobalAveragePool, Residual, Synapse
 from bench_core.snn.neurons import SpikingNeuron
 from bench_core.snn.normalization import TemporalScale
-from bench_core.snn.rows import kept_rows, overwrite_rows
+from bench_core.snn.state_rows import kept_rows, overwrite_rows
 
 __all__ = ["AnalogNetwork", "SpikingNetwork"]
 

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import torch
 from torch import nn
 
-from bench_core.snn.rows import kept_rows, overwrite_rows
+from bench_core.snn.state_rows import kept_rows, overwrite_rows
 from bench_core.snn.surrogate import SURROGATES, Surrogate
 
 __all__ = ["NEURONS", "SpikingNeuron", "if_neuron", "lif_neuron", "trained_neuron"]
