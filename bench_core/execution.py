@@ -39,7 +39,7 @@ from bench_core.store.local import Store, default_store
 from bench_core.suite import Suite
 from bench_core.timing import measure_policies
 from bench_core.trace.trace import Trace
-from bench_core.training.log import training_log
+from bench_core.training.history import training_log
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -16,7 +16,7 @@ from bench_core.report.plots import training_chart
 from bench_core.results import read_board, write_board
 from bench_core.stages import Workload, trained_weights
 from bench_core.store.local import Store
-from bench_core.training.log import training_log
+from bench_core.training.history import training_log
 from tests.helpers.suites import DIRECT, parsed_suite, tiny_registry
 
 QUICK = Path(__file__).parent.parent / "results" / "quick"
