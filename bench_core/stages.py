@@ -13,7 +13,7 @@ import torch
 from bench_core.conversion import converted_record, rebuilt
 from bench_core.errors import StoreError, TraceError, one_line
 from bench_core.provenance import code_digest
-from bench_core.recording import BATCH, PART, Part, Recording, record_part, recorded_tensors
+from bench_core.recording.record import BATCH, PART, Part, Recording, record_part, recorded_tensors
 from bench_core.reuse import data_digest, refuse_or_note, stored_header
 from bench_core.snn import AnalogNetwork, SpikingNetwork
 from bench_core.store.local import Artifact, Store

@@ -22,7 +22,7 @@ from bench_core.exits import ExitPolicy, ExitStrategy, NeverExit
 from bench_core.latency import Timings, measure
 from bench_core.live import LiveSamples, SteppingNetwork, run_live
 from bench_core.offline import PolicyChoice
-from bench_core.recording import BATCH, FOLD
+from bench_core.recording.record import BATCH, FOLD
 from bench_core.replay import Outcome, replay_policy
 from bench_core.scoring import Recorded
 from bench_core.snn import SpikingNetwork

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from bench_core import load_registry, load_suite
-from bench_core.recording import BATCH
+from bench_core.recording.record import BATCH
 from bench_core.snn import SpikingNetwork
 from bench_core.stages import Workload, spiking_network, trained_weights
 from bench_core.store.local import default_store

@@ -22,7 +22,7 @@ from in_turns import Subject, parse, speeds, subjects
 from tabulate import tabulate
 from torch import nn
 
-from bench_core.recording import BATCH, Recording, record_part
+from bench_core.recording.record import BATCH, Recording, record_part
 from bench_core.snn import AveragePool, Flatten, SpikingNeuron, Synapse
 
 FOLDS = (1, 2, 4, 8)

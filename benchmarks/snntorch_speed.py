@@ -13,7 +13,7 @@ import torch
 from in_turns import Subject, parse, shown, speeds, subjects
 from torch import nn
 
-from bench_core.recording import FOLD, Recording, record_part
+from bench_core.recording.record import FOLD, Recording, record_part
 from bench_core.snn import AveragePool, Flatten, SpikingNetwork, SpikingNeuron, Synapse
 
 

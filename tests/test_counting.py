@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bench_core.costs.ledger import OperationLedger, UncountableLayerError
+from bench_core.recording.ledger import OperationLedger, UncountableLayerError
 from bench_core.snn import (
     AveragePool,
     Flatten,

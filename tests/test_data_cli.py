@@ -5,9 +5,9 @@ import sys
 import pytest
 
 from bench_core import cli
-from bench_core.data import sources
-from bench_core.data.places import data_folder
-from bench_core.data.sources import SOURCES, Archive, DataFile, Mirror, Source
+from bench_core.data.fetch import sources
+from bench_core.data.fetch.sources import SOURCES, Archive, DataFile, Mirror, Source
+from bench_core.data.folders import data_folder
 from bench_core.util.digests import file_digest
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 

@@ -9,7 +9,7 @@ import torch
 
 from bench_core.data import events as events_module
 from bench_core.data.events import Events, event_frames
-from bench_core.data.places import data_folder
+from bench_core.data.folders import data_folder
 from bench_core.data.recordings import CIFAR10DVS, CIFAR_CLASSES, NMNIST, CIFAR10DVSOriginal, DVSGesture, NCaltech101
 from bench_core.data.splits import frozen
 from bench_core.store.local import default_root

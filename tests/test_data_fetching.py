@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from bench_core.data import download, fetching
-from bench_core.data.download import FetchError, NoSpaceError, obtain
-from bench_core.data.fetching import fetch, how_to, problems, state
-from bench_core.data.places import data_folder, data_root
-from bench_core.data.sources import SOURCES, Archive, DataFile, FileTree, Mirror, Source
-from bench_core.data.unpacking import unpack
+from bench_core.data.fetch import download
+from bench_core.data.fetch import fetch as fetching
+from bench_core.data.fetch.download import FetchError, NoSpaceError, obtain
+from bench_core.data.fetch.fetch import fetch, how_to, problems, state
+from bench_core.data.fetch.sources import SOURCES, Archive, DataFile, FileTree, Mirror, Source
+from bench_core.data.fetch.unpack import unpack
+from bench_core.data.folders import data_folder, data_root
 from bench_core.errors import DataError
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 

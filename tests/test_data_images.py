@@ -13,12 +13,12 @@ from bench_core.data import LazyImages, splits
 from bench_core.data.builtin import bench_datasets
 from bench_core.data.cifar import CIFAR10, CIFAR100, parse_cifar, sheets_to_binary
 from bench_core.data.digits import Digits
-from bench_core.data.fetching import whereabouts
+from bench_core.data.fetch.fetch import whereabouts
+from bench_core.data.fetch.sources import SOURCES
+from bench_core.data.folders import data_folder
 from bench_core.data.imagenet import ImageNet, TinyImageNet
 from bench_core.data.mnist import MNIST
 from bench_core.data.pictures import LazyPictures, class_folders, open_picture, pictures_in
-from bench_core.data.places import data_folder
-from bench_core.data.sources import SOURCES
 from bench_core.data.splits import FROZEN, cut_by_rank, frozen, ranks_in_class, stratified_cut
 from bench_core.errors import DataError
 from bench_core.util.digests import json_digest

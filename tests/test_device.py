@@ -12,13 +12,13 @@ from bench_plugins.qcfs import QCFS
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench_core import load_registry
-from bench_core.costs.ledger import OperationLedger
 from bench_core.data.base import ImageSplit
 from bench_core.data.cifar import CIFAR10
 from bench_core.errors import TrainingPausedError, UsageError
 from bench_core.graph import Order, missing_stages, perform, read_answer, stage_request
 from bench_core.planning import plan
-from bench_core.recording import Recording
+from bench_core.recording.ledger import OperationLedger
+from bench_core.recording.record import Recording
 from bench_core.snn.models.resnet import ResNet8
 from bench_core.stages import Workload, trained_weights
 from bench_core.store.local import Store

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench_core.data.places import data_root
+from bench_core.data.folders import data_root
 from bench_core.errors import NoHomeError, UsageError
 from bench_core.store.local import default_root, default_store
 from bench_core.trace.files import save_trace

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench_core.costs.ledger import OperationLedger
+from bench_core.recording.ledger import OperationLedger
 from bench_core.snn import Synapse
 from bench_core.snn.normalization import TemporalScale, ThresholdDependentBatchNorm, batch_norm
 from tests.helpers.numerics import make_exact, rounded

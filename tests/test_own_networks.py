@@ -19,7 +19,7 @@ from torch import nn
 
 from bench_core import Dataset, ImageSplit, load_trace
 from bench_core.errors import ExitBenchError, UsageError
-from bench_core.own_networks import record_network
+from bench_core.recording.own_network import record_network
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.data import write_training_images
 from tests.helpers.numerics import rounded

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from bench_core import Requirement, columns, competition, load_registry, load_suite, recording, stages
+from bench_core import Requirement, columns, competition, load_registry, load_suite, stages
 from bench_core.competition import fitted_artifacts
 from bench_core.data import calibration_halves
 from bench_core.errors import DataError, UsageError
@@ -21,6 +21,7 @@ from bench_core.execution import competitors, run_suite
 from bench_core.exits import Calibration, NeverExit
 from bench_core.live import LiveSamples, run_live
 from bench_core.planning import plan
+from bench_core.recording import record as recording
 from bench_core.replay import replay_policy
 from bench_core.report.terminal import terminal
 from bench_core.reproduction import reproduce_board
@@ -363,7 +364,7 @@ def test_a_measurement_is_found_again_by_its_digest(finished, tmp_path, digest):
 DRIVER = """
 import sys, time
 from pathlib import Path
-import bench_core.recording as recording
+import bench_core.recording.record as recording
 import bench_core.stages as stages
 from bench_core.execution import run_suite
 from bench_core.store.local import Store

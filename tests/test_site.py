@@ -82,7 +82,7 @@ def test_no_page_links_to_what_is_no_page(pages):
     [
         ("[a](../README.md#b-c)", "[a](index.md#b-c)"),
         ("[a](../CHANGELOG.md)", "[a](changelog.md)"),
-        ("[ledger](../bench_core/costs/ledger.py)", "ledger (`bench_core/costs/ledger.py`)"),
+        ("[ledger](../bench_core/recording/ledger.py)", "ledger (`bench_core/recording/ledger.py`)"),
         ("[a](costs.md#b) [c](https://d.org/e)", "[a](costs.md#b) [c](https://d.org/e)"),
     ],
 )

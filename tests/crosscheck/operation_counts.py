@@ -13,7 +13,7 @@ from neurobench.models.neurobench_model import NeuroBenchModel
 from spikingjelly.activation_based.op_counter import ACCounter, DispatchCounterMode, SynOpCounter
 from torch import nn
 
-from bench_core.costs.ledger import OperationLedger
+from bench_core.recording.ledger import OperationLedger
 from bench_core.snn import AveragePool, Flatten, GlobalAveragePool, Residual, SpikingNetwork, Synapse, lif_neuron
 from tests.helpers.numerics import make_exact, rounded
 

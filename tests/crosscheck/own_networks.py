@@ -16,7 +16,7 @@ from torch import nn
 from bench_core import Dataset, ImageSplit, load_trace
 from bench_core.cli import main
 from bench_core.errors import UsageError
-from bench_core.own_networks import record_network
+from bench_core.recording.own_network import record_network
 from tests.helpers.numerics import make_exact
 
 DOCS = (Path(__file__).parent.parent.parent / "docs" / "networks.md").read_text(encoding="utf-8")

@@ -17,13 +17,13 @@ import torch
 
 from bench_core.data.cifar import PIXELS, parse_cifar
 from bench_core.data.events import FrameCache
-from bench_core.data.fetching import problems
+from bench_core.data.fetch.fetch import problems
+from bench_core.data.fetch.sources import Archive, FileTree, Source
+from bench_core.data.fetch.unpack import unpack
 from bench_core.data.idx import read_idx, write_idx
 from bench_core.data.pictures import open_picture
 from bench_core.data.recordings import DVSGesture
-from bench_core.data.sources import Archive, FileTree, Source
 from bench_core.data.tonic_reader import read_aedat2, read_bin
-from bench_core.data.unpacking import unpack
 from bench_core.errors import ExitBenchError
 from bench_core.published import PUBLISHED_COLUMNS, read_published
 from bench_core.report.checks import refuse_contradictions

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 
-from bench_core.costs.ledger import OperationLedger, UncountableLayerError
 from bench_core.data import Dataset, ImageSplit
 from bench_core.errors import RecordingError
 from bench_core.isolation.failures import out_of_memory
+from bench_core.recording.ledger import OperationLedger, UncountableLayerError
 from bench_core.snn import SpikingNetwork
 from bench_core.trace.trace import LAYER_COUNTS, SCHEMA, Trace
 from bench_core.util.device import CPU, device_name

@@ -23,8 +23,8 @@ from bench_core.data import Dataset
 from bench_core.errors import UsageError, one_line
 from bench_core.isolation.foreign_code import STAGE_MINUTES, foreign_code
 from bench_core.knobs import nearest
-from bench_core.recording import BATCH, Part, Recording, record
-from bench_core.snn.adapters import SteppedNetwork, what_happened
+from bench_core.recording.adapters import SteppedNetwork, what_happened
+from bench_core.recording.record import BATCH, Part, Recording, record
 from bench_core.trace.trace import Trace
 from bench_core.util.digests import file_digest, tensors_digest
 from bench_core.util.progress import note

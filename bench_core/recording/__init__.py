@@ -1,0 +1,1 @@
+"""Recording: a network run over a split becomes a trace."""
