@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from bench_core.data import ImageSplit as ImageSplit
     from bench_core.errors import ExitBenchError as ExitBenchError
     from bench_core.errors import UsageError as UsageError
-    from bench_core.evidence import Evidence as Evidence
-    from bench_core.evidence import Readout as Readout
     from bench_core.execution import run_suite as run_suite
-    from bench_core.exits import Calibration as Calibration
-    from bench_core.exits import ExitPolicy as ExitPolicy
-    from bench_core.exits import ExitStrategy as ExitStrategy
-    from bench_core.exits import ListedPolicies as ListedPolicies
-    from bench_core.exits import PolicyFamily as PolicyFamily
-    from bench_core.exits import Requirement as Requirement
-    from bench_core.exits import ScoreFamily as ScoreFamily
-    from bench_core.exits import ScoreStrategy as ScoreStrategy
-    from bench_core.exits import State as State
+    from bench_core.exits.evidence import Evidence as Evidence
+    from bench_core.exits.evidence import Readout as Readout
+    from bench_core.exits.strategy import Calibration as Calibration
+    from bench_core.exits.strategy import ExitPolicy as ExitPolicy
+    from bench_core.exits.strategy import ExitStrategy as ExitStrategy
+    from bench_core.exits.strategy import ListedPolicies as ListedPolicies
+    from bench_core.exits.strategy import PolicyFamily as PolicyFamily
+    from bench_core.exits.strategy import Requirement as Requirement
+    from bench_core.exits.strategy import ScoreFamily as ScoreFamily
+    from bench_core.exits.strategy import ScoreStrategy as ScoreStrategy
+    from bench_core.exits.strategy import State as State
     from bench_core.knobs import Knob as Knob
     from bench_core.plugin_manager import load_registry as load_registry
     from bench_core.replay import replay_policy as replay_policy
@@ -50,30 +50,30 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AnalogNetwork": "snn",
-    "Calibration": "exits",
+    "Calibration": "exits.strategy",
     "Converter": "conversion",
     "CostModel": "costs",
     "Dataset": "data",
-    "Evidence": "evidence",
+    "Evidence": "exits.evidence",
     "ExitBenchError": "errors",
-    "ExitPolicy": "exits",
-    "ExitStrategy": "exits",
+    "ExitPolicy": "exits.strategy",
+    "ExitStrategy": "exits.strategy",
     "ImageSplit": "data",
     "Knob": "knobs",
-    "ListedPolicies": "exits",
+    "ListedPolicies": "exits.strategy",
     "LayerRecord": "training",
     "Model": "snn.models",
     "OperationCounts": "costs",
     "Operations": "costs",
     "Overhead": "costs",
     "Parts": "snn.models",
-    "Readout": "evidence",
+    "Readout": "exits.evidence",
     "Regularizer": "training",
-    "Requirement": "exits",
-    "ScoreFamily": "exits",
-    "ScoreStrategy": "exits",
-    "State": "exits",
-    "PolicyFamily": "exits",
+    "Requirement": "exits.strategy",
+    "ScoreFamily": "exits.strategy",
+    "ScoreStrategy": "exits.strategy",
+    "State": "exits.strategy",
+    "PolicyFamily": "exits.strategy",
     "UsageError": "errors",
     "SpikingNetwork": "snn",
     "SpikingNeuron": "snn",

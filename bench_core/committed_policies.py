@@ -8,7 +8,7 @@ import torch
 
 from bench_core.contract import near_threshold
 from bench_core.curves import FamilyOnTrace
-from bench_core.exits import ExitStrategy, PolicyFamily, Requirement, ScoreFamily
+from bench_core.exits.strategy import ExitStrategy, PolicyFamily, Requirement, ScoreFamily
 from bench_core.isolation.failures import guarded
 from bench_core.knobs import KnobValue
 from bench_core.planning import Competitor

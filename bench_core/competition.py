@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
-from bench_core.exits import ExitStrategy, Requirement, State
+from bench_core.exits.strategy import ExitStrategy, Requirement, State
 from bench_core.isolation.failures import guarded
 from bench_core.isolation.foreign_code import STRATEGY_MINUTES, is_ours
 from bench_core.kept_scores import SCORED_SPLITS, KeptScores

@@ -17,7 +17,7 @@ from functools import lru_cache
 import torch
 
 from bench_core.errors import StoreError, UsageError, one_line
-from bench_core.exits import Requirement
+from bench_core.exits.strategy import Requirement
 from bench_core.isolation.failures import guarded
 from bench_core.kept_scores import SCORED_SPLITS, can_be_kept, scores_key
 from bench_core.planning import Competitor, Plan, plan

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bench_core.conversion import Converter
     from bench_core.costs import CostModel
     from bench_core.data import Dataset
-    from bench_core.exits import ExitStrategy
+    from bench_core.exits.strategy import ExitStrategy
     from bench_core.snn.models import Model
     from bench_core.training import Regularizer
 

@@ -16,7 +16,7 @@ import torch
 
 from bench_core.costs.operations import Operations, Overhead
 from bench_core.errors import PluginError, StoreError, UsageError
-from bench_core.exits import ExitPolicy, ExitStrategy, NeverExit, PolicyFamily
+from bench_core.exits.strategy import ExitPolicy, ExitStrategy, NeverExit, PolicyFamily
 from bench_core.isolation.plugin_code import code_of_class, refuse_changed
 from bench_core.provenance import code_digest
 from bench_core.replay import outcome_at

@@ -13,7 +13,7 @@ from bench_core.competition import policy_artifacts
 from bench_core.curves import FamilyOnTrace
 from bench_core.data import SPLITS, Dataset, ImageSplit
 from bench_core.errors import DataError, UsageError
-from bench_core.exits import ExitPolicy, ExitStrategy, Requirement, ScoreFamily
+from bench_core.exits.strategy import ExitPolicy, ExitStrategy, Requirement, ScoreFamily
 from bench_core.isolation.foreign_code import foreign_code
 from bench_core.knobs import KnobValue, in_json, nearest
 from bench_core.metrics import ReferencePoints, reference_points, static_accuracy

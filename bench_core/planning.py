@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from bench_core.costs.models import CostModel
 from bench_core.costs.operations import FirstLayer
 from bench_core.errors import UsageError
-from bench_core.exits import ExitStrategy
+from bench_core.exits.strategy import ExitStrategy
 from bench_core.isolation.foreign_code import STAGE_MINUTES, STRATEGY_MINUTES
 from bench_core.plugin_manager import Registry
 from bench_core.provenance import code_digest

@@ -25,7 +25,7 @@ from bench_core.conversion import Converter
 from bench_core.costs import CostModel
 from bench_core.data import Dataset
 from bench_core.errors import ForeignCodeError, PluginError, UsageError
-from bench_core.exits import ExitStrategy
+from bench_core.exits.strategy import ExitStrategy
 from bench_core.isolation.foreign_code import STRATEGY_MINUTES, foreign_code
 from bench_core.isolation.plugin_code import (
     GROUP,

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from bench_core.errors import PluginError
-from bench_core.evidence import Evidence, InputFrames, Look, read_together, samples_together
-from bench_core.exits import ExitPolicy, ScoreStrategy, State, checked_score
+from bench_core.exits.evidence import Evidence, InputFrames, Look, read_together, samples_together
+from bench_core.exits.strategy import ExitPolicy, ScoreStrategy, State, checked_score
 from bench_core.isolation.foreign_code import end_stray_child
 from bench_core.trace.trace import Trace
 

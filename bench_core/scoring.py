@@ -13,7 +13,7 @@ from bench_core.costs.operations import Array, FirstLayer, OperationCounts, Over
 from bench_core.curves import FamilyOnTrace, candidates, thin
 from bench_core.data import calibration_halves
 from bench_core.errors import ForeignCodeError, PluginError
-from bench_core.exits import (
+from bench_core.exits.strategy import (
     Calibration,
     ExitPolicy,
     ExitStrategy,

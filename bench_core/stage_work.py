@@ -11,7 +11,7 @@ from bench_core.competition import (
     needs_missing_inputs,
     recorded_workload,
 )
-from bench_core.exits import ExitStrategy, ListedPolicies
+from bench_core.exits.strategy import ExitStrategy, ListedPolicies
 from bench_core.isolation.foreign_code import is_ours
 from bench_core.kept_scores import SCORED_SPLITS, scored_recordings
 from bench_core.planning import Plan

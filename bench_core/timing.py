@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from bench_core.competition import RecordedWorkload
-from bench_core.exits import ExitPolicy
+from bench_core.exits.strategy import ExitPolicy
 from bench_core.isolation.failures import guarded
 from bench_core.isolation.foreign_code import STRATEGY_MINUTES
 from bench_core.latency import PolicyFailedError, measure

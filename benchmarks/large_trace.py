@@ -34,7 +34,7 @@ import numpy as np
 import torch
 
 from bench_core import Trace, load_registry, load_suite, load_trace, save_trace, save_trace_shards
-from bench_core.exits import ScoreFamily, observe
+from bench_core.exits.strategy import ScoreFamily, observe
 from bench_core.replay import score_tables
 from bench_core.scoring import Contest, Recorded, fit_family, halve, score_together
 from bench_core.selection import OperatingPoint

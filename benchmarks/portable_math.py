@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from bench_core.evidence import samples_together
+from bench_core.exits.evidence import samples_together
 from bench_core.util.portable_math import Array, exponential, row_sums
 
 PAIRS = 41

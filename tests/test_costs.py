@@ -20,7 +20,7 @@ from bench_core.costs.cmos45 import Cmos45, SeennCode
 from bench_core.costs.imc import Imc
 from bench_core.costs.memory import Memory
 from bench_core.execution import run_suite
-from bench_core.exits import NeverExit
+from bench_core.exits.strategy import NeverExit
 from bench_core.knobs import Knob
 from bench_core.leaderboard import energy_order
 from bench_core.plugin_manager import load_registry

@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench_core import Evidence, ExitStrategy, Requirement, ScoreStrategy, Trace
-from bench_core import evidence as evidence_module
 from bench_core.competition import score_workload
 from bench_core.errors import PluginError
-from bench_core.exits import Calibration, ScorePolicy, observe
+from bench_core.exits import evidence as evidence_module
+from bench_core.exits.strategy import Calibration, ScorePolicy, observe
 from bench_core.planning import Competitor
 from bench_core.replay import ExitController, score_table, score_tables
 from bench_core.scoring import Contest, Recorded, score_strategy, score_together
@@ -174,7 +174,7 @@ def test_few_values_and_many_have_the_same_runner_up(rows, accumulate):
     total, found = torch.tensor(rows, dtype=torch.float64), []
     for few in (0, 1024):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("bench_core.evidence._FEW", few)
+            patch.setattr("bench_core.exits.evidence._FEW", few)
             found.append(bits(evidence_of(total, 3).readout(accumulate).runner_up))
     assert found[0] == found[1]
 

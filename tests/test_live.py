@@ -17,7 +17,7 @@ from torch import nn
 
 from bench_core import energy_meter, latency, verification
 from bench_core.errors import UsageError
-from bench_core.exits import ExitPolicy, NeverExit
+from bench_core.exits.strategy import ExitPolicy, NeverExit
 from bench_core.latency import STATIC, Timings, measure
 from bench_core.live import LiveSamples, run_live
 from bench_core.replay import replay_policy

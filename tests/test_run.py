@@ -18,7 +18,7 @@ from bench_core.competition import fitted_artifacts
 from bench_core.data import calibration_halves
 from bench_core.errors import DataError, UsageError
 from bench_core.execution import competitors, run_suite
-from bench_core.exits import Calibration, NeverExit
+from bench_core.exits.strategy import Calibration, NeverExit
 from bench_core.live import LiveSamples, run_live
 from bench_core.planning import plan
 from bench_core.recording import record as recording

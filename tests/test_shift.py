@@ -20,7 +20,7 @@ from bench_core.data.builtin import bench_datasets
 from bench_core.data.corruption import CORRUPTIONS, CorruptedTest, applies, corrupt_images, drop_events, subsample
 from bench_core.errors import DataError, SuiteError, UsageError
 from bench_core.execution import run_suite
-from bench_core.exits import ExitPolicy, NeverExit
+from bench_core.exits.strategy import ExitPolicy, NeverExit
 from bench_core.plugin_manager import load_registry
 from bench_core.report.checks import contradictions
 from bench_core.report.markdown import markdown

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from bench_core import Evidence, Trace
 from bench_core.curves import FamilyOnTrace
-from bench_core.exits import ScorePolicy, ScoreStrategy
+from bench_core.exits.strategy import ScorePolicy, ScoreStrategy
 from bench_core.replay import Outcome, outcome_at, replay_policy, score_table
 from bench_core.sweep import distinct_thresholds, exit_timesteps_at, sort_scores
 from tests.helpers.ties import assert_same_exits

@@ -8,7 +8,7 @@ from pathlib import Path
 from bench_core.conformance.checks import CHECKS
 from bench_core.conformance.subject import ConformanceError, Subject
 from bench_core.errors import ExitBenchError, UsageError, one_line
-from bench_core.exits import ExitStrategy
+from bench_core.exits.strategy import ExitStrategy
 from bench_core.isolation.foreign_code import foreign_code
 from bench_core.isolation.tracebacks import described, full_traceback
 from bench_core.knobs import nearest

@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 
 from bench_core.errors import StoreError, UsageError
-from bench_core.exits import ExitStrategy
+from bench_core.exits.strategy import ExitStrategy
 from bench_core.plugin_manager import Registry
 
 __all__ = ["new_plugin", "render"]

@@ -15,7 +15,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from bench_core.conformance.synthetic import Recording, record
 from bench_core.curves import FamilyOnTrace
 from bench_core.errors import PluginError
-from bench_core.exits import Evidence, ExitPolicy, ExitStrategy, PolicyFamily, Requirement
+from bench_core.exits.strategy import Evidence, ExitPolicy, ExitStrategy, PolicyFamily, Requirement
 from bench_core.knobs import KnobValue
 from bench_core.replay import InputFrames
 from bench_core.scoring import Artifacts, Recorded, fit_family

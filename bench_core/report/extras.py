@@ -20,7 +20,7 @@ from bench_core.costs.operations import Array
 from bench_core.curves import FamilyOnTrace
 from bench_core.data import Dataset, ImageSplit
 from bench_core.errors import ExitBenchError
-from bench_core.exits import ExitStrategy, Requirement
+from bench_core.exits.strategy import ExitStrategy, Requirement
 from bench_core.kept_traces import kept_trace, trace_path
 from bench_core.metrics import oracle_points
 from bench_core.replay import Outcome

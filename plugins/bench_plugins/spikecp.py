@@ -34,7 +34,7 @@ from bench_core import (
     hookimpl,
 )
 from bench_core.costs.operations import Array
-from bench_core.exits import Observation
+from bench_core.exits.strategy import Observation
 from bench_plugins._readout import softmax_overhead
 
 # Levels compared where no exact sweep is to be had; rounded, since processors differ in the last digits of powers.

@@ -34,7 +34,7 @@ from bench_core import (
     hookimpl,
 )
 from bench_core.costs.operations import Array
-from bench_core.exits import Observation
+from bench_core.exits.strategy import Observation
 
 
 def gap_at(evidence: Evidence, labels: torch.Tensor | None = None) -> torch.Tensor:

@@ -9,7 +9,7 @@ import copy
 import torch
 from bench_plugins.spikecp import SimesPolicy
 
-from bench_core.exits import ScorePolicy
+from bench_core.exits.strategy import ScorePolicy
 from bench_core.replay import replay_policy
 
 __all__ = ["assert_same_exits", "settled"]

@@ -16,7 +16,7 @@ import torch
 
 from bench_core.costs.operations import Array, Overhead
 from bench_core.errors import PluginError
-from bench_core.evidence import Evidence, Look, read_together
+from bench_core.exits.evidence import Evidence, Look, read_together
 from bench_core.knobs import Configurable, Knob, KnobValue
 from bench_core.trace.trace import Trace
 

@@ -1,0 +1,1 @@
+"""Exit strategies and the evidence they decide on."""
