@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from bench_core.exits.strategy import State as State
     from bench_core.knobs import Knob as Knob
     from bench_core.plugin_manager import load_registry as load_registry
-    from bench_core.replay import replay_policy as replay_policy
+    from bench_core.replay.controller import replay_policy as replay_policy
     from bench_core.snn import AnalogNetwork as AnalogNetwork
     from bench_core.snn import SpikingNetwork as SpikingNetwork
     from bench_core.snn import SpikingNeuron as SpikingNeuron
@@ -85,7 +85,7 @@ _HOMES = {
     "load_suite": "suite",
     "load_trace": "trace.files",
     "replace_activations": "conversion",
-    "replay_policy": "replay",
+    "replay_policy": "replay.controller",
     "run_suite": "execution",
     "save_trace": "trace.files",
     "save_trace_shards": "trace.files",

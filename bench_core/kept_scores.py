@@ -19,7 +19,7 @@ from bench_core.errors import PluginError, StoreError, UsageError
 from bench_core.exits.strategy import ExitPolicy, ExitStrategy, NeverExit, PolicyFamily
 from bench_core.isolation.plugin_code import code_of_class, refuse_changed
 from bench_core.provenance import code_digest
-from bench_core.replay import outcome_at
+from bench_core.replay.controller import outcome_at
 from bench_core.scoring import Contest, ScoredPolicy, StrategyScores, fit_family
 from bench_core.selection import OperatingPoint
 from bench_core.stages import Workload, recording_key

@@ -13,7 +13,7 @@ import torch
 from bench_core.data import Dataset, ImageSplit
 from bench_core.errors import UsageError
 from bench_core.exits.strategy import ExitPolicy
-from bench_core.replay import ExitController, Outcome, first_positions
+from bench_core.replay.controller import ExitController, Outcome, first_positions
 
 __all__ = ["LiveSamples", "SteppingNetwork", "run_live"]
 

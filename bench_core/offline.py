@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 
 from bench_core.competition import policy_artifacts
-from bench_core.curves import FamilyOnTrace
 from bench_core.data import SPLITS, Dataset, ImageSplit
 from bench_core.errors import DataError, UsageError
 from bench_core.exits.strategy import ExitPolicy, ExitStrategy, Requirement, ScoreFamily
@@ -18,7 +17,8 @@ from bench_core.isolation.foreign_code import foreign_code
 from bench_core.knobs import KnobValue, in_json, nearest
 from bench_core.metrics import ReferencePoints, reference_points, static_accuracy
 from bench_core.plugin_manager import Registry
-from bench_core.replay import InputFrames, Outcome
+from bench_core.replay.controller import InputFrames, Outcome
+from bench_core.replay.family import FamilyOnTrace
 from bench_core.results import write_text
 from bench_core.scoring import Artifacts, Contest, Recorded, fit_family, halve, policy_samples, score_strategy
 from bench_core.selection import OperatingPoint

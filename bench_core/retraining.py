@@ -26,7 +26,7 @@ from bench_core.csv_tables import csv_text
 from bench_core.execution import run_suite
 from bench_core.kept_traces import trace_path
 from bench_core.plugin_manager import Registry
-from bench_core.replay import static_outcome
+from bench_core.replay.controller import static_outcome
 from bench_core.replayed_board import Tested, briefly, suite_of, tested
 from bench_core.report.checks import refuse_contradictions
 from bench_core.results import Board, read_board, refuse_board, write_tables

@@ -25,7 +25,7 @@ from bench_core.metrics import (
     saving_realised,
     static_accuracy,
 )
-from bench_core.replay import static_outcome
+from bench_core.replay.controller import static_outcome
 from bench_core.scoring import Entry, ScoredPolicy, WorkloadScores, mean_costs, operation_counts, policy_samples
 from bench_core.selection import OperatingPoint
 from bench_core.trace.trace import Trace

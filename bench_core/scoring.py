@@ -10,7 +10,6 @@ import torch
 
 from bench_core.costs.models import CostModel
 from bench_core.costs.operations import Array, FirstLayer, OperationCounts, Overhead
-from bench_core.curves import FamilyOnTrace, candidates, thin
 from bench_core.data import calibration_halves
 from bench_core.errors import ForeignCodeError, PluginError
 from bench_core.exits.strategy import (
@@ -31,7 +30,8 @@ from bench_core.isolation.foreign_code import is_ours
 from bench_core.isolation.plugin_code import code_of_class, refuse_changed
 from bench_core.knobs import KnobValue, plain_value
 from bench_core.private_trace import PrivateTrace
-from bench_core.replay import InputFrames, Outcome, replay_policy, score_table, score_tables, static_outcome
+from bench_core.replay.controller import InputFrames, Outcome, replay_policy, score_table, score_tables, static_outcome
+from bench_core.replay.family import FamilyOnTrace, candidates, thin
 from bench_core.selection import OperatingPoint, choose
 from bench_core.trace.trace import Trace
 

@@ -23,7 +23,7 @@ from bench_core.latency import Timings, measure
 from bench_core.live import LiveSamples, SteppingNetwork, run_live
 from bench_core.offline import PolicyChoice
 from bench_core.recording.record import BATCH, FOLD
-from bench_core.replay import Outcome, replay_policy
+from bench_core.replay.controller import Outcome, replay_policy
 from bench_core.scoring import Recorded
 from bench_core.snn import SpikingNetwork
 from bench_core.stages import Workload, recorded_trace, recording_key, spiking_network, trained_weights

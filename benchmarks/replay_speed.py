@@ -20,8 +20,8 @@ import torch
 from bench_core import Calibration, ExitStrategy, Trace, load_registry
 from bench_core.costs.operations import Array
 from bench_core.exits.strategy import ScoreFamily
-from bench_core.replay import score_table
-from bench_core.sweep import distinct_thresholds, sort_scores
+from bench_core.replay.controller import score_table
+from bench_core.replay.sweep import distinct_thresholds, sort_scores
 
 TIMESTEPS, CLASSES, THRESHOLDS = 16, 10, 100
 

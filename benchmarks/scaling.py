@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from bench_core import Calibration, ExitStrategy, Trace, load_registry, load_trace, save_trace
-from bench_core.curves import FamilyOnTrace, candidates
+from bench_core.replay.family import FamilyOnTrace, candidates
 from bench_core.scoring import Recorded, halve, policy_samples
 from bench_core.selection import OperatingPoint, choose
 from bench_core.statistics import bootstrap_means, sign_flip_sums

@@ -17,9 +17,9 @@ import torch
 
 from bench_core import ScoreStrategy, Trace, load_registry
 from bench_core.costs.operations import Array
-from bench_core.curves import FamilyOnTrace, candidates
 from bench_core.exits.strategy import ScoreFamily
 from bench_core.knobs import KnobValue
+from bench_core.replay.family import FamilyOnTrace, candidates
 from bench_core.selection import OperatingPoint, certifiable_harm, choose
 
 POPULATION, TIMESTEPS, CLASSES = 100_000, 8, 10

@@ -24,7 +24,7 @@ from bench_core.exits.strategy import NeverExit
 from bench_core.knobs import Knob
 from bench_core.leaderboard import energy_order
 from bench_core.plugin_manager import load_registry
-from bench_core.replay import replay_policy
+from bench_core.replay.controller import replay_policy
 from bench_core.report.terminal import terminal
 from bench_core.results import read_board
 from bench_core.scoring import mean_costs, operation_counts

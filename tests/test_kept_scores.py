@@ -16,7 +16,7 @@ from bench_core.execution import run_suite
 from bench_core.kept_scores import scores_key
 from bench_core.planning import plan
 from bench_core.provenance import code_digest
-from bench_core.replay import replay_policy
+from bench_core.replay.controller import replay_policy
 from bench_core.results import TABLES
 from bench_core.scoring import fit_family, score_strategy
 from bench_core.selection import OperatingPoint

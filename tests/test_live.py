@@ -20,7 +20,7 @@ from bench_core.errors import UsageError
 from bench_core.exits.strategy import ExitPolicy, NeverExit
 from bench_core.latency import STATIC, Timings, measure
 from bench_core.live import LiveSamples, run_live
-from bench_core.replay import replay_policy
+from bench_core.replay.controller import replay_policy
 from bench_core.snn import SpikingNetwork, if_neuron, lif_neuron
 from bench_core.snn.models import Parts
 from bench_core.stages import Workload

@@ -22,7 +22,7 @@ from bench_core.exits.strategy import Calibration, NeverExit
 from bench_core.live import LiveSamples, run_live
 from bench_core.planning import plan
 from bench_core.recording import record as recording
-from bench_core.replay import replay_policy
+from bench_core.replay.controller import replay_policy
 from bench_core.report.terminal import terminal
 from bench_core.reproduction import reproduce_board
 from bench_core.results import TABLES, read_board, write_board

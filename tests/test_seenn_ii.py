@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from bench_core import SpikingNetwork, TrainingBatch, UsageError
-from bench_core.replay import replay_policy
+from bench_core.replay.controller import replay_policy
 from bench_core.stages import Workload, spiking_network, trained_weights
 from bench_core.store.local import Store
 from bench_core.suite import WorkloadSpec

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from bench_core import Calibration, Evidence, ExitPolicy, ExitStrategy, Knob, ListedPolicies, State, Trace, UsageError
-from bench_core.curves import FamilyOnTrace, candidates, thin
 from bench_core.exits.strategy import NeverExit
-from bench_core.replay import replay_policy
+from bench_core.replay.controller import replay_policy
+from bench_core.replay.family import FamilyOnTrace, candidates, thin
 from bench_core.scoring import Contest, Recorded, score_strategy
 from bench_core.selection import OperatingPoint, certifiable_harm, choose
 from benchmarks.selection_guarantees import harm_table, population, simulate

@@ -22,10 +22,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench_core import Evidence, Trace
-from bench_core.curves import FamilyOnTrace
 from bench_core.exits.strategy import ScorePolicy, ScoreStrategy
-from bench_core.replay import Outcome, outcome_at, replay_policy, score_table
-from bench_core.sweep import distinct_thresholds, exit_timesteps_at, sort_scores
+from bench_core.replay.controller import Outcome, outcome_at, replay_policy, score_table
+from bench_core.replay.family import FamilyOnTrace
+from bench_core.replay.sweep import distinct_thresholds, exit_timesteps_at, sort_scores
 from tests.helpers.ties import assert_same_exits
 from tests.reference import rules
 from tests.traces import calibrations, make_trace, samples_of, traces

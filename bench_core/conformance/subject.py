@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from bench_core.conformance.synthetic import Recording, record
-from bench_core.curves import FamilyOnTrace
 from bench_core.errors import PluginError
 from bench_core.exits.strategy import Evidence, ExitPolicy, ExitStrategy, PolicyFamily, Requirement
 from bench_core.knobs import KnobValue
-from bench_core.replay import InputFrames
+from bench_core.replay.controller import InputFrames
+from bench_core.replay.family import FamilyOnTrace
 from bench_core.scoring import Artifacts, Recorded, fit_family
 
 __all__ = ["Check", "ConformanceError", "Subject", "exits_of"]

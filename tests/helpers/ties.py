@@ -10,7 +10,7 @@ import torch
 from bench_plugins.spikecp import SimesPolicy
 
 from bench_core.exits.strategy import ScorePolicy
-from bench_core.replay import replay_policy
+from bench_core.replay.controller import replay_policy
 
 __all__ = ["assert_same_exits", "settled"]
 

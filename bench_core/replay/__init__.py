@@ -1,0 +1,1 @@
+"""Exit decisions replayed on traces."""
