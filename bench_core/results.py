@@ -35,7 +35,7 @@ from bench_core.cells import check_cells
 from bench_core.columns import MEASUREMENT_COLUMNS, RAW_COLUMNS, SCHEMA
 from bench_core.csv_tables import csv_text, table_of
 from bench_core.errors import StoreError, UsageError
-from bench_core.latency import STATIC, Timings
+from bench_core.live.timing import STATIC, Timings
 from bench_core.manifests import check_manifest
 from bench_core.published import read_published
 from bench_core.trace.files import save_trace

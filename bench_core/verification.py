@@ -19,8 +19,8 @@ from tabulate import tabulate
 from bench_core.contract import FLIPPED_SHARE, LOGIT
 from bench_core.errors import UsageError
 from bench_core.exits.strategy import ExitPolicy, ExitStrategy, NeverExit
-from bench_core.latency import Timings, measure
-from bench_core.live import LiveSamples, SteppingNetwork, run_live
+from bench_core.live.engine import LiveSamples, SteppingNetwork, run_live
+from bench_core.live.timing import Timings, measure
 from bench_core.offline import PolicyChoice
 from bench_core.recording.record import BATCH, FOLD
 from bench_core.replay.controller import Outcome, replay_policy

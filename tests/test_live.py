@@ -15,11 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bench_core import energy_meter, latency, verification
+from bench_core import verification
 from bench_core.errors import UsageError
 from bench_core.exits.strategy import ExitPolicy, NeverExit
-from bench_core.latency import STATIC, Timings, measure
-from bench_core.live import LiveSamples, run_live
+from bench_core.live import energy_meter
+from bench_core.live import timing as latency
+from bench_core.live.engine import LiveSamples, run_live
+from bench_core.live.timing import STATIC, Timings, measure
 from bench_core.replay.controller import replay_policy
 from bench_core.snn import SpikingNetwork, if_neuron, lif_neuron
 from bench_core.snn.models import Parts

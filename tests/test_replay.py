@@ -22,7 +22,7 @@ import bench_core
 from bench_core.data import Dataset, ImageSplit
 from bench_core.errors import PluginError
 from bench_core.exits.strategy import Evidence, ExitPolicy, NeverExit, ScorePolicy, State
-from bench_core.live import LiveSamples, run_live
+from bench_core.live.engine import LiveSamples, run_live
 from bench_core.replay.controller import ExitController, Outcome, outcome_at, replay_policy, score_table
 from bench_core.trace.files import load_trace, save_trace
 from bench_core.trace.trace import Trace

@@ -19,7 +19,7 @@ from bench_core.data import calibration_halves
 from bench_core.errors import DataError, UsageError
 from bench_core.execution import competitors, run_suite
 from bench_core.exits.strategy import Calibration, NeverExit
-from bench_core.live import LiveSamples, run_live
+from bench_core.live.engine import LiveSamples, run_live
 from bench_core.planning import plan
 from bench_core.recording import record as recording
 from bench_core.replay.controller import replay_policy

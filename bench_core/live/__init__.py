@@ -1,0 +1,1 @@
+"""The live engine, which stops networks early, and its wall clock and energy."""
