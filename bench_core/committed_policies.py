@@ -13,7 +13,7 @@ from bench_core.knobs import KnobValue
 from bench_core.planning import Competitor
 from bench_core.replay.controller import Outcome, score_tables, static_outcome
 from bench_core.replay.family import FamilyOnTrace
-from bench_core.scoring import Artifacts, Recorded, fit_family
+from bench_core.scoring.scores import Artifacts, Recorded, fit_family
 
 __all__ = ["CommittedPolicies", "ReplayedPolicies", "looks_at_inputs"]
 

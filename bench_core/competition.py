@@ -11,7 +11,8 @@ from bench_core.isolation.foreign_code import STRATEGY_MINUTES, is_ours
 from bench_core.kept_scores import SCORED_SPLITS, KeptScores
 from bench_core.planning import Competitor, Plan
 from bench_core.reuse import name_other_policies
-from bench_core.scoring import (
+from bench_core.scoring.operating_points import OperatingPoint
+from bench_core.scoring.scores import (
     Artifacts,
     Contest,
     Entry,
@@ -23,7 +24,6 @@ from bench_core.scoring import (
     score_together,
 )
 from bench_core.seeds import seed_table
-from bench_core.selection import OperatingPoint
 from bench_core.snn import SpikingNetwork
 from bench_core.stages import Workload, recorded_trace, recording_key, spiking_network, trained_weights
 from bench_core.store.local import Artifact, Store

@@ -31,7 +31,7 @@ from bench_core.plugin_manager import Registry
 from bench_core.provenance import manifest
 from bench_core.published import read_published
 from bench_core.results import Board, make_folder, read_kept, write_board
-from bench_core.scoring import Entry, WorkloadScores
+from bench_core.scoring.scores import Entry, WorkloadScores
 from bench_core.shift import Condition, shift_table
 from bench_core.shift_recording import condition_digests, condition_traces, recorded_conditions
 from bench_core.stages import recording_key

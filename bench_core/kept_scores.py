@@ -20,8 +20,8 @@ from bench_core.exits.strategy import ExitPolicy, ExitStrategy, NeverExit, Polic
 from bench_core.isolation.plugin_code import code_of_class, refuse_changed
 from bench_core.provenance import code_digest
 from bench_core.replay.controller import outcome_at
-from bench_core.scoring import Contest, ScoredPolicy, StrategyScores, fit_family
-from bench_core.selection import OperatingPoint
+from bench_core.scoring.operating_points import OperatingPoint
+from bench_core.scoring.scores import Contest, ScoredPolicy, StrategyScores, fit_family
 from bench_core.stages import Workload, recording_key
 from bench_core.store.local import Artifact, Store
 from bench_core.util.digests import canonical_json, json_digest

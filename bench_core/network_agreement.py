@@ -15,12 +15,12 @@ from bench_core.contract import FLIPPED_SHARE, LOGIT, accuracy_allowance, is_emp
 from bench_core.errors import UsageError
 from bench_core.kept_scores import SCORED_SPLITS
 from bench_core.kept_traces import kept_trace, trace_path
-from bench_core.metrics import static_accuracy
 from bench_core.planning import plan
 from bench_core.plugin_manager import Registry
 from bench_core.replayed_board import contest_of_traces, strategies_of
 from bench_core.results import Board
-from bench_core.scoring import Recorded
+from bench_core.scoring.metrics import static_accuracy
+from bench_core.scoring.scores import Recorded
 from bench_core.shift_recording import read_conditions
 from bench_core.store.local import Store
 from bench_core.suite import Suite

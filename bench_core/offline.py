@@ -15,13 +15,13 @@ from bench_core.errors import DataError, UsageError
 from bench_core.exits.strategy import ExitPolicy, ExitStrategy, Requirement, ScoreFamily
 from bench_core.isolation.foreign_code import foreign_code
 from bench_core.knobs import KnobValue, in_json, nearest
-from bench_core.metrics import ReferencePoints, reference_points, static_accuracy
 from bench_core.plugin_manager import Registry
 from bench_core.replay.controller import InputFrames, Outcome
 from bench_core.replay.family import FamilyOnTrace
 from bench_core.results import write_text
-from bench_core.scoring import Artifacts, Contest, Recorded, fit_family, halve, policy_samples, score_strategy
-from bench_core.selection import OperatingPoint
+from bench_core.scoring.metrics import ReferencePoints, reference_points, static_accuracy
+from bench_core.scoring.operating_points import OperatingPoint
+from bench_core.scoring.scores import Artifacts, Contest, Recorded, fit_family, halve, policy_samples, score_strategy
 from bench_core.store.local import Store
 from bench_core.trace.files import load_trace
 from bench_core.trace.shards import read_index

@@ -9,7 +9,7 @@ from bench_core.exits.strategy import ExitStrategy
 from bench_core.isolation.foreign_code import STAGE_MINUTES, STRATEGY_MINUTES
 from bench_core.plugin_manager import Registry
 from bench_core.provenance import code_digest
-from bench_core.selection import OperatingPoint
+from bench_core.scoring.operating_points import OperatingPoint
 from bench_core.stages import Workload
 from bench_core.suite import EVERY_STRATEGY, CostModelSpec, ShiftSpec, Suite
 

@@ -12,7 +12,7 @@ from bench_core.offline import resolve_inputs
 from bench_core.planning import Competitor, plan
 from bench_core.plugin_manager import Registry
 from bench_core.results import Board
-from bench_core.scoring import Contest, Recorded, WorkloadScores, halve
+from bench_core.scoring.scores import Contest, Recorded, WorkloadScores, halve
 from bench_core.store.local import Store
 from bench_core.suite import LatencySpec, Suite, parse_suite
 from bench_core.trace.trace import Trace

@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 
 from bench_core.columns import CURVE_COLUMNS, ROW_COLUMNS, WORKLOAD_COLUMNS, cost_columns
-from bench_core.comparisons import Comparison, Standing
 from bench_core.costs.models import CostModel
 from bench_core.costs.operations import FirstLayer, Overhead
 from bench_core.isolation.failures import attempted
 from bench_core.knobs import in_json
-from bench_core.metrics import (
+from bench_core.replay.controller import static_outcome
+from bench_core.scoring.comparisons import Comparison, Standing
+from bench_core.scoring.metrics import (
     Reliability,
     area_share,
     fixed_hull,
@@ -25,9 +26,8 @@ from bench_core.metrics import (
     saving_realised,
     static_accuracy,
 )
-from bench_core.replay.controller import static_outcome
-from bench_core.scoring import Entry, ScoredPolicy, WorkloadScores, mean_costs, operation_counts, policy_samples
-from bench_core.selection import OperatingPoint
+from bench_core.scoring.operating_points import OperatingPoint
+from bench_core.scoring.scores import Entry, ScoredPolicy, WorkloadScores, mean_costs, operation_counts, policy_samples
 from bench_core.trace.trace import Trace
 
 __all__ = ["curve_table", "row_table", "workload_table"]

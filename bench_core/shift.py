@@ -12,11 +12,11 @@ from typing import Any
 import pandas as pd
 
 from bench_core.columns import SHIFT_COLUMNS
-from bench_core.comparisons import Drawn, missed, right_at_end
 from bench_core.isolation.failures import guarded
 from bench_core.replay.controller import Outcome, replay_policy
-from bench_core.scoring import Entry, PolicySamples, Recorded, ScoredPolicy, WorkloadScores, policy_samples
-from bench_core.statistics import interval
+from bench_core.scoring.comparisons import Drawn, missed, right_at_end
+from bench_core.scoring.scores import Entry, PolicySamples, Recorded, ScoredPolicy, WorkloadScores, policy_samples
+from bench_core.scoring.statistics import interval
 from bench_core.util.progress import progress
 
 __all__ = ["CLEAN", "REMARK", "Condition", "shift_table"]

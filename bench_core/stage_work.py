@@ -15,7 +15,7 @@ from bench_core.exits.strategy import ExitStrategy, ListedPolicies
 from bench_core.isolation.foreign_code import is_ours
 from bench_core.kept_scores import SCORED_SPLITS, scored_recordings
 from bench_core.planning import Plan
-from bench_core.scoring import Contest, Recorded, fit_family, halve, score_alone, score_strategy
+from bench_core.scoring.scores import Contest, Recorded, fit_family, halve, score_alone, score_strategy
 from bench_core.shift_recording import corrupted_tests
 from bench_core.snn import SpikingNetwork
 from bench_core.stages import (

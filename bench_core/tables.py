@@ -15,14 +15,14 @@ from bench_core.columns import (
     SUMMARY_COLUMNS,
     WORKLOAD_COLUMNS,
 )
-from bench_core.comparisons import Comparison, compare_workloads
 from bench_core.costs.models import CostModel
 from bench_core.costs.operations import FirstLayer
 from bench_core.isolation.failures import attempted
-from bench_core.metrics import BINS, Reliability, reliability
 from bench_core.rows import curve_table, row_table, workload_table
-from bench_core.scoring import WorkloadScores, policy_samples
-from bench_core.selection import OperatingPoint
+from bench_core.scoring.comparisons import Comparison, compare_workloads
+from bench_core.scoring.metrics import BINS, Reliability, reliability
+from bench_core.scoring.operating_points import OperatingPoint
+from bench_core.scoring.scores import WorkloadScores, policy_samples
 
 __all__ = ["board_tables", "class_table", "pairwise_table", "reliability_table", "summary_table"]
 

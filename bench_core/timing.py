@@ -12,7 +12,7 @@ from bench_core.isolation.foreign_code import STRATEGY_MINUTES
 from bench_core.live.engine import LiveSamples, run_live
 from bench_core.live.timing import PolicyFailedError, measure
 from bench_core.results import Board
-from bench_core.scoring import WorkloadScores
+from bench_core.scoring.scores import WorkloadScores
 from bench_core.snn import SpikingNetwork
 from bench_core.suite import LatencySpec
 from bench_core.util.digests import json_digest

@@ -24,7 +24,7 @@ from bench_core.live.timing import Timings, measure
 from bench_core.offline import PolicyChoice
 from bench_core.recording.record import BATCH, FOLD
 from bench_core.replay.controller import Outcome, replay_policy
-from bench_core.scoring import Recorded
+from bench_core.scoring.scores import Recorded
 from bench_core.snn import SpikingNetwork
 from bench_core.stages import Workload, recorded_trace, recording_key, spiking_network, trained_weights
 from bench_core.store.local import Store

@@ -37,8 +37,8 @@ from bench_core import Trace, load_registry, load_suite, load_trace, save_trace,
 from bench_core.exits.strategy import ScoreFamily, observe
 from bench_core.replay.controller import score_tables
 from bench_core.replay.sweep import distinct_thresholds, sort_scores
-from bench_core.scoring import Contest, Recorded, fit_family, halve, score_together
-from bench_core.selection import OperatingPoint
+from bench_core.scoring.operating_points import OperatingPoint
+from bench_core.scoring.scores import Contest, Recorded, fit_family, halve, score_together
 
 PLAIN_CHUNKS = (8, 32, 128, 500)  # thousands of logits of a timestep
 STRATEGIES = ("seenn-i", "dt-snn", "dynamic-confidence", "topk-cutoff", "margin", "spikecp")

@@ -25,9 +25,9 @@ import torch
 
 from bench_core import Calibration, ExitStrategy, Trace, load_registry, load_trace, save_trace
 from bench_core.replay.family import FamilyOnTrace, candidates
-from bench_core.scoring import Recorded, halve, policy_samples
-from bench_core.selection import OperatingPoint, choose
-from bench_core.statistics import bootstrap_means, sign_flip_sums
+from bench_core.scoring.operating_points import OperatingPoint, choose
+from bench_core.scoring.scores import Recorded, halve, policy_samples
+from bench_core.scoring.statistics import bootstrap_means, sign_flip_sums
 
 TIMESTEPS, CLASSES = 8, 10
 STAGES = ("load", "fit", "sweep", "choose", "replay", "statistics")

@@ -27,7 +27,7 @@ from bench_core.plugin_manager import load_registry
 from bench_core.replay.controller import replay_policy
 from bench_core.report.terminal import terminal
 from bench_core.results import read_board
-from bench_core.scoring import mean_costs, operation_counts
+from bench_core.scoring.scores import mean_costs, operation_counts
 from bench_core.suite import parse_suite
 from bench_core.trace.trace import Trace
 from tests.helpers import own_home  # noqa: F401  # switched on by being here

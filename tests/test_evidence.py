@@ -24,8 +24,8 @@ from bench_core.exits import evidence as evidence_module
 from bench_core.exits.strategy import Calibration, ScorePolicy, observe
 from bench_core.planning import Competitor
 from bench_core.replay.controller import ExitController, score_table, score_tables
-from bench_core.scoring import Contest, Recorded, score_strategy, score_together
-from bench_core.selection import OperatingPoint
+from bench_core.scoring.operating_points import OperatingPoint
+from bench_core.scoring.scores import Contest, Recorded, score_strategy, score_together
 from bench_core.util.sample_rows import SampleRows
 from tests.helpers.odd_score import Odd
 from tests.reference import rules

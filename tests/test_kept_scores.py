@@ -18,8 +18,8 @@ from bench_core.planning import plan
 from bench_core.provenance import code_digest
 from bench_core.replay.controller import replay_policy
 from bench_core.results import TABLES
-from bench_core.scoring import fit_family, score_strategy
-from bench_core.selection import OperatingPoint
+from bench_core.scoring.operating_points import OperatingPoint
+from bench_core.scoring.scores import fit_family, score_strategy
 from bench_core.store.inventory import choose, describe, entries, prune
 from bench_core.store.local import Store
 from tests.helpers.odd_score import Odd
@@ -125,7 +125,7 @@ def test_a_run_with_kept_scores_fits_nothing_and_writes_the_same_bytes(registry,
     run = partial(run_suite, suite, registry=registry, store=store)
     run(output=tmp_path / "board")
     before = {name: (tmp_path / "board" / f"{name}.csv").read_bytes() for name in TABLES}
-    monkeypatch.setattr("bench_core.scoring.fit_family", lambda *a, **o: pytest.fail("fitted again"))
+    monkeypatch.setattr("bench_core.scoring.scores.fit_family", lambda *a, **o: pytest.fail("fitted again"))
     monkeypatch.setattr("bench_core.kept_scores.fit_family", lambda *a, **o: pytest.fail("fitted again"))
     run(output=tmp_path / "board")
     assert {name: (tmp_path / "board" / f"{name}.csv").read_bytes() for name in TABLES} == before

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from bench_core import Calibration, load_registry
-from bench_core import statistics as uncertainty
 from bench_core.errors import StoreError, TraceError, UsageError
 from bench_core.replay.controller import replay_policy, score_table
-from bench_core.scoring import Recorded, halve
+from bench_core.scoring import statistics as uncertainty
+from bench_core.scoring.scores import Recorded, halve
 from bench_core.trace.files import load_trace, save_trace, save_trace_shards
 from bench_core.trace.shards import INDEX_SCHEMA
 from bench_core.trace.trace import COUNTS, LAYER_COUNTS, Trace

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench_core import Trace
-from bench_core.metrics import (
+from bench_core.scoring.metrics import (
     area_share,
     fixed_hull,
     flips,

@@ -20,7 +20,7 @@ from bench_core.execution import run_suite
 from bench_core.isolation.plugin_code import code_of_class
 from bench_core.kept_scores import scores_key
 from bench_core.plugin_manager import Registry, load_registry
-from bench_core.selection import OperatingPoint
+from bench_core.scoring.operating_points import OperatingPoint
 from bench_core.stages import (
     Workload,
     conversion_key,

@@ -619,7 +619,7 @@ def test_replaying_the_logits_that_a_live_run_saw_gives_its_exits(finished, regi
 
 def fit_on(strategy, trace, dataset, timesteps):
     """A family fitted on a calibration trace of a data set."""
-    from bench_core.scoring import Recorded, fit_family
+    from bench_core.scoring.scores import Recorded, fit_family
 
     split = dataset.split("calibration")
     place = {int(sample): position for position, sample in enumerate(split.sample_ids)}

@@ -16,8 +16,8 @@ from bench_core import Calibration, Evidence, ExitPolicy, ExitStrategy, Knob, Li
 from bench_core.exits.strategy import NeverExit
 from bench_core.replay.controller import replay_policy
 from bench_core.replay.family import FamilyOnTrace, candidates, thin
-from bench_core.scoring import Contest, Recorded, score_strategy
-from bench_core.selection import OperatingPoint, certifiable_harm, choose
+from bench_core.scoring.operating_points import OperatingPoint, certifiable_harm, choose
+from bench_core.scoring.scores import Contest, Recorded, score_strategy
 from benchmarks.selection_guarantees import harm_table, population, simulate
 from tests.reference import choice, uncertainty
 from tests.traces import calibrations, make_trace

@@ -27,8 +27,8 @@ from bench_core.report.markdown import markdown
 from bench_core.report.terminal import terminal
 from bench_core.reproduction import compare_with, reproduce_board
 from bench_core.results import read_board
-from bench_core.scoring import Entry, Recorded, ScoredPolicy, StrategyScores, WorkloadScores
-from bench_core.selection import OperatingPoint
+from bench_core.scoring.operating_points import OperatingPoint
+from bench_core.scoring.scores import Entry, Recorded, ScoredPolicy, StrategyScores, WorkloadScores
 from bench_core.shift import CLEAN, Condition, shift_table
 from bench_core.shift_recording import corrupted_tests
 from bench_core.stages import Workload, recording_key, trained_weights

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, permutation_test
 
-from bench_core.statistics import (
+from bench_core.scoring.statistics import (
     bootstrap_means,
     holm,
     interval,

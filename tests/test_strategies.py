@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from bench_core import Evidence, Trace, UsageError
 from bench_core.replay.controller import replay_policy, score_table
 from bench_core.replay.family import FamilyOnTrace, candidates
-from bench_core.selection import OperatingPoint, choose
+from bench_core.scoring.operating_points import OperatingPoint, choose
 from tests.reference import rules
 from tests.traces import calibrations, make_trace, samples_of, trace_pairs, traces
 

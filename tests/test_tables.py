@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench_core import Trace, columns
-from bench_core.comparisons import _batches, compare_workloads
-from bench_core.metrics import reliability
-from bench_core.scoring import Contest, Entry, Recorded, WorkloadScores, halve, score_strategy
-from bench_core.selection import OperatingPoint
-from bench_core.statistics import bootstrap_means, interval
+from bench_core.scoring.comparisons import _batches, compare_workloads
+from bench_core.scoring.metrics import reliability
+from bench_core.scoring.operating_points import OperatingPoint
+from bench_core.scoring.scores import Contest, Entry, Recorded, WorkloadScores, halve, score_strategy
+from bench_core.scoring.statistics import bootstrap_means, interval
 from bench_core.tables import board_tables, summary_table
 from tests.reference import uncertainty
 from tests.traces import make_trace
@@ -255,7 +255,7 @@ def test_the_summary_is_that_of_the_rows(tables):
 
 
 def test_no_figure_depends_on_the_workloads_beside_it(scored, tables, monkeypatch):
-    monkeypatch.setattr("bench_core.comparisons._AT_ONCE", 1)
+    monkeypatch.setattr("bench_core.scoring.comparisons._AT_ONCE", 1)
     assert len(list(_batches(scored))) == 3
     apart = board(*scored)
     for name, table in tables.items():

@@ -183,9 +183,9 @@ def _record_own(
     plugin: list[Path] | None,
     output: Path | None,
 ) -> None:
-    from bench_core.metrics import static_accuracy
     from bench_core.recording.own_network import record_factory
     from bench_core.recording.record import BATCH
+    from bench_core.scoring.metrics import static_accuracy
     from bench_core.trace.files import save_trace
 
     name = name or model.partition(":")[2]

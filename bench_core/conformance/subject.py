@@ -18,7 +18,7 @@ from bench_core.exits.strategy import Evidence, ExitPolicy, ExitStrategy, Policy
 from bench_core.knobs import KnobValue
 from bench_core.replay.controller import InputFrames
 from bench_core.replay.family import FamilyOnTrace
-from bench_core.scoring import Artifacts, Recorded, fit_family
+from bench_core.scoring.scores import Artifacts, Recorded, fit_family
 
 __all__ = ["Check", "ConformanceError", "Subject", "exits_of"]
 

@@ -14,10 +14,10 @@ import pandas as pd
 
 from bench_core.columns import ROW_COLUMNS, SEED_COLUMNS, priced
 from bench_core.errors import UsageError
-from bench_core.metrics import fixed_hull
 from bench_core.results import Board
+from bench_core.scoring.metrics import fixed_hull
+from bench_core.scoring.operating_points import OperatingPoint
 from bench_core.seeds import seed_table
-from bench_core.selection import OperatingPoint
 from bench_core.tables import summary_table
 
 __all__ = ["contradictions", "refuse_contradictions"]

@@ -21,11 +21,11 @@ from bench_core.data import Dataset, ImageSplit
 from bench_core.errors import ExitBenchError
 from bench_core.exits.strategy import ExitStrategy, Requirement
 from bench_core.kept_traces import kept_trace, trace_path
-from bench_core.metrics import oracle_points
 from bench_core.replay.controller import Outcome
 from bench_core.replay.family import FamilyOnTrace
 from bench_core.results import Board
-from bench_core.scoring import Recorded, fit_family, halve
+from bench_core.scoring.metrics import oracle_points
+from bench_core.scoring.scores import Recorded, fit_family, halve
 from bench_core.trace.trace import Trace
 
 __all__ = ["Extras", "Gallery", "Sample", "read_extras"]

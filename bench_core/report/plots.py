@@ -13,11 +13,11 @@ import pandas as pd
 from bench_core.columns import Priced, priced
 from bench_core.costs.operations import Array
 from bench_core.leaderboard import shift_rows
-from bench_core.metrics import hull_points
 from bench_core.report.drawing import Chart, Spot
 from bench_core.report.palette import BACKGROUND, COLOURS, INK, Look
 from bench_core.results import Board
-from bench_core.selection import OperatingPoint
+from bench_core.scoring.metrics import hull_points
+from bench_core.scoring.operating_points import OperatingPoint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

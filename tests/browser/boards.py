@@ -10,9 +10,9 @@ from bench_core import Dataset, ImageSplit, Trace
 from bench_core.costs.cmos45 import Cmos45
 from bench_core.costs.memory import Memory
 from bench_core.results import Board, write_board
-from bench_core.scoring import Contest, Entry, Recorded, WorkloadScores, halve, score_strategy
+from bench_core.scoring.operating_points import OperatingPoint
+from bench_core.scoring.scores import Contest, Entry, Recorded, WorkloadScores, halve, score_strategy
 from bench_core.seeds import seed_table
-from bench_core.selection import OperatingPoint
 from bench_core.shift import CLEAN, Condition, shift_table
 from bench_core.tables import board_tables
 from bench_core.trace.files import save_trace

@@ -29,10 +29,10 @@ from bench_core.isolation.failures import guarded
 from bench_core.isolation.foreign_code import is_ours
 from bench_core.isolation.plugin_code import code_of_class, refuse_changed
 from bench_core.knobs import KnobValue, plain_value
-from bench_core.private_trace import PrivateTrace
 from bench_core.replay.controller import InputFrames, Outcome, replay_policy, score_table, score_tables, static_outcome
 from bench_core.replay.family import FamilyOnTrace, candidates, thin
-from bench_core.selection import OperatingPoint, choose
+from bench_core.scoring.operating_points import OperatingPoint, choose
+from bench_core.scoring.private_trace import PrivateTrace
 from bench_core.trace.trace import Trace
 
 __all__ = [
