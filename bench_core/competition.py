@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
+from bench_core.board.over_seeds import seed_table
+from bench_core.board.tables import board_tables
 from bench_core.exits.strategy import ExitStrategy, Requirement, State
 from bench_core.isolation.failures import guarded
 from bench_core.isolation.foreign_code import STRATEGY_MINUTES, is_ours
@@ -23,12 +25,10 @@ from bench_core.scoring.scores import (
     score_alone,
     score_together,
 )
-from bench_core.seeds import seed_table
 from bench_core.snn import SpikingNetwork
 from bench_core.stages import Workload, recorded_trace, recording_key, spiking_network, trained_weights
 from bench_core.store.local import Artifact, Store
 from bench_core.suite import Suite, seed_groups
-from bench_core.tables import board_tables
 from bench_core.trace.trace import Trace
 from bench_core.util.digests import json_digest
 from bench_core.util.progress import progress

@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from bench_core.columns import TRAINING_COLUMNS
+from bench_core.board.board import Board, make_folder, read_kept, write_board
+from bench_core.board.published import read_published
+from bench_core.board.schema import TRAINING_COLUMNS
+from bench_core.board.traces import trace_name
+from bench_core.board.under_shift import Condition, shift_table
 from bench_core.competition import (
     RecordedWorkload,
     contest_of,
@@ -25,14 +29,10 @@ from bench_core.competition import (
 from bench_core.errors import StoreError, UsageError
 from bench_core.graph import Order, missing_stages, perform_here
 from bench_core.isolation.failures import guarded
-from bench_core.kept_traces import trace_name
 from bench_core.planning import Competitor, Limits, Plan, competitors, plan
 from bench_core.plugin_manager import Registry
 from bench_core.provenance import manifest
-from bench_core.published import read_published
-from bench_core.results import Board, make_folder, read_kept, write_board
 from bench_core.scoring.scores import Entry, WorkloadScores
-from bench_core.shift import Condition, shift_table
 from bench_core.shift_recording import condition_digests, condition_traces, recorded_conditions
 from bench_core.stages import recording_key
 from bench_core.store.local import Store, default_store

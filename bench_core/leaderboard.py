@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau, rankdata
 
-from bench_core.columns import priced
+from bench_core.board.board import Board
+from bench_core.board.schema import priced
 from bench_core.costs.operations import Array
-from bench_core.results import Board
 
 __all__ = [
     "energy_order",

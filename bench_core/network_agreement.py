@@ -10,15 +10,15 @@ import pandas as pd
 import torch
 
 from bench_core.agreement import Reproduction, changed_tables, compare_exactly, numerics_remark, tolerances
+from bench_core.board.board import Board
+from bench_core.board.traces import kept_trace, trace_path
 from bench_core.committed_policies import CommittedPolicies, ReplayedPolicies
 from bench_core.contract import FLIPPED_SHARE, LOGIT, accuracy_allowance, is_empty, same_numerics, timestep_allowance
 from bench_core.errors import UsageError
 from bench_core.kept_scores import SCORED_SPLITS
-from bench_core.kept_traces import kept_trace, trace_path
 from bench_core.planning import plan
 from bench_core.plugin_manager import Registry
 from bench_core.replayed_board import contest_of_traces, strategies_of
-from bench_core.results import Board
 from bench_core.scoring.metrics import static_accuracy
 from bench_core.scoring.scores import Recorded
 from bench_core.shift_recording import read_conditions

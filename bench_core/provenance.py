@@ -5,7 +5,7 @@ from functools import cache
 from operator import attrgetter
 from typing import Any
 
-from bench_core.columns import SCHEMA
+from bench_core.board.schema import SCHEMA
 from bench_core.isolation.plugin_code import code_of, code_of_class, shipped_packages
 from bench_core.plugin_manager import Registry
 from bench_core.suite import Suite

@@ -20,15 +20,15 @@ import torch
 from scipy.stats import norm
 from tabulate import tabulate
 
+from bench_core.board.board import Board, read_board, refuse_board, write_tables
+from bench_core.board.consistency import refuse_contradictions
+from bench_core.board.csv_tables import csv_text
+from bench_core.board.traces import trace_path
 from bench_core.costs.operations import Array
-from bench_core.csv_tables import csv_text
 from bench_core.execution import run_suite
-from bench_core.kept_traces import trace_path
 from bench_core.plugin_manager import Registry
 from bench_core.replay.controller import static_outcome
 from bench_core.replayed_board import Tested, briefly, suite_of, tested
-from bench_core.report.checks import refuse_contradictions
-from bench_core.results import Board, read_board, refuse_board, write_tables
 from bench_core.scoring.comparisons import Drawn
 from bench_core.scoring.scores import PolicySamples, policy_samples
 from bench_core.scoring.statistics import interval

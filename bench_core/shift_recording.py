@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from bench_core.board.traces import kept_trace, trace_name, trace_path
+from bench_core.board.under_shift import CLEAN, Condition
 from bench_core.competition import RecordedWorkload
 from bench_core.data import Dataset
 from bench_core.data.corruption import CorruptedTest, applies, subsample
-from bench_core.kept_traces import kept_trace, trace_name, trace_path
 from bench_core.replay.controller import InputFrames
 from bench_core.scoring.scores import Recorded
-from bench_core.shift import CLEAN, Condition
 from bench_core.stages import recorded_trace
 from bench_core.store.local import Store
 from bench_core.suite import ShiftSpec

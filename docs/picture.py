@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from bench_core.kept_traces import trace_path
+from bench_core.board.board import read_board
+from bench_core.board.traces import trace_path
 from bench_core.report.drawing import figure_bytes, themed
 from bench_core.report.palette import looks
 from bench_core.report.plots import accuracy_charts
-from bench_core.results import read_board
 from bench_core.scoring.metrics import oracle_points
 from bench_core.trace.files import load_trace
 

@@ -16,12 +16,12 @@ import pytest
 import torch
 
 from bench_core import stages
+from bench_core.board.board import TABLES
 from bench_core.cluster import check_address, duration, local_workers, share_cores
 from bench_core.errors import ClusterError, RecordingError, StoreError, UsageError
 from bench_core.execution import plan, run_suite
 from bench_core.graph import Answer, Order, Stage, missing_stages, perform, read_answer, stage_request
 from bench_core.recording import record as recording
-from bench_core.results import TABLES
 from bench_core.stages import Workload, recorded_trace, recording_key, trained_weights
 from bench_core.store.local import Store
 from tests.helpers.processes import (

@@ -14,7 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench_core.columns import cost_columns, priced
+from bench_core.board.board import read_board
+from bench_core.board.schema import cost_columns, priced
 from bench_core.costs import CostModel, OperationCounts, Operations, Overhead
 from bench_core.costs.cmos45 import Cmos45, SeennCode
 from bench_core.costs.imc import Imc
@@ -26,7 +27,6 @@ from bench_core.leaderboard import energy_order
 from bench_core.plugin_manager import load_registry
 from bench_core.replay.controller import replay_policy
 from bench_core.report.terminal import terminal
-from bench_core.results import read_board
 from bench_core.scoring.scores import mean_costs, operation_counts
 from bench_core.suite import parse_suite
 from bench_core.trace.trace import Trace

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from bench_core.results import TABLES
+from bench_core.board.board import TABLES
 from bench_core.store.inventory import prune, verify
 from bench_core.store.local import Store
 from tests.helpers.processes import (

@@ -13,15 +13,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bench_core.csv_tables import csv_text, escaped, read_table, unescaped
+from bench_core.board.board import read_board, write_board
+from bench_core.board.csv_tables import csv_text, escaped, read_table, unescaped
+from bench_core.board.differences import compare_boards
 from bench_core.errors import UsageError
-from bench_core.report.differences import compare_boards
 from bench_core.report.latex import latex
 from bench_core.report.markdown import markdown
 from bench_core.report.presentable import presentable
 from bench_core.report.terminal import terminal
 from bench_core.report.writing import write_report
-from bench_core.results import read_board, write_board
 from tests.browser.boards import POINTS, make_board
 from tests.fuzz.board import board_seeds
 from tests.helpers import own_home  # noqa: F401  # switched on by being here

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from bench_core import ScoreStrategy
+from bench_core.board.board import TABLES
 from bench_core.competition import contest_of, kept_scores_of, recorded_workload, score_workload
 from bench_core.errors import StoreError
 from bench_core.execution import run_suite
@@ -17,7 +18,6 @@ from bench_core.kept_scores import scores_key
 from bench_core.planning import plan
 from bench_core.provenance import code_digest
 from bench_core.replay.controller import replay_policy
-from bench_core.results import TABLES
 from bench_core.scoring.operating_points import OperatingPoint
 from bench_core.scoring.scores import fit_family, score_strategy
 from bench_core.store.inventory import choose, describe, entries, prune

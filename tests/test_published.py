@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from bench_core.board.published import PUBLISHED_COLUMNS, published_table, read_published
 from bench_core.errors import UsageError
-from bench_core.published import PUBLISHED_COLUMNS, published_table, read_published
 
 SHIPPED = Path(__file__).parent.parent / "results"
 HEADER = ",".join(PUBLISHED_COLUMNS)

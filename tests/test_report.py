@@ -12,7 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench_core.columns import TRAINING_COLUMNS
+from bench_core.board.board import read_board, write_board
+from bench_core.board.consistency import contradictions, refuse_contradictions
+from bench_core.board.differences import compare_boards
+from bench_core.board.schema import TRAINING_COLUMNS
+from bench_core.board.under_shift import CLEAN
 from bench_core.errors import UsageError
 from bench_core.leaderboard import (
     leaderboard,
@@ -24,16 +28,12 @@ from bench_core.leaderboard import (
 )
 from bench_core.plugin_manager import load_registry
 from bench_core.report import writing
-from bench_core.report.checks import contradictions, refuse_contradictions
-from bench_core.report.differences import compare_boards
 from bench_core.report.drawing import themed
 from bench_core.report.extras import read_extras
 from bench_core.report.latex import escape, latex
 from bench_core.report.palette import looks
 from bench_core.report.plots import shift_charts
 from bench_core.report.writing import check_formats, write_report
-from bench_core.results import read_board, write_board
-from bench_core.shift import CLEAN
 from tests.browser.boards import HOSTILE, POINTS, SCRIPT, Squares, make_board
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bench_core.board.board import TABLES
 from bench_core.execution import run_suite
-from bench_core.results import TABLES
 from bench_core.retraining import PAIRED, STATIC, UNPAIRED, retrain_board, unpaired
 from bench_core.stages import Workload, trained_weights
 from bench_core.store.local import Store

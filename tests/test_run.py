@@ -13,7 +13,9 @@ import pandas as pd
 import pytest
 import torch
 
-from bench_core import Requirement, columns, competition, load_registry, load_suite, stages
+from bench_core import Requirement, competition, load_registry, load_suite, stages
+from bench_core.board import schema as columns
+from bench_core.board.board import TABLES, read_board, write_board
 from bench_core.competition import fitted_artifacts
 from bench_core.data import calibration_halves
 from bench_core.errors import DataError, UsageError
@@ -25,7 +27,6 @@ from bench_core.recording import record as recording
 from bench_core.replay.controller import replay_policy
 from bench_core.report.terminal import terminal
 from bench_core.reproduction import reproduce_board
-from bench_core.results import TABLES, read_board, write_board
 from bench_core.stages import Workload, recorded_trace, recording_key, spiking_network, trained_weights
 from bench_core.store.local import Store
 from bench_core.trace.files import load_trace

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_core.columns import SEED_COLUMNS
-from bench_core.csv_tables import read_table
+from bench_core.board.board import OPTIONAL_TABLES, TABLES, read_board
+from bench_core.board.consistency import contradictions
+from bench_core.board.csv_tables import read_table
+from bench_core.board.over_seeds import over_seeds, seed_table
+from bench_core.board.schema import SEED_COLUMNS
 from bench_core.errors import SuiteError
 from bench_core.execution import run_suite
-from bench_core.report.checks import contradictions
 from bench_core.report.markdown import markdown
 from bench_core.report.terminal import terminal
 from bench_core.reproduction import reproduce_board
-from bench_core.results import OPTIONAL_TABLES, TABLES, read_board
-from bench_core.seeds import over_seeds, seed_table
 from bench_core.store.local import Store
 from bench_core.suite import load_suite, parse_suite, seed_groups
 from tests.helpers import own_home  # noqa: F401  # switched on by being here

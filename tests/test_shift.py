@@ -15,21 +15,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench_core import network_agreement
-from bench_core.csv_tables import read_table
+from bench_core.board.board import read_board
+from bench_core.board.consistency import contradictions
+from bench_core.board.csv_tables import read_table
+from bench_core.board.under_shift import CLEAN, Condition, shift_table
 from bench_core.data.builtin import bench_datasets
 from bench_core.data.corruption import CORRUPTIONS, CorruptedTest, applies, corrupt_images, drop_events, subsample
 from bench_core.errors import DataError, SuiteError, UsageError
 from bench_core.execution import run_suite
 from bench_core.exits.strategy import ExitPolicy, NeverExit
 from bench_core.plugin_manager import load_registry
-from bench_core.report.checks import contradictions
 from bench_core.report.markdown import markdown
 from bench_core.report.terminal import terminal
 from bench_core.reproduction import compare_with, reproduce_board
-from bench_core.results import read_board
 from bench_core.scoring.operating_points import OperatingPoint
 from bench_core.scoring.scores import Entry, Recorded, ScoredPolicy, StrategyScores, WorkloadScores
-from bench_core.shift import CLEAN, Condition, shift_table
 from bench_core.shift_recording import corrupted_tests
 from bench_core.stages import Workload, recording_key, trained_weights
 from bench_core.suite import Corruption, ShiftSpec, load_suite

@@ -12,13 +12,14 @@ from bench_plugins.seenn_i import SeennI
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench_core import Trace, columns
+from bench_core import Trace
+from bench_core.board import schema as columns
+from bench_core.board.tables import board_tables, summary_table
 from bench_core.scoring.comparisons import _batches, compare_workloads
 from bench_core.scoring.metrics import reliability
 from bench_core.scoring.operating_points import OperatingPoint
 from bench_core.scoring.scores import Contest, Entry, Recorded, WorkloadScores, halve, score_strategy
 from bench_core.scoring.statistics import bootstrap_means, interval
-from bench_core.tables import board_tables, summary_table
 from tests.reference import uncertainty
 from tests.traces import make_trace
 

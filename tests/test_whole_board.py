@@ -13,10 +13,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench_core.board_files import KEPT_TABLES, OPTIONAL_TABLES, TABLES
+from bench_core.board.board import make_folder, read_board, read_kept, write_board, write_tables
+from bench_core.board.files import KEPT_TABLES, OPTIONAL_TABLES, TABLES
+from bench_core.board.seal import seal
 from bench_core.errors import StoreError, UsageError
-from bench_core.results import make_folder, read_board, read_kept, write_board, write_tables
-from bench_core.seal import seal
 from bench_core.util import whole_folder
 from bench_core.util.whole_folder import PENDING, place_of, replace_files
 from tests.browser.boards import make_board
@@ -331,7 +331,7 @@ def test_the_first_table_that_differs_is_named(whole, tmp_path, exitbench, name,
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A board with every table that there is."""
-    from bench_core.columns import MEASUREMENT_COLUMNS, RAW_COLUMNS, TRAINING_COLUMNS
+    from bench_core.board.schema import MEASUREMENT_COLUMNS, RAW_COLUMNS, TRAINING_COLUMNS
 
     board = make_board(whole=True)
     cells = dict.fromkeys(TRAINING_COLUMNS, 1) | {"workload": "first", "stage": "all", "accuracy": 0.5}
@@ -403,7 +403,7 @@ def test_a_manifest_without_digests_is_one_line(copied, exitbench, case):
 
 
 def test_published_figures_are_the_users_own(copied, exitbench):
-    from bench_core.published import PUBLISHED_COLUMNS
+    from bench_core.board.published import PUBLISHED_COLUMNS
 
     head = ",".join(PUBLISHED_COLUMNS)
     for row in ("A,net,squares,4,90,2,paper,abstract,none", "B,net,squares,4,91,2,paper,abstract,none"):

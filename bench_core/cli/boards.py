@@ -42,9 +42,9 @@ def leaderboard(
     unverified: Unverified = False,
 ) -> None:
     """Print a board that was made before."""
-    from bench_core.report.checks import refuse_contradictions
+    from bench_core.board.board import read_board
+    from bench_core.board.consistency import refuse_contradictions
     from bench_core.report.terminal import terminal
-    from bench_core.results import read_board
 
     board = read_board(results, verified=not unverified)
     refuse_contradictions(board, str(results))
@@ -68,9 +68,9 @@ def report(
     unverified: Unverified = False,
 ) -> None:
     """Write a board as one html page, as LaTeX, plots and markdown."""
-    from bench_core.report.checks import refuse_contradictions
+    from bench_core.board.board import read_board
+    from bench_core.board.consistency import refuse_contradictions
     from bench_core.report.writing import check_formats, needs_extras, write_report
-    from bench_core.results import read_board
 
     wanted = check_formats(part.strip() for part in formats.split(",") if part.strip())
     place = output or results
@@ -100,9 +100,9 @@ def compare(
     unverified: Unverified = False,
 ) -> None:
     """Two boards of one suite: what changed, row by row, and what is not comparable."""
-    from bench_core.report.checks import refuse_contradictions
-    from bench_core.report.differences import compare_boards
-    from bench_core.results import read_board
+    from bench_core.board.board import read_board
+    from bench_core.board.consistency import refuse_contradictions
+    from bench_core.board.differences import compare_boards
 
     boards = [read_board(folder, verified=not unverified) for folder in (first, second)]
     for board, folder in zip(boards, (first, second), strict=True):

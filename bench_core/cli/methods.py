@@ -91,7 +91,7 @@ def verify(
     Replaying the logits of a live run must give its exits exactly. The logits must be those of the trace up to
     rounding, which can flip a spike: at most 10 % of the samples may be off by more than 1e-4.
     """
-    from bench_core.results import write_text
+    from bench_core.board.board import write_text
     from bench_core.store.local import default_store
     from bench_core.suite import load_suite
     from bench_core.util.environment import environment

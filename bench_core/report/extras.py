@@ -16,14 +16,14 @@ import numpy as np
 import pandas as pd
 import torch
 
+from bench_core.board.board import Board
+from bench_core.board.traces import kept_trace, trace_path
 from bench_core.costs.operations import Array
 from bench_core.data import Dataset, ImageSplit
 from bench_core.errors import ExitBenchError
 from bench_core.exits.strategy import ExitStrategy, Requirement
-from bench_core.kept_traces import kept_trace, trace_path
 from bench_core.replay.controller import Outcome
 from bench_core.replay.family import FamilyOnTrace
-from bench_core.results import Board
 from bench_core.scoring.metrics import oracle_points
 from bench_core.scoring.scores import Recorded, fit_family, halve
 from bench_core.trace.trace import Trace

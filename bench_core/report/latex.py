@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pandas as pd
 from tabulate import tabulate
 
-from bench_core.columns import priced
+from bench_core.board.board import Board
+from bench_core.board.schema import priced
 from bench_core.errors import visible
 from bench_core.leaderboard import (
     NOT_AVAILABLE,
@@ -17,7 +18,6 @@ from bench_core.leaderboard import (
     shift_rows,
 )
 from bench_core.report.presentable import presentable
-from bench_core.results import Board
 
 __all__ = ["escape", "latex"]
 

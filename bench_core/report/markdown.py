@@ -2,7 +2,11 @@
 
 import pandas as pd
 
-from bench_core.columns import priced
+from bench_core.board.board import Board
+from bench_core.board.over_seeds import REMARK as SEEDS_REMARK
+from bench_core.board.published import REMARK, published_table
+from bench_core.board.schema import priced
+from bench_core.board.under_shift import REMARK as SHIFT_REMARK
 from bench_core.errors import visible
 from bench_core.leaderboard import (
     energy_order,
@@ -18,11 +22,7 @@ from bench_core.leaderboard import (
     training_line,
     workload_facts,
 )
-from bench_core.published import REMARK, published_table
 from bench_core.report.presentable import presentable
-from bench_core.results import Board
-from bench_core.seeds import REMARK as SEEDS_REMARK
-from bench_core.shift import REMARK as SHIFT_REMARK
 
 __all__ = ["markdown"]
 

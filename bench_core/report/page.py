@@ -15,8 +15,12 @@ from typing import Any
 
 import pandas as pd
 
-from bench_core.columns import priced
-from bench_core.csv_tables import csv_text
+from bench_core.board.board import Board
+from bench_core.board.csv_tables import csv_text
+from bench_core.board.over_seeds import REMARK as SEEDS_REMARK
+from bench_core.board.published import FIGURES, REMARK, published_table
+from bench_core.board.schema import priced
+from bench_core.board.under_shift import REMARK as SHIFT_REMARK
 from bench_core.errors import visible
 from bench_core.leaderboard import (
     NOT_AVAILABLE,
@@ -33,16 +37,12 @@ from bench_core.leaderboard import (
     training_line,
     workload_facts,
 )
-from bench_core.published import FIGURES, REMARK, published_table
 from bench_core.report.drawing import Chart, themed
 from bench_core.report.extras import Extras
 from bench_core.report.inline import inline_svg, marker_path
 from bench_core.report.palette import COLOURS, Look, looks
 from bench_core.report.plots import accuracy_charts, reliability_chart, shift_charts, training_chart
 from bench_core.report.presentable import presentable
-from bench_core.results import Board
-from bench_core.seeds import REMARK as SEEDS_REMARK
-from bench_core.shift import REMARK as SHIFT_REMARK
 from bench_core.util.version import __version__
 
 __all__ = ["page"]

@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
+from bench_core.board.board import Board
 from bench_core.errors import visible
-from bench_core.results import Board
 
 __all__ = ["presentable"]
 

@@ -6,7 +6,8 @@ import pandas as pd
 import tabulate as tables
 from tabulate import tabulate
 
-from bench_core.columns import priced
+from bench_core.board.board import Board
+from bench_core.board.schema import priced
 from bench_core.errors import visible
 from bench_core.leaderboard import (
     energy_order,
@@ -20,7 +21,6 @@ from bench_core.leaderboard import (
     workload_facts,
 )
 from bench_core.report.presentable import presentable
-from bench_core.results import Board
 
 __all__ = ["loss_curve", "terminal"]
 

@@ -5,11 +5,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench_core.board.board import Board, make_folder, write_text
 from bench_core.errors import StoreError, UsageError, visible
 from bench_core.report.latex import latex
 from bench_core.report.markdown import markdown
 from bench_core.report.presentable import presentable
-from bench_core.results import Board, make_folder, write_text
 from bench_core.util.files import alone_in, whole_file
 
 if TYPE_CHECKING:

@@ -7,14 +7,14 @@ from bench_plugins.baselines import Fixed, Stability
 from bench_plugins.seenn_i import SeennI
 
 from bench_core import Dataset, ImageSplit, Trace
+from bench_core.board.board import Board, write_board
+from bench_core.board.over_seeds import seed_table
+from bench_core.board.tables import board_tables
+from bench_core.board.under_shift import CLEAN, Condition, shift_table
 from bench_core.costs.cmos45 import Cmos45
 from bench_core.costs.memory import Memory
-from bench_core.results import Board, write_board
 from bench_core.scoring.operating_points import OperatingPoint
 from bench_core.scoring.scores import Contest, Entry, Recorded, WorkloadScores, halve, score_strategy
-from bench_core.seeds import seed_table
-from bench_core.shift import CLEAN, Condition, shift_table
-from bench_core.tables import board_tables
 from bench_core.trace.files import save_trace
 
 POINTS = ("iso-accuracy:0.5", "budget:0.5")

@@ -12,12 +12,12 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
-from bench_core.columns import TRAINING_COLUMNS
+from bench_core.board.board import read_board
+from bench_core.board.published import PUBLISHED_COLUMNS
+from bench_core.board.schema import TRAINING_COLUMNS
 from bench_core.plugin_manager import load_registry
-from bench_core.published import PUBLISHED_COLUMNS
 from bench_core.report.extras import read_extras
 from bench_core.report.writing import write_report
-from bench_core.results import read_board
 from tests.browser.boards import POINTS, SCRIPT, Squares, make_board
 
 VIEWS = {

@@ -15,6 +15,10 @@ from zlib import crc32
 import numpy as np
 import torch
 
+from bench_core.board.board import read_board
+from bench_core.board.consistency import refuse_contradictions
+from bench_core.board.differences import compare_boards
+from bench_core.board.published import PUBLISHED_COLUMNS, read_published
 from bench_core.data.cifar import PIXELS, parse_cifar
 from bench_core.data.events import FrameCache
 from bench_core.data.fetch.fetch import problems
@@ -25,13 +29,9 @@ from bench_core.data.pictures import open_picture
 from bench_core.data.recordings import DVSGesture
 from bench_core.data.tonic_reader import read_aedat2, read_bin
 from bench_core.errors import ExitBenchError
-from bench_core.published import PUBLISHED_COLUMNS, read_published
-from bench_core.report.checks import refuse_contradictions
-from bench_core.report.differences import compare_boards
 from bench_core.report.latex import latex
 from bench_core.report.markdown import markdown
 from bench_core.report.terminal import terminal
-from bench_core.results import read_board
 from bench_core.store.inventory import describe, entries, prune, shipped_entries, verify
 from bench_core.store.local import Store, read_artifact
 from bench_core.suite import load_suite

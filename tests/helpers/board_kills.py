@@ -150,7 +150,7 @@ def steps(place):
 
 def boards(way, place, one, other):
     """Thirty kills while one board replaces the other, at steps drawn by lot."""
-    from bench_core.results import read_board, write_board
+    from bench_core.board.board import read_board, write_board
     from bench_core.trace.files import load_trace
 
     names = {"one": one, "other": other}
@@ -193,7 +193,7 @@ def boards(way, place, one, other):
 
 def reading(place, one, other):
     """Boards are read while a child replaces them."""
-    from bench_core.results import read_board, write_board
+    from bench_core.board.board import read_board, write_board
 
     known = {name: read_board(folder) for name, folder in (("one", one), ("other", other))}
     shutil.copytree(one, place / "board")
@@ -255,7 +255,7 @@ def turns(place):
 
 def folders(place):
     """A folder is made and filled while another process removes it whenever it is empty."""
-    from bench_core.results import make_folder
+    from bench_core.board.board import make_folder
 
     parent = os.getpid()
     child = os.fork()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench_core.results import TABLES
+from bench_core.board.board import TABLES
 from tests.helpers.processes import completed, module_path, run_command
 from tests.helpers.suites import CONVERTED, DIRECT, TINY_PLUGIN, write_suite
 from tests.slurm.daemons import missing, slurm

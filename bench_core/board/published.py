@@ -26,7 +26,7 @@ from typing import Final
 
 import pandas as pd
 
-from bench_core.csv_tables import parse_csv
+from bench_core.board.csv_tables import parse_csv
 from bench_core.errors import UsageError
 from bench_core.util.files import read_text
 

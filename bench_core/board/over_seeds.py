@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from bench_core.columns import SEED_COLUMNS
+from bench_core.board.schema import SEED_COLUMNS
 
 __all__ = ["FEWEST_FOR_INTERVAL", "REMARK", "over_seeds", "seed_table"]
 

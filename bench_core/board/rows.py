@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench_core.columns import CURVE_COLUMNS, ROW_COLUMNS, WORKLOAD_COLUMNS, cost_columns
+from bench_core.board.schema import CURVE_COLUMNS, ROW_COLUMNS, WORKLOAD_COLUMNS, cost_columns
 from bench_core.costs.models import CostModel
 from bench_core.costs.operations import FirstLayer, Overhead
 from bench_core.isolation.failures import attempted

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench_core.columns import ROW_COLUMNS, SEED_COLUMNS, priced
+from bench_core.board.board import Board
+from bench_core.board.over_seeds import seed_table
+from bench_core.board.schema import ROW_COLUMNS, SEED_COLUMNS, priced
+from bench_core.board.tables import summary_table
 from bench_core.errors import UsageError
-from bench_core.results import Board
 from bench_core.scoring.metrics import fixed_hull
 from bench_core.scoring.operating_points import OperatingPoint
-from bench_core.seeds import seed_table
-from bench_core.tables import summary_table
 
 __all__ = ["contradictions", "refuse_contradictions"]
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench_core.columns import (
+from bench_core.board.rows import curve_table, row_table, workload_table
+from bench_core.board.schema import (
     CLASS_COLUMNS,
     CURVE_COLUMNS,
     PAIRWISE_COLUMNS,
@@ -18,7 +19,6 @@ from bench_core.columns import (
 from bench_core.costs.models import CostModel
 from bench_core.costs.operations import FirstLayer
 from bench_core.isolation.failures import attempted
-from bench_core.rows import curve_table, row_table, workload_table
 from bench_core.scoring.comparisons import Comparison, compare_workloads
 from bench_core.scoring.metrics import BINS, Reliability, reliability
 from bench_core.scoring.operating_points import OperatingPoint

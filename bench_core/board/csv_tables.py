@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench_core.columns import TEXT_COLUMNS
+from bench_core.board.schema import TEXT_COLUMNS
 from bench_core.errors import visible
 from bench_core.util.files import read_text
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench_core.columns import SHIFT_COLUMNS
+from bench_core.board.schema import SHIFT_COLUMNS
 from bench_core.isolation.failures import guarded
 from bench_core.replay.controller import Outcome, replay_policy
 from bench_core.scoring.comparisons import Drawn, missed, right_at_end

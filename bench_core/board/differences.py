@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from bench_core.columns import priced
+from bench_core.board.board import OPTIONAL_TABLES, Board
+from bench_core.board.schema import priced
 from bench_core.errors import UsageError, visible
-from bench_core.results import OPTIONAL_TABLES, Board
 
 __all__ = ["Differences", "compare_boards"]
 

@@ -2,16 +2,16 @@
 
 A board of an earlier version has none there, and one that was edited on purpose has others:
 
-python -m bench_core.seal results/quick
+python -m bench_core.board.seal results/quick
 """
 
 import json
 import sys
 from pathlib import Path
 
-from bench_core.board_files import MANIFEST, digest_of, read_files
-from bench_core.report.checks import refuse_contradictions
-from bench_core.results import read_board, write_text
+from bench_core.board.board import read_board, write_text
+from bench_core.board.consistency import refuse_contradictions
+from bench_core.board.files import MANIFEST, digest_of, read_files
 
 __all__ = ["seal"]
 

@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench_core.board_files import (
+from bench_core.board.cells import check_cells
+from bench_core.board.csv_tables import csv_text, table_of
+from bench_core.board.files import (
     FIXED_COLUMNS,
     KEPT_TABLES,
     LEADERBOARD,
@@ -31,13 +33,11 @@ from bench_core.board_files import (
     kept_content,
     read_files,
 )
-from bench_core.cells import check_cells
-from bench_core.columns import MEASUREMENT_COLUMNS, RAW_COLUMNS, SCHEMA
-from bench_core.csv_tables import csv_text, table_of
+from bench_core.board.manifests import check_manifest
+from bench_core.board.published import read_published
+from bench_core.board.schema import MEASUREMENT_COLUMNS, RAW_COLUMNS, SCHEMA
 from bench_core.errors import StoreError, UsageError
 from bench_core.live.timing import STATIC, Timings
-from bench_core.manifests import check_manifest
-from bench_core.published import read_published
 from bench_core.trace.files import save_trace
 from bench_core.trace.trace import Trace
 from bench_core.util.files import CONTESTED, whole_file

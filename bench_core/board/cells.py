@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from bench_core.columns import TEXT_COLUMNS
+from bench_core.board.schema import TEXT_COLUMNS
 
 __all__ = ["check_cells"]
 

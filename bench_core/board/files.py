@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bench_core.columns import (
+from bench_core.board.schema import (
     CLASS_COLUMNS,
     CURVE_COLUMNS,
     MEASUREMENT_COLUMNS,
