@@ -23,10 +23,10 @@ from bench_core.costs.memory import Memory
 from bench_core.execution import run_suite
 from bench_core.exits.strategy import NeverExit
 from bench_core.knobs import Knob
-from bench_core.leaderboard import energy_order
 from bench_core.plugin_manager import load_registry
 from bench_core.replay.controller import replay_policy
 from bench_core.report.terminal import terminal
+from bench_core.report.text_tables import energy_order
 from bench_core.scoring.scores import mean_costs, operation_counts
 from bench_core.suite import parse_suite
 from bench_core.trace.trace import Trace

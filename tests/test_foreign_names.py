@@ -21,7 +21,7 @@ from bench_core.report.latex import latex
 from bench_core.report.markdown import markdown
 from bench_core.report.presentable import presentable
 from bench_core.report.terminal import terminal
-from bench_core.report.writing import write_report
+from bench_core.report.write import write_report
 from tests.browser.boards import POINTS, make_board
 from tests.fuzz.board import board_seeds
 from tests.helpers import own_home  # noqa: F401  # switched on by being here

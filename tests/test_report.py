@@ -18,7 +18,14 @@ from bench_core.board.differences import compare_boards
 from bench_core.board.schema import TRAINING_COLUMNS
 from bench_core.board.under_shift import CLEAN
 from bench_core.errors import UsageError
-from bench_core.leaderboard import (
+from bench_core.plugin_manager import load_registry
+from bench_core.report import write as writing
+from bench_core.report.drawing import themed
+from bench_core.report.gallery import read_extras
+from bench_core.report.latex import escape, latex
+from bench_core.report.palette import looks
+from bench_core.report.plots import shift_charts
+from bench_core.report.text_tables import (
     leaderboard,
     sections,
     seed_tables,
@@ -26,14 +33,7 @@ from bench_core.leaderboard import (
     shift_promises,
     shift_rows,
 )
-from bench_core.plugin_manager import load_registry
-from bench_core.report import writing
-from bench_core.report.drawing import themed
-from bench_core.report.extras import read_extras
-from bench_core.report.latex import escape, latex
-from bench_core.report.palette import looks
-from bench_core.report.plots import shift_charts
-from bench_core.report.writing import check_formats, write_report
+from bench_core.report.write import check_formats, write_report
 from tests.browser.boards import HOSTILE, POINTS, SCRIPT, Squares, make_board
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 

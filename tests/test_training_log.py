@@ -9,11 +9,11 @@ from bench_core.board.board import read_board, write_board
 from bench_core.board.csv_tables import read_table
 from bench_core.board.published import PUBLISHED_COLUMNS
 from bench_core.board.schema import TRAINING_COLUMNS
-from bench_core.leaderboard import training_line
 from bench_core.report.drawing import themed
 from bench_core.report.markdown import markdown
 from bench_core.report.page import page
 from bench_core.report.plots import training_chart
+from bench_core.report.text_tables import training_line
 from bench_core.stages import Workload, trained_weights
 from bench_core.store.local import Store
 from bench_core.training.history import training_log

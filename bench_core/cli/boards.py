@@ -70,7 +70,7 @@ def report(
     """Write a board as one html page, as LaTeX, plots and markdown."""
     from bench_core.board.board import read_board
     from bench_core.board.consistency import refuse_contradictions
-    from bench_core.report.writing import check_formats, needs_extras, write_report
+    from bench_core.report.write import check_formats, needs_extras, write_report
 
     wanted = check_formats(part.strip() for part in formats.split(",") if part.strip())
     place = output or results
@@ -80,7 +80,7 @@ def report(
     point = shown_points(list(dict.fromkeys(board.rows["operating_point"])))[0]
     extras = {}
     if needs_extras(wanted):
-        from bench_core.report.extras import read_extras
+        from bench_core.report.gallery import read_extras
 
         registry = registry_of(plugin)
         extras = read_extras(results, board, point, registry.strategies, registry.datasets)

@@ -8,7 +8,8 @@ from tabulate import tabulate
 from bench_core.board.board import Board
 from bench_core.board.schema import priced
 from bench_core.errors import visible
-from bench_core.leaderboard import (
+from bench_core.report.presentable import presentable
+from bench_core.report.text_tables import (
     NOT_AVAILABLE,
     leaderboard,
     sections,
@@ -17,7 +18,6 @@ from bench_core.leaderboard import (
     shift_promises,
     shift_rows,
 )
-from bench_core.report.presentable import presentable
 
 __all__ = ["escape", "latex"]
 

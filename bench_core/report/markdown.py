@@ -8,7 +8,8 @@ from bench_core.board.published import REMARK, published_table
 from bench_core.board.schema import priced
 from bench_core.board.under_shift import REMARK as SHIFT_REMARK
 from bench_core.errors import visible
-from bench_core.leaderboard import (
+from bench_core.report.presentable import presentable
+from bench_core.report.text_tables import (
     energy_order,
     leaderboard,
     reference_line,
@@ -22,7 +23,6 @@ from bench_core.leaderboard import (
     training_line,
     workload_facts,
 )
-from bench_core.report.presentable import presentable
 
 __all__ = ["markdown"]
 

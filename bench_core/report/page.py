@@ -22,7 +22,13 @@ from bench_core.board.published import FIGURES, REMARK, published_table
 from bench_core.board.schema import priced
 from bench_core.board.under_shift import REMARK as SHIFT_REMARK
 from bench_core.errors import visible
-from bench_core.leaderboard import (
+from bench_core.report.drawing import Chart, themed
+from bench_core.report.gallery import Extras
+from bench_core.report.inline import inline_svg, marker_path
+from bench_core.report.palette import COLOURS, Look, looks
+from bench_core.report.plots import accuracy_charts, reliability_chart, shift_charts, training_chart
+from bench_core.report.presentable import presentable
+from bench_core.report.text_tables import (
     NOT_AVAILABLE,
     energy_order,
     leaderboard,
@@ -37,12 +43,6 @@ from bench_core.leaderboard import (
     training_line,
     workload_facts,
 )
-from bench_core.report.drawing import Chart, themed
-from bench_core.report.extras import Extras
-from bench_core.report.inline import inline_svg, marker_path
-from bench_core.report.palette import COLOURS, Look, looks
-from bench_core.report.plots import accuracy_charts, reliability_chart, shift_charts, training_chart
-from bench_core.report.presentable import presentable
 from bench_core.util.version import __version__
 
 __all__ = ["page"]

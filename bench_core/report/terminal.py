@@ -9,7 +9,8 @@ from tabulate import tabulate
 from bench_core.board.board import Board
 from bench_core.board.schema import priced
 from bench_core.errors import visible
-from bench_core.leaderboard import (
+from bench_core.report.presentable import presentable
+from bench_core.report.text_tables import (
     energy_order,
     leaderboard,
     reference_line,
@@ -20,7 +21,6 @@ from bench_core.leaderboard import (
     static_line,
     workload_facts,
 )
-from bench_core.report.presentable import presentable
 
 __all__ = ["loss_curve", "terminal"]
 

@@ -13,7 +13,7 @@ from bench_core.report.presentable import presentable
 from bench_core.util.files import alone_in, whole_file
 
 if TYPE_CHECKING:
-    from bench_core.report.extras import Extras
+    from bench_core.report.gallery import Extras
 
 __all__ = ["FORMATS", "check_formats", "needs_extras", "write_report"]
 
