@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from bench_core.exits.strategy import ScoreStrategy as ScoreStrategy
     from bench_core.exits.strategy import State as State
     from bench_core.knobs import Knob as Knob
-    from bench_core.plugin_manager import load_registry as load_registry
+    from bench_core.plugins import load_registry as load_registry
     from bench_core.replay.controller import replay_policy as replay_policy
     from bench_core.snn import AnalogNetwork as AnalogNetwork
     from bench_core.snn import SpikingNetwork as SpikingNetwork
@@ -81,7 +81,7 @@ _HOMES = {
     "TrainingBatch": "training",
     "if_neuron": "snn",
     "lif_neuron": "snn",
-    "load_registry": "plugin_manager",
+    "load_registry": "plugins",
     "load_suite": "suite",
     "load_trace": "trace.files",
     "replace_activations": "conversion",

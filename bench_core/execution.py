@@ -30,7 +30,7 @@ from bench_core.errors import StoreError, UsageError
 from bench_core.graph import Order, missing_stages, perform_here
 from bench_core.isolation.failures import guarded
 from bench_core.planning import Competitor, Limits, Plan, competitors, plan
-from bench_core.plugin_manager import Registry
+from bench_core.plugins import Registry
 from bench_core.provenance import manifest
 from bench_core.scoring.scores import Entry, WorkloadScores
 from bench_core.shift_recording import condition_digests, condition_traces, recorded_conditions

@@ -21,8 +21,8 @@ from bench_core.exits.strategy import Requirement
 from bench_core.isolation.failures import guarded
 from bench_core.kept_scores import SCORED_SPLITS, can_be_kept, scores_key
 from bench_core.planning import Competitor, Plan, plan
-from bench_core.plugin_manager import Registry, load_registry
 from bench_core.plugin_versions import described, files_of, outdated, refuse_others
+from bench_core.plugins import Registry, load_registry
 from bench_core.provenance import code_digest
 from bench_core.stage_work import Stage, carry_out, forget_network, is_ours_alone, recordings, store_place
 from bench_core.stages import (

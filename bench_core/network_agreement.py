@@ -17,7 +17,7 @@ from bench_core.contract import FLIPPED_SHARE, LOGIT, accuracy_allowance, is_emp
 from bench_core.errors import UsageError
 from bench_core.kept_scores import SCORED_SPLITS
 from bench_core.planning import plan
-from bench_core.plugin_manager import Registry
+from bench_core.plugins import Registry
 from bench_core.replayed_board import contest_of_traces, strategies_of
 from bench_core.scoring.metrics import static_accuracy
 from bench_core.scoring.scores import Recorded

@@ -16,7 +16,7 @@ from bench_core.errors import DataError, UsageError
 from bench_core.exits.strategy import ExitPolicy, ExitStrategy, Requirement, ScoreFamily
 from bench_core.isolation.foreign_code import foreign_code
 from bench_core.knobs import KnobValue, in_json, nearest
-from bench_core.plugin_manager import Registry
+from bench_core.plugins import Registry
 from bench_core.replay.controller import InputFrames, Outcome
 from bench_core.replay.family import FamilyOnTrace
 from bench_core.scoring.metrics import ReferencePoints, reference_points, static_accuracy

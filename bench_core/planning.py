@@ -7,7 +7,7 @@ from bench_core.costs.operations import FirstLayer
 from bench_core.errors import UsageError
 from bench_core.exits.strategy import ExitStrategy
 from bench_core.isolation.foreign_code import STAGE_MINUTES, STRATEGY_MINUTES
-from bench_core.plugin_manager import Registry
+from bench_core.plugins import Registry
 from bench_core.provenance import code_digest
 from bench_core.scoring.operating_points import OperatingPoint
 from bench_core.stages import Workload

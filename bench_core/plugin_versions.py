@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bench_core.errors import UsageError, one_line
 from bench_core.isolation.plugin_code import LoadedCode, code_of, shipped_packages
-from bench_core.plugin_manager import PluginRecord, Registry
+from bench_core.plugins import PluginRecord, Registry
 from bench_core.util.digests import json_digest
 
 __all__ = ["described", "files_of", "outdated", "refuse_others"]

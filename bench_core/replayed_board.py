@@ -11,7 +11,7 @@ from bench_core.competition import policy_artifacts, score_workload
 from bench_core.kept_scores import SCORED_SPLITS
 from bench_core.offline import resolve_inputs
 from bench_core.planning import Competitor, plan
-from bench_core.plugin_manager import Registry
+from bench_core.plugins import Registry
 from bench_core.scoring.scores import Contest, Recorded, WorkloadScores, halve
 from bench_core.store.local import Store
 from bench_core.suite import LatencySpec, Suite, parse_suite

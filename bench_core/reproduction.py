@@ -27,7 +27,7 @@ from bench_core.execution import run_suite
 from bench_core.knobs import nearest
 from bench_core.network_agreement import TwoBoards, compare_networks
 from bench_core.planning import plan
-from bench_core.plugin_manager import Registry
+from bench_core.plugins import Registry
 from bench_core.replayed_board import Tested, briefly, suite_of, tested
 from bench_core.shift_recording import read_conditions
 from bench_core.stages import Workload

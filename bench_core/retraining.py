@@ -26,7 +26,7 @@ from bench_core.board.csv_tables import csv_text
 from bench_core.board.traces import trace_path
 from bench_core.costs.operations import Array
 from bench_core.execution import run_suite
-from bench_core.plugin_manager import Registry
+from bench_core.plugins import Registry
 from bench_core.replay.controller import static_outcome
 from bench_core.replayed_board import Tested, briefly, suite_of, tested
 from bench_core.scoring.comparisons import Drawn

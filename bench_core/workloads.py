@@ -11,7 +11,7 @@ from bench_core.data import Dataset
 from bench_core.errors import DataError
 from bench_core.isolation.foreign_code import is_ours
 from bench_core.isolation.plugin_code import LoadedCode
-from bench_core.plugin_manager import Registry
+from bench_core.plugins import Registry
 from bench_core.reuse import MadeWith
 from bench_core.snn import AnalogNetwork, SpikingNetwork
 from bench_core.snn.models import Model

@@ -23,7 +23,7 @@ from bench_core.costs.memory import Memory
 from bench_core.execution import run_suite
 from bench_core.exits.strategy import NeverExit
 from bench_core.knobs import Knob
-from bench_core.plugin_manager import load_registry
+from bench_core.plugins import load_registry
 from bench_core.replay.controller import replay_policy
 from bench_core.report.terminal import terminal
 from bench_core.report.text_tables import energy_order

@@ -13,7 +13,7 @@ from bench_core import hookspecs, load_registry
 from bench_core.board.board import read_board
 from bench_core.conformance import CHECKS
 from bench_core.execution import run_suite
-from bench_core.plugin_manager import GROUP
+from bench_core.plugins import GROUP
 from bench_core.report.markdown import markdown
 from bench_core.report.terminal import terminal
 from bench_core.snn.neurons import NEURONS

@@ -19,7 +19,7 @@ from bench_core.errors import PluginError, StoreError, UsageError
 from bench_core.execution import run_suite
 from bench_core.isolation.plugin_code import code_of_class
 from bench_core.kept_scores import scores_key
-from bench_core.plugin_manager import Registry, load_registry
+from bench_core.plugins import Registry, load_registry
 from bench_core.scoring.operating_points import OperatingPoint
 from bench_core.stages import (
     Workload,

@@ -18,7 +18,7 @@ from bench_core.board.differences import compare_boards
 from bench_core.board.schema import TRAINING_COLUMNS
 from bench_core.board.under_shift import CLEAN
 from bench_core.errors import UsageError
-from bench_core.plugin_manager import load_registry
+from bench_core.plugins import load_registry
 from bench_core.report import write as writing
 from bench_core.report.drawing import themed
 from bench_core.report.gallery import read_extras

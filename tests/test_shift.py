@@ -24,7 +24,7 @@ from bench_core.data.corruption import CORRUPTIONS, CorruptedTest, applies, corr
 from bench_core.errors import DataError, SuiteError, UsageError
 from bench_core.execution import run_suite
 from bench_core.exits.strategy import ExitPolicy, NeverExit
-from bench_core.plugin_manager import load_registry
+from bench_core.plugins import load_registry
 from bench_core.report.markdown import markdown
 from bench_core.report.terminal import terminal
 from bench_core.reproduction import compare_with, reproduce_board

@@ -91,7 +91,7 @@ def use_device(name: str | None, *, here: bool = True) -> None:
 def registry_of(files: list[Path] | None, limit_minutes: float | None = None) -> Any:
     from bench_core.isolation.foreign_code import STRATEGY_MINUTES
     from bench_core.isolation.tracebacks import debugging
-    from bench_core.plugin_manager import load_registry
+    from bench_core.plugins import load_registry
 
     minutes = STRATEGY_MINUTES if limit_minutes is None else max(limit_minutes, _TO_LOAD)
     registry = load_registry(files or [], minutes=minutes)

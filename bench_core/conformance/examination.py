@@ -12,7 +12,7 @@ from bench_core.exits.strategy import ExitStrategy
 from bench_core.isolation.foreign_code import foreign_code
 from bench_core.isolation.tracebacks import described, full_traceback
 from bench_core.knobs import nearest
-from bench_core.plugin_manager import PluginRecord, Registry
+from bench_core.plugins import PluginRecord, Registry
 
 __all__ = ["Verdict", "examine", "plugin_file", "plugins_of", "strategies_of"]
 

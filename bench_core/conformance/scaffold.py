@@ -11,7 +11,7 @@ from string import Template
 
 from bench_core.errors import StoreError, UsageError
 from bench_core.exits.strategy import ExitStrategy
-from bench_core.plugin_manager import Registry
+from bench_core.plugins import Registry
 
 __all__ = ["new_plugin", "render"]
 

@@ -6,7 +6,7 @@ from bench_core.conformance.checks import CHECKS
 from bench_core.conformance.subject import Check
 from bench_core.errors import ExitBenchError
 from bench_core.exits.strategy import ExitStrategy
-from bench_core.plugin_manager import load_registry
+from bench_core.plugins import load_registry
 
 __all__ = ["pytest_generate_tests", "test_conformance"]
 

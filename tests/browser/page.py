@@ -15,7 +15,7 @@ from playwright.sync_api import sync_playwright
 from bench_core.board.board import read_board
 from bench_core.board.published import PUBLISHED_COLUMNS
 from bench_core.board.schema import TRAINING_COLUMNS
-from bench_core.plugin_manager import load_registry
+from bench_core.plugins import load_registry
 from bench_core.report.gallery import read_extras
 from bench_core.report.write import write_report
 from tests.browser.boards import POINTS, SCRIPT, Squares, make_board

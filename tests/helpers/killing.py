@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bench_core import cli
-from bench_core.plugin_manager import load_registry
+from bench_core.plugins import load_registry
 from bench_core.store.inventory import verify
 from bench_core.store.local import Store
 from tests.helpers.suites import TINY_PLUGIN

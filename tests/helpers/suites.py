@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from bench_core.plugin_manager import load_registry
+from bench_core.plugins import load_registry
 from bench_core.stages import Workload, trained_weights
 from bench_core.store.local import Store
 from bench_core.suite import parse_suite
