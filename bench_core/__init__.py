@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from bench_core.data import ImageSplit as ImageSplit
     from bench_core.errors import ExitBenchError as ExitBenchError
     from bench_core.errors import UsageError as UsageError
-    from bench_core.execution import run_suite as run_suite
     from bench_core.exits.evidence import Evidence as Evidence
     from bench_core.exits.evidence import Readout as Readout
     from bench_core.exits.strategy import Calibration as Calibration
@@ -35,13 +34,14 @@ if TYPE_CHECKING:
     from bench_core.knobs import Knob as Knob
     from bench_core.plugins import load_registry as load_registry
     from bench_core.replay.controller import replay_policy as replay_policy
+    from bench_core.run.run import run_suite as run_suite
+    from bench_core.run.suite import load_suite as load_suite
     from bench_core.snn import AnalogNetwork as AnalogNetwork
     from bench_core.snn import SpikingNetwork as SpikingNetwork
     from bench_core.snn import SpikingNeuron as SpikingNeuron
     from bench_core.snn import if_neuron as if_neuron
     from bench_core.snn import lif_neuron as lif_neuron
     from bench_core.snn.models import Model as Model
-    from bench_core.suite import load_suite as load_suite
     from bench_core.trace.files import load_trace as load_trace
     from bench_core.trace.files import save_trace as save_trace
     from bench_core.trace.files import save_trace_shards as save_trace_shards
@@ -82,11 +82,11 @@ _HOMES = {
     "if_neuron": "snn",
     "lif_neuron": "snn",
     "load_registry": "plugins",
-    "load_suite": "suite",
+    "load_suite": "run.suite",
     "load_trace": "trace.files",
     "replace_activations": "conversion",
     "replay_policy": "replay.controller",
-    "run_suite": "execution",
+    "run_suite": "run.run",
     "save_trace": "trace.files",
     "save_trace_shards": "trace.files",
 }

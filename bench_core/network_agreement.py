@@ -15,15 +15,15 @@ from bench_core.board.traces import kept_trace, trace_path
 from bench_core.committed_policies import CommittedPolicies, ReplayedPolicies
 from bench_core.contract import FLIPPED_SHARE, LOGIT, accuracy_allowance, is_empty, same_numerics, timestep_allowance
 from bench_core.errors import UsageError
-from bench_core.kept_scores import SCORED_SPLITS
-from bench_core.planning import plan
 from bench_core.plugins import Registry
 from bench_core.replayed_board import contest_of_traces, strategies_of
+from bench_core.run.plan import plan
+from bench_core.run.score_cache import SCORED_SPLITS
+from bench_core.run.shift_traces import read_conditions
+from bench_core.run.suite import Suite
 from bench_core.scoring.metrics import static_accuracy
 from bench_core.scoring.scores import Recorded
-from bench_core.shift_recording import read_conditions
 from bench_core.store.local import Store
-from bench_core.suite import Suite
 from bench_core.trace.trace import Trace, trace_from_tensors
 
 __all__ = ["TwoBoards", "compare_networks"]

@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 
 from bench_core.board.board import write_text
-from bench_core.competition import policy_artifacts
 from bench_core.data import SPLITS, Dataset, ImageSplit
 from bench_core.errors import DataError, UsageError
 from bench_core.exits.strategy import ExitPolicy, ExitStrategy, Requirement, ScoreFamily
@@ -19,6 +18,7 @@ from bench_core.knobs import KnobValue, in_json, nearest
 from bench_core.plugins import Registry
 from bench_core.replay.controller import InputFrames, Outcome
 from bench_core.replay.family import FamilyOnTrace
+from bench_core.run.evaluate import policy_artifacts
 from bench_core.scoring.metrics import ReferencePoints, reference_points, static_accuracy
 from bench_core.scoring.operating_points import OperatingPoint
 from bench_core.scoring.scores import Artifacts, Contest, Recorded, fit_family, halve, policy_samples, score_strategy

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from bench_core.errors import UsageError
 from bench_core.plugins import load_registry
-from bench_core.stages import Workload, recording_key
+from bench_core.run.artifacts import Workload, recording_key
+from bench_core.run.suite import load_suite
 from bench_core.store.local import ZOO, Store, copy_artifact, default_store, read_artifact
-from bench_core.suite import load_suite
 
 __all__ = ["ship"]
 

@@ -24,11 +24,11 @@ from bench_core.live.timing import Timings, measure
 from bench_core.offline import PolicyChoice
 from bench_core.recording.record import BATCH, FOLD
 from bench_core.replay.controller import Outcome, replay_policy
+from bench_core.run.artifacts import Workload, recorded_trace, recording_key, spiking_network, trained_weights
+from bench_core.run.suite import LatencySpec
 from bench_core.scoring.scores import Recorded
 from bench_core.snn import SpikingNetwork
-from bench_core.stages import Workload, recorded_trace, recording_key, spiking_network, trained_weights
 from bench_core.store.local import Store
-from bench_core.suite import LatencySpec
 from bench_core.trace.trace import Trace
 from bench_core.util.progress import progress
 from bench_core.util.stable_random import hash_order

@@ -36,9 +36,9 @@ import torch
 from safetensors.torch import save
 
 from bench_core.errors import ExitBenchError, StoreError, SuiteError, TraceError
+from bench_core.run.suite import SHIPPED, load_suite
 from bench_core.store.inventory import describe, entries, verify
 from bench_core.store.local import Store
-from bench_core.suite import SHIPPED, load_suite
 from bench_core.trace.bundles import export_bundle, import_bundle
 from bench_core.trace.files import load_trace
 from bench_core.trace.trace import SCHEMA

@@ -17,10 +17,10 @@ from pathlib import Path
 from unittest.mock import patch
 
 from bench_core import load_registry
-from bench_core.execution import run_suite
 from bench_core.isolation import failures, foreign_code
+from bench_core.run.run import run_suite
+from bench_core.run.suite import load_suite
 from bench_core.store.local import Store
-from bench_core.suite import load_suite
 
 
 @contextmanager

@@ -10,10 +10,10 @@ import torch
 
 from bench_core import load_registry, load_suite
 from bench_core.recording.record import BATCH
+from bench_core.run.artifacts import Workload, spiking_network, trained_weights
+from bench_core.run.suite import WorkloadSpec
 from bench_core.snn import SpikingNetwork
-from bench_core.stages import Workload, spiking_network, trained_weights
 from bench_core.store.local import default_store
-from bench_core.suite import WorkloadSpec
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from tabulate import tabulate
 from bench_core import load_registry, load_suite
 from bench_core.exits.strategy import ExitPolicy, NeverExit, ScorePolicy
 from bench_core.live.engine import LiveSamples, run_live
-from bench_core.stages import Workload
+from bench_core.run.artifacts import Workload
 from bench_core.store.local import default_store
 from bench_core.verification import Subject, prepare
 

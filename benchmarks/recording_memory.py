@@ -22,10 +22,10 @@ import torch
 
 from bench_core import Dataset, ImageSplit, load_registry, save_trace
 from bench_core.data.base import Images
-from bench_core.stages import Workload, record_shard, recorded_trace, shards_of
+from bench_core.run.artifacts import Workload, record_shard, recorded_trace, shards_of
+from bench_core.run.suite import load_suite
 from bench_core.store.inventory import entries
 from bench_core.store.local import Artifact, Store
-from bench_core.suite import load_suite
 from bench_core.trace.bundles import export_bundle
 from bench_core.util.environment import environment
 

@@ -15,14 +15,14 @@ import pandas as pd
 import pytest
 import torch
 
-from bench_core import stages
 from bench_core.board.board import TABLES
-from bench_core.cluster import check_address, duration, local_workers, share_cores
 from bench_core.errors import ClusterError, RecordingError, StoreError, UsageError
-from bench_core.execution import plan, run_suite
-from bench_core.graph import Answer, Order, Stage, missing_stages, perform, read_answer, stage_request
 from bench_core.recording import record as recording
-from bench_core.stages import Workload, recorded_trace, recording_key, trained_weights
+from bench_core.run import artifacts as stages
+from bench_core.run.artifacts import Workload, recorded_trace, recording_key, trained_weights
+from bench_core.run.dask.client import check_address, duration, local_workers, share_cores
+from bench_core.run.run import plan, run_suite
+from bench_core.run.stages import Answer, Order, Stage, missing_stages, perform, read_answer, stage_request
 from bench_core.store.local import Store
 from tests.helpers.processes import (
     PATIENCE,
@@ -55,9 +55,9 @@ import time
 from pathlib import Path
 from tests.helpers.tiny_plugin import TinyShapes
 import bench_core.recording.record
-import bench_core.stages
+import bench_core.run.artifacts
 
-bench_core.recording.record.PART = bench_core.stages.PART = 100
+bench_core.recording.record.PART = bench_core.run.artifacts.PART = 100
 PLACE = Path({place!r})
 
 class Waiting(TinyShapes):

@@ -13,18 +13,19 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from bench_core import dask_workers, stages_under_way
-from bench_core import stages as training_stages
-from bench_core.cluster import local_workers, run_stages, scheduler_at
 from bench_core.errors import ClusterError, UsageError
-from bench_core.execution import plan
-from bench_core.graph import Order, Stage, missing_stages, perform, read_answer, stage_request
-from bench_core.planning import Limits
-from bench_core.plugin_versions import described, outdated
+from bench_core.run import artifacts as training_stages
+from bench_core.run.dask import stages_under_way
+from bench_core.run.dask import workers as dask_workers
+from bench_core.run.dask.client import local_workers, run_stages, scheduler_at
+from bench_core.run.dask.worker_process import standstill
+from bench_core.run.plan import Limits
+from bench_core.run.plugin_versions import described, outdated
+from bench_core.run.run import plan
+from bench_core.run.stages import Order, Stage, missing_stages, perform, read_answer, stage_request
 from bench_core.store.local import Store
 from bench_core.store.remote import RemoteStore
 from bench_core.util.files import exclusive
-from bench_core.worker_process import standstill
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.processes import PATIENCE, environment, module_path, wait_until
 from tests.helpers.suites import CONVERTED, parsed_suite, tiny_registry, write_plugin
@@ -401,9 +402,9 @@ def bench_exit_strategies():
     script.write_text(
         "import sys\n"
         "from pathlib import Path\n"
-        "from bench_core.cluster import run_stages, scheduler_at\n"
-        "from bench_core.execution import plan\n"
-        "from bench_core.graph import Order, missing_stages\n"
+        "from bench_core.run.dask.client import run_stages, scheduler_at\n"
+        "from bench_core.run.run import plan\n"
+        "from bench_core.run.stages import Order, missing_stages\n"
         "from bench_core.store.local import Store\n"
         "from tests.helpers.suites import CONVERTED, parsed_suite, tiny_registry\n"
         "registry = tiny_registry(Path(sys.argv[1]))\n"

@@ -15,7 +15,7 @@ from torch import nn
 
 from bench_core import UsageError, load_registry, load_suite, load_trace
 from bench_core.errors import StoreError
-from bench_core.stages import Workload, conversion_key, spiking_network, trained_weights
+from bench_core.run.artifacts import Workload, conversion_key, spiking_network, trained_weights
 from bench_core.store.inventory import entries, prune
 from bench_core.store.local import Store, default_root
 from bench_core.training import Recipe, train_network

@@ -20,15 +20,15 @@ from bench_core.costs import CostModel, OperationCounts, Operations, Overhead
 from bench_core.costs.cmos45 import Cmos45, SeennCode
 from bench_core.costs.imc import Imc
 from bench_core.costs.memory import Memory
-from bench_core.execution import run_suite
 from bench_core.exits.strategy import NeverExit
 from bench_core.knobs import Knob
 from bench_core.plugins import load_registry
 from bench_core.replay.controller import replay_policy
 from bench_core.report.terminal import terminal
 from bench_core.report.text_tables import energy_order
+from bench_core.run.run import run_suite
+from bench_core.run.suite import parse_suite
 from bench_core.scoring.scores import mean_costs, operation_counts
-from bench_core.suite import parse_suite
 from bench_core.trace.trace import Trace
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.suites import (

@@ -15,12 +15,12 @@ from bench_core import load_registry
 from bench_core.data.base import ImageSplit
 from bench_core.data.cifar import CIFAR10
 from bench_core.errors import TrainingPausedError, UsageError
-from bench_core.graph import Order, missing_stages, perform, read_answer, stage_request
-from bench_core.planning import plan
 from bench_core.recording.ledger import OperationLedger
 from bench_core.recording.record import Recording
+from bench_core.run.artifacts import Workload, trained_weights
+from bench_core.run.plan import plan
+from bench_core.run.stages import Order, missing_stages, perform, read_answer, stage_request
 from bench_core.snn.models.resnet import ResNet8
-from bench_core.stages import Workload, trained_weights
 from bench_core.store.local import Store
 from bench_core.training import Recipe, loop
 from bench_core.training.regularizers import layer_records

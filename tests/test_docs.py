@@ -12,10 +12,10 @@ import bench_core
 from bench_core import hookspecs, load_registry
 from bench_core.board.board import read_board
 from bench_core.conformance import CHECKS
-from bench_core.execution import run_suite
 from bench_core.plugins import GROUP
 from bench_core.report.markdown import markdown
 from bench_core.report.terminal import terminal
+from bench_core.run.run import run_suite
 from bench_core.snn.neurons import NEURONS
 from bench_core.snn.normalization import NORMALIZATIONS
 from bench_core.snn.surrogate import SURROGATES

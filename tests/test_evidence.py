@@ -18,12 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench_core import Evidence, ExitStrategy, Requirement, ScoreStrategy, Trace
-from bench_core.competition import score_workload
 from bench_core.errors import PluginError
 from bench_core.exits import evidence as evidence_module
 from bench_core.exits.strategy import Calibration, ScorePolicy, observe
-from bench_core.planning import Competitor
 from bench_core.replay.controller import ExitController, score_table, score_tables
+from bench_core.run.evaluate import score_workload
+from bench_core.run.plan import Competitor
 from bench_core.scoring.operating_points import OperatingPoint
 from bench_core.scoring.scores import Contest, Recorded, score_strategy, score_together
 from bench_core.util.sample_rows import SampleRows

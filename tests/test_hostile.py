@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench_core.errors import StoreError, SuiteError, TraceError
+from bench_core.run.suite import load_suite
 from bench_core.store.local import Store
-from bench_core.suite import load_suite
 from bench_core.trace.files import load_trace
 from benchmarks import fuzz
 from tests.helpers import own_home  # noqa: F401  # switched on by being here

@@ -11,13 +11,13 @@ import torch
 
 from bench_core import ScoreStrategy
 from bench_core.board.board import TABLES
-from bench_core.competition import contest_of, kept_scores_of, recorded_workload, score_workload
 from bench_core.errors import StoreError
-from bench_core.execution import run_suite
-from bench_core.kept_scores import scores_key
-from bench_core.planning import plan
-from bench_core.provenance import code_digest
 from bench_core.replay.controller import replay_policy
+from bench_core.run.evaluate import contest_of, kept_scores_of, recorded_workload, score_workload
+from bench_core.run.plan import plan
+from bench_core.run.provenance import code_digest
+from bench_core.run.run import run_suite
+from bench_core.run.score_cache import scores_key
 from bench_core.scoring.operating_points import OperatingPoint
 from bench_core.scoring.scores import fit_family, score_strategy
 from bench_core.store.inventory import choose, describe, entries, prune
@@ -126,12 +126,14 @@ def test_a_run_with_kept_scores_fits_nothing_and_writes_the_same_bytes(registry,
     run(output=tmp_path / "board")
     before = {name: (tmp_path / "board" / f"{name}.csv").read_bytes() for name in TABLES}
     monkeypatch.setattr("bench_core.scoring.scores.fit_family", lambda *a, **o: pytest.fail("fitted again"))
-    monkeypatch.setattr("bench_core.kept_scores.fit_family", lambda *a, **o: pytest.fail("fitted again"))
+    monkeypatch.setattr("bench_core.run.score_cache.fit_family", lambda *a, **o: pytest.fail("fitted again"))
     run(output=tmp_path / "board")
     assert {name: (tmp_path / "board" / f"{name}.csv").read_bytes() for name in TABLES} == before
     monkeypatch.undo()
     fitted = []
-    monkeypatch.setattr("bench_core.kept_scores.fit_family", lambda *a, **o: fitted.append(a) or fit_family(*a, **o))
+    monkeypatch.setattr(
+        "bench_core.run.score_cache.fit_family", lambda *a, **o: fitted.append(a) or fit_family(*a, **o)
+    )
     run(output=tmp_path / "board", remeasure=True)  # what is run live has to be fitted
     assert len(fitted) == 2 * len(suite.strategies)
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from bench_core.execution import run_suite
 from bench_core.recording.ledger import OperationLedger, UncountableLayerError
 from bench_core.recording.record import Recording, record
+from bench_core.run.run import run_suite
 from bench_core.snn import AveragePool, Flatten, SpikingNetwork, SpikingNeuron, Synapse, if_neuron, lif_neuron
 from bench_core.store.local import Store
 from bench_core.trace.files import load_trace, save_trace

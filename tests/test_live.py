@@ -23,10 +23,10 @@ from bench_core.live import timing as latency
 from bench_core.live.engine import LiveSamples, run_live
 from bench_core.live.timing import STATIC, Timings, measure
 from bench_core.replay.controller import replay_policy
+from bench_core.run.artifacts import Workload
+from bench_core.run.suite import LatencySpec
 from bench_core.snn import SpikingNetwork, if_neuron, lif_neuron
 from bench_core.snn.models import Parts
-from bench_core.stages import Workload
-from bench_core.suite import LatencySpec
 from bench_core.trace.trace import Trace
 from bench_core.verification import live_runs, verify
 from tests.helpers import own_home  # noqa: F401  # switched on by being here

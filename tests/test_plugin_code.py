@@ -14,14 +14,10 @@ import pytest
 import torch
 
 import bench_core
-from bench_core.competition import recorded_workload
 from bench_core.errors import PluginError, StoreError, UsageError
-from bench_core.execution import run_suite
 from bench_core.isolation.plugin_code import code_of_class
-from bench_core.kept_scores import scores_key
 from bench_core.plugins import Registry, load_registry
-from bench_core.scoring.operating_points import OperatingPoint
-from bench_core.stages import (
+from bench_core.run.artifacts import (
     Workload,
     conversion_key,
     has_trace,
@@ -32,9 +28,13 @@ from bench_core.stages import (
     stored_weights,
     trained_weights,
 )
+from bench_core.run.evaluate import recorded_workload
+from bench_core.run.run import run_suite
+from bench_core.run.score_cache import scores_key
+from bench_core.run.suite import load_suite
+from bench_core.scoring.operating_points import OperatingPoint
 from bench_core.store.inventory import entries
 from bench_core.store.local import ZOO, Artifact, Store
-from bench_core.suite import load_suite
 from bench_core.util.environment import numerics_fingerprint, rounding_settings
 from tests.helpers.suites import CONVERTED as TINY
 from tests.helpers.suites import parsed_suite, tiny_registry, write_suite

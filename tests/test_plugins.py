@@ -10,8 +10,8 @@ import pytest
 import bench_core
 from bench_core import hookspecs
 from bench_core.errors import PluginError, UsageError
-from bench_core.execution import run_suite
 from bench_core.plugins import load_registry
+from bench_core.run.run import run_suite
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.suites import TINY_PLUGIN, parsed_suite, tiny_registry, trained_store, write_plugin
 

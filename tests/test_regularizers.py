@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bench_core import LayerRecord, Regularizer, TrainingBatch, UsageError
+from bench_core.run.artifacts import Workload
+from bench_core.run.suite import WorkloadSpec
 from bench_core.snn import SpikingNeuron, lif_neuron
-from bench_core.stages import Workload
 from bench_core.store.local import Store
-from bench_core.suite import WorkloadSpec
 from bench_core.training import Recipe, RegularizerSpec, train_network
 from bench_core.training.regularizers import layer_records
 from tests.helpers import own_home  # noqa: F401  # switched on by being here

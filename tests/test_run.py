@@ -13,21 +13,23 @@ import pandas as pd
 import pytest
 import torch
 
-from bench_core import Requirement, competition, load_registry, load_suite, stages
+from bench_core import Requirement, load_registry, load_suite
 from bench_core.board import schema as columns
 from bench_core.board.board import TABLES, read_board, write_board
-from bench_core.competition import fitted_artifacts
 from bench_core.data import calibration_halves
 from bench_core.errors import DataError, UsageError
-from bench_core.execution import competitors, run_suite
 from bench_core.exits.strategy import Calibration, NeverExit
 from bench_core.live.engine import LiveSamples, run_live
-from bench_core.planning import plan
 from bench_core.recording import record as recording
 from bench_core.replay.controller import replay_policy
 from bench_core.report.terminal import terminal
 from bench_core.reproduction import reproduce_board
-from bench_core.stages import Workload, recorded_trace, recording_key, spiking_network, trained_weights
+from bench_core.run import artifacts as stages
+from bench_core.run import evaluate as competition
+from bench_core.run.artifacts import Workload, recorded_trace, recording_key, spiking_network, trained_weights
+from bench_core.run.evaluate import fitted_artifacts
+from bench_core.run.plan import plan
+from bench_core.run.run import competitors, run_suite
 from bench_core.store.local import Store
 from bench_core.trace.files import load_trace
 from bench_core.trace.trace import Trace
@@ -366,8 +368,8 @@ DRIVER = """
 import sys, time
 from pathlib import Path
 import bench_core.recording.record as recording
-import bench_core.stages as stages
-from bench_core.execution import run_suite
+import bench_core.run.artifacts as stages
+from bench_core.run.run import run_suite
 from bench_core.store.local import Store
 from tests.helpers.suites import parsed_suite, tiny_registry
 

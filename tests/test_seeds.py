@@ -15,12 +15,12 @@ from bench_core.board.csv_tables import read_table
 from bench_core.board.over_seeds import over_seeds, seed_table
 from bench_core.board.schema import SEED_COLUMNS
 from bench_core.errors import SuiteError
-from bench_core.execution import run_suite
 from bench_core.report.markdown import markdown
 from bench_core.report.terminal import terminal
 from bench_core.reproduction import reproduce_board
+from bench_core.run.run import run_suite
+from bench_core.run.suite import load_suite, parse_suite, seed_groups
 from bench_core.store.local import Store
-from bench_core.suite import load_suite, parse_suite, seed_groups
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.suites import DIRECT, EVENTS, parsed_suite, tiny_registry, write_suite
 

@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from bench_core import SpikingNetwork, TrainingBatch, UsageError
 from bench_core.replay.controller import replay_policy
-from bench_core.stages import Workload, spiking_network, trained_weights
+from bench_core.run.artifacts import Workload, spiking_network, trained_weights
+from bench_core.run.suite import WorkloadSpec
 from bench_core.store.local import Store
-from bench_core.suite import WorkloadSpec
 from bench_core.training import Recipe, RegularizerSpec, train_network
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.suites import tiny_registry
@@ -221,7 +221,7 @@ class Interrupting:
 def test_a_policy_can_be_trained_on_training_data(tmp_path):
     """The trace of the training split as calibration: its inputs are found."""
     from bench_core.offline import replay_files  # where it is used
-    from bench_core.stages import recorded_trace
+    from bench_core.run.artifacts import recorded_trace
     from bench_core.trace.files import save_trace
 
     store, found = Store(tmp_path / "store", zoo=None), workload(epochs=6)

@@ -22,17 +22,17 @@ from bench_core.board.under_shift import CLEAN, Condition, shift_table
 from bench_core.data.builtin import bench_datasets
 from bench_core.data.corruption import CORRUPTIONS, CorruptedTest, applies, corrupt_images, drop_events, subsample
 from bench_core.errors import DataError, SuiteError, UsageError
-from bench_core.execution import run_suite
 from bench_core.exits.strategy import ExitPolicy, NeverExit
 from bench_core.plugins import load_registry
 from bench_core.report.markdown import markdown
 from bench_core.report.terminal import terminal
 from bench_core.reproduction import compare_with, reproduce_board
+from bench_core.run.artifacts import Workload, recording_key, trained_weights
+from bench_core.run.run import run_suite
+from bench_core.run.shift_traces import corrupted_tests
+from bench_core.run.suite import Corruption, ShiftSpec, load_suite
 from bench_core.scoring.operating_points import OperatingPoint
 from bench_core.scoring.scores import Entry, Recorded, ScoredPolicy, StrategyScores, WorkloadScores
-from bench_core.shift_recording import corrupted_tests
-from bench_core.stages import Workload, recording_key, trained_weights
-from bench_core.suite import Corruption, ShiftSpec, load_suite
 from bench_core.trace.trace import Trace
 from bench_core.util.digests import tensor_digest
 from tests.helpers import own_home  # noqa: F401  # switched on by being here

@@ -13,7 +13,7 @@ import torch
 
 from bench_core.board.board import TABLES
 from bench_core.errors import StoreError, UsageError
-from bench_core.execution import run_suite
+from bench_core.run.run import run_suite
 from bench_core.store.inventory import choose, describe, entries, prune, verify
 from bench_core.store.local import Store, default_root
 from bench_core.trace import bundles

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from bench_core.errors import SuiteError
+from bench_core.run.artifacts import Workload
 from bench_core.snn import SpikingNeuron
 from bench_core.snn.neurons import NEURONS, trained_neuron
 from bench_core.snn.surrogate import SURROGATES, arctan, dspike, rectangle, triangle
-from bench_core.stages import Workload
 from bench_core.training import Recipe
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.suites import CONVERTED, DIRECT, parsed_suite, tiny_registry

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bench_core.errors import ExitBenchError, SuiteError, UsageError
+from bench_core.run.artifacts import Workload, trained_weights
 from bench_core.snn import if_neuron
-from bench_core.stages import Workload, trained_weights
 from bench_core.store.local import Store
 from bench_core.training import Recipe, Regularizer, RegularizerSpec, compilation, loop, train_network
 from bench_core.training.augmentation import augment

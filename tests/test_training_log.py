@@ -14,7 +14,7 @@ from bench_core.report.markdown import markdown
 from bench_core.report.page import page
 from bench_core.report.plots import training_chart
 from bench_core.report.text_tables import training_line
-from bench_core.stages import Workload, trained_weights
+from bench_core.run.artifacts import Workload, trained_weights
 from bench_core.store.local import Store
 from bench_core.training.history import training_log
 from tests.helpers.suites import DIRECT, parsed_suite, tiny_registry

@@ -136,7 +136,7 @@ def names_of(only: list[str] | None, kinds: str) -> list[str]:
 def suite_of(name: str, only: list[str] | None, registry: Any) -> Any:
     """A suite, of it what ``--only`` names. Raises UsageError for a text without a name, and for an unknown one."""
     from bench_core.knobs import nearest
-    from bench_core.suite import EVERY_STRATEGY, load_suite
+    from bench_core.run.suite import EVERY_STRATEGY, load_suite
 
     suite = load_suite(name)
     workloads = dict.fromkeys(known for spec in suite.workloads for known in (spec.name, spec.base_name))
@@ -154,8 +154,8 @@ def suite_of(name: str, only: list[str] | None, registry: Any) -> Any:
 
 def workload_of(suite: str, name: str, registry: Any) -> Any:
     from bench_core.knobs import nearest
-    from bench_core.stages import Workload
-    from bench_core.suite import load_suite
+    from bench_core.run.artifacts import Workload
+    from bench_core.run.suite import load_suite
 
     specs = {spec.name: spec for spec in load_suite(suite).workloads}
     if name not in specs:

@@ -25,7 +25,7 @@ class Listing(StrEnum):
 def list_(what: Annotated[Listing, typer.Argument(help="What to list.")], plugin: PluginFiles = None) -> None:
     """What is installed: strategies with their knobs, models, data sets, plugins with versions."""
     if what is Listing.SUITES:
-        from bench_core.suite import SHIPPED, load_suite
+        from bench_core.run.suite import SHIPPED, load_suite
 
         suites = [load_suite(path.stem) for path in sorted(SHIPPED.glob("*.toml"))]
         print(table([[s.name, len(s.workloads), s.title] for s in suites], ["suite", "workloads", "title"]))

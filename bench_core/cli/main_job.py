@@ -56,9 +56,9 @@ def run(
     ] = False,
 ) -> None:
     """The main job: train, convert and record what is missing, then replay and write the leaderboard."""
-    from bench_core.execution import check_workers, plan, run_suite
     from bench_core.report.terminal import terminal
-    from bench_core.stages import stored_weights
+    from bench_core.run.artifacts import stored_weights
+    from bench_core.run.run import check_workers, plan, run_suite
     from bench_core.store.local import default_store
 
     if offline_store and refit:

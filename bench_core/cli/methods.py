@@ -92,8 +92,8 @@ def verify(
     rounding, which can flip a spike: at most 10 % of the samples may be off by more than 1e-4.
     """
     from bench_core.board.board import write_text
+    from bench_core.run.suite import load_suite
     from bench_core.store.local import default_store
-    from bench_core.suite import load_suite
     from bench_core.util.environment import environment
     from bench_core.verification import verify
 

@@ -39,7 +39,7 @@ def train(
 ) -> None:
     """Train one network of a suite; a stopped training goes on where it was."""
     from bench_core.errors import TrainingPausedError
-    from bench_core.stages import trained_weights
+    from bench_core.run.artifacts import trained_weights
     from bench_core.store.local import default_store
 
     until = math.inf if minutes is None else time.monotonic() + 60 * minutes
@@ -72,8 +72,8 @@ def convert(
     device: DeviceOption = None,
 ) -> None:
     """Convert one trained network of a suite, and show the neurons that stand where it had activations."""
+    from bench_core.run.artifacts import conversion_key, spiking_network, trained_weights
     from bench_core.snn import SpikingNeuron
-    from bench_core.stages import conversion_key, spiking_network, trained_weights
     from bench_core.store.local import copy_artifact, default_store
 
     use_device(device)
@@ -158,7 +158,7 @@ def _record_workload(
     plugin: list[Path] | None,
     output: Path | None,
 ) -> None:
-    from bench_core.stages import recorded_trace, trained_weights
+    from bench_core.run.artifacts import recorded_trace, trained_weights
     from bench_core.store.local import default_store
     from bench_core.trace.files import save_trace
 

@@ -12,8 +12,8 @@ import torch
 from bench_core.conformance.subject import Check, ConformanceError, Subject
 from bench_core.conformance.synthetic import Recording, record
 from bench_core.costs.operations import Overhead
-from bench_core.execution import policy_artifacts
 from bench_core.replay.controller import replay_policy
+from bench_core.run.run import policy_artifacts
 from bench_core.store.local import Store
 from bench_core.trace.files import load_trace, save_trace
 

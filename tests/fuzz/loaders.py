@@ -32,9 +32,9 @@ from bench_core.errors import ExitBenchError
 from bench_core.report.latex import latex
 from bench_core.report.markdown import markdown
 from bench_core.report.terminal import terminal
+from bench_core.run.suite import load_suite
 from bench_core.store.inventory import describe, entries, prune, shipped_entries, verify
 from bench_core.store.local import Store, read_artifact
-from bench_core.suite import load_suite
 from bench_core.trace.bundles import import_bundle
 from bench_core.trace.files import load_trace, save_trace_shards
 from benchmarks.fuzz import (

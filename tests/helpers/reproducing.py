@@ -14,9 +14,9 @@ from pathlib import Path
 import pandas as pd
 
 from bench_core.errors import ExitBenchError
-from bench_core.execution import run_suite
 from bench_core.reproduction import reproduce_board
-from bench_core.stages import Workload
+from bench_core.run.artifacts import Workload
+from bench_core.run.run import run_suite
 from bench_core.store.local import Store
 from bench_core.trace.files import load_trace, save_trace
 from tests.helpers.suites import CONVERTED, DIRECT, parsed_suite, tiny_registry

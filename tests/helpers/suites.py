@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 from bench_core.plugins import load_registry
-from bench_core.stages import Workload, trained_weights
+from bench_core.run.artifacts import Workload, trained_weights
+from bench_core.run.suite import parse_suite
 from bench_core.store.local import Store
-from bench_core.suite import parse_suite
 
 TINY_PLUGIN = Path(__file__).with_name("tiny_plugin.py")
 

@@ -35,7 +35,7 @@ __all__ = [
     "seed_groups",
 ]
 
-SHIPPED = Path(__file__).parent / "suites"
+SHIPPED = Path(__file__).parent.parent / "suites"
 EVERY_STRATEGY = "*"
 LONGEST_NAME = 64
 

@@ -8,7 +8,7 @@ from typing import Any
 from bench_core.board.schema import SCHEMA
 from bench_core.isolation.plugin_code import code_of, code_of_class, shipped_packages
 from bench_core.plugins import Registry
-from bench_core.suite import Suite
+from bench_core.run.suite import Suite
 from bench_core.util.digests import json_digest
 from bench_core.util.environment import environment
 

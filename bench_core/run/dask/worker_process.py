@@ -30,7 +30,7 @@ def introduce(dask_worker: Any, token: str = "", place: str = "") -> dict[str, A
         token: the name under which orders refer to ``place``; empty for none.
         place: a store's URL with its password, which orders don't carry.
     """
-    from bench_core.graph import remember_place  # heavy, and so no part of the first stage
+    from bench_core.run.stages import remember_place  # heavy, and so no part of the first stage
 
     if token:
         remember_place(token, place)
@@ -55,7 +55,7 @@ def work(request: str, address: str, topic: str, key: str) -> str:
     Returns:
         The answer, as ``read_answer`` reads it.
     """
-    from bench_core.graph import perform
+    from bench_core.run.stages import perform
 
     worker, counter = _present[address], iter(range(1 << 62))
 

@@ -12,9 +12,10 @@ import torch
 
 from bench_core.conversion import converted_record, rebuilt
 from bench_core.errors import StoreError, TraceError, one_line
-from bench_core.provenance import code_digest
 from bench_core.recording.record import BATCH, PART, Part, Recording, record_part, recorded_tensors
-from bench_core.reuse import data_digest, refuse_or_note, stored_header
+from bench_core.run.provenance import code_digest
+from bench_core.run.reuse import data_digest, refuse_or_note, stored_header
+from bench_core.run.workload import Workload
 from bench_core.snn import AnalogNetwork, SpikingNetwork
 from bench_core.store.local import Artifact, Store
 from bench_core.trace.trace import Trace, trace_from_tensors
@@ -23,7 +24,6 @@ from bench_core.util.device import compute_device
 from bench_core.util.digests import canonical_json, json_digest
 from bench_core.util.environment import environment, processor
 from bench_core.util.progress import note, progress
-from bench_core.workloads import Workload
 
 __all__ = [
     "Workload",

@@ -12,10 +12,10 @@ from bench_core.errors import DataError
 from bench_core.isolation.foreign_code import is_ours
 from bench_core.isolation.plugin_code import LoadedCode
 from bench_core.plugins import Registry
-from bench_core.reuse import MadeWith
+from bench_core.run.reuse import MadeWith
+from bench_core.run.suite import WorkloadSpec
 from bench_core.snn import AnalogNetwork, SpikingNetwork
 from bench_core.snn.models import Model
-from bench_core.suite import WorkloadSpec
 from bench_core.training import Regularizer
 from bench_core.util.digests import json_digest
 

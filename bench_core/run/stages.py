@@ -19,21 +19,21 @@ import torch
 from bench_core.errors import StoreError, UsageError, one_line
 from bench_core.exits.strategy import Requirement
 from bench_core.isolation.failures import guarded
-from bench_core.kept_scores import SCORED_SPLITS, can_be_kept, scores_key
-from bench_core.planning import Competitor, Plan, plan
-from bench_core.plugin_versions import described, files_of, outdated, refuse_others
 from bench_core.plugins import Registry, load_registry
-from bench_core.provenance import code_digest
-from bench_core.stage_work import Stage, carry_out, forget_network, is_ours_alone, recordings, store_place
-from bench_core.stages import (
+from bench_core.run.artifacts import (
     Workload,
     conversion_key,
     has_trace,
     shards_of,
     stored_weights,
 )
+from bench_core.run.plan import Competitor, Plan, plan
+from bench_core.run.plugin_versions import described, files_of, outdated, refuse_others
+from bench_core.run.provenance import code_digest
+from bench_core.run.score_cache import SCORED_SPLITS, can_be_kept, scores_key
+from bench_core.run.suite import ShiftSpec, Suite
+from bench_core.run.worker import Stage, carry_out, forget_network, is_ours_alone, recordings, store_place
 from bench_core.store.local import Artifact, Store, default_store
-from bench_core.suite import ShiftSpec, Suite
 from bench_core.util.device import VARIABLE, wanted_device
 from bench_core.util.progress import collected, note
 from bench_core.util.version import __version__

@@ -18,11 +18,11 @@ from bench_core.costs.operations import Operations, Overhead
 from bench_core.errors import PluginError, StoreError, UsageError
 from bench_core.exits.strategy import ExitPolicy, ExitStrategy, NeverExit, PolicyFamily
 from bench_core.isolation.plugin_code import code_of_class, refuse_changed
-from bench_core.provenance import code_digest
 from bench_core.replay.controller import outcome_at
+from bench_core.run.artifacts import Workload, recording_key
+from bench_core.run.provenance import code_digest
 from bench_core.scoring.operating_points import OperatingPoint
 from bench_core.scoring.scores import Contest, ScoredPolicy, StrategyScores, fit_family
-from bench_core.stages import Workload, recording_key
 from bench_core.store.local import Artifact, Store
 from bench_core.util.digests import canonical_json, json_digest
 from bench_core.util.environment import environment

@@ -17,7 +17,11 @@ from bench_core.board.published import read_published
 from bench_core.board.schema import TRAINING_COLUMNS
 from bench_core.board.traces import trace_name
 from bench_core.board.under_shift import Condition, shift_table
-from bench_core.competition import (
+from bench_core.errors import StoreError, UsageError
+from bench_core.isolation.failures import guarded
+from bench_core.plugins import Registry
+from bench_core.run.artifacts import recording_key
+from bench_core.run.evaluate import (
     RecordedWorkload,
     contest_of,
     kept_scores_of,
@@ -26,18 +30,14 @@ from bench_core.competition import (
     score_workload,
     suite_tables,
 )
-from bench_core.errors import StoreError, UsageError
-from bench_core.graph import Order, missing_stages, perform_here
-from bench_core.isolation.failures import guarded
-from bench_core.planning import Competitor, Limits, Plan, competitors, plan
-from bench_core.plugins import Registry
-from bench_core.provenance import manifest
+from bench_core.run.plan import Competitor, Limits, Plan, competitors, plan
+from bench_core.run.provenance import manifest
+from bench_core.run.shift_traces import condition_digests, condition_traces, recorded_conditions
+from bench_core.run.stages import Order, missing_stages, perform_here
+from bench_core.run.suite import Suite
+from bench_core.run.wall_clock import measure_policies
 from bench_core.scoring.scores import Entry, WorkloadScores
-from bench_core.shift_recording import condition_digests, condition_traces, recorded_conditions
-from bench_core.stages import recording_key
 from bench_core.store.local import Store, default_store
-from bench_core.suite import Suite
-from bench_core.timing import measure_policies
 from bench_core.trace.trace import Trace
 from bench_core.training.history import training_log
 
@@ -168,7 +168,7 @@ def check_workers(store: Store, *, jobs: int | None, scheduler: str | None) -> N
         raise UsageError("--jobs starts workers, --scheduler finds them; leave one out")
     if store.offline:
         raise UsageError("--offline-store makes nothing; leave out --jobs and --scheduler")
-    from bench_core.cluster import check_address, require_dask
+    from bench_core.run.dask.client import check_address, require_dask
 
     require_dask("--jobs" if scheduler is None else "--scheduler")
     if scheduler is not None:
@@ -235,7 +235,7 @@ def _fill(
         return failed | perform_here(stages, planned, store, refit=refit)
     if not stages:
         return failed
-    from bench_core.cluster import local_workers, run_stages, scheduler_at
+    from bench_core.run.dask.client import local_workers, run_stages, scheduler_at
 
     workers: AbstractContextManager[Client]
     workers = local_workers(jobs or 1) if scheduler is None else scheduler_at(scheduler)

@@ -10,9 +10,11 @@ from bench_core.board.tables import board_tables
 from bench_core.exits.strategy import ExitStrategy, Requirement, State
 from bench_core.isolation.failures import guarded
 from bench_core.isolation.foreign_code import STRATEGY_MINUTES, is_ours
-from bench_core.kept_scores import SCORED_SPLITS, KeptScores
-from bench_core.planning import Competitor, Plan
-from bench_core.reuse import name_other_policies
+from bench_core.run.artifacts import Workload, recorded_trace, recording_key, spiking_network, trained_weights
+from bench_core.run.plan import Competitor, Plan
+from bench_core.run.reuse import name_other_policies
+from bench_core.run.score_cache import SCORED_SPLITS, KeptScores
+from bench_core.run.suite import Suite, seed_groups
 from bench_core.scoring.operating_points import OperatingPoint
 from bench_core.scoring.scores import (
     Artifacts,
@@ -26,9 +28,7 @@ from bench_core.scoring.scores import (
     score_together,
 )
 from bench_core.snn import SpikingNetwork
-from bench_core.stages import Workload, recorded_trace, recording_key, spiking_network, trained_weights
 from bench_core.store.local import Artifact, Store
-from bench_core.suite import Suite, seed_groups
 from bench_core.trace.trace import Trace
 from bench_core.util.digests import json_digest
 from bench_core.util.progress import progress

@@ -6,15 +6,15 @@ from typing import Any
 import torch
 
 from bench_core.board.board import Board
-from bench_core.competition import RecordedWorkload
 from bench_core.exits.strategy import ExitPolicy
 from bench_core.isolation.failures import guarded
 from bench_core.isolation.foreign_code import STRATEGY_MINUTES
 from bench_core.live.engine import LiveSamples, run_live
 from bench_core.live.timing import PolicyFailedError, measure
+from bench_core.run.evaluate import RecordedWorkload
+from bench_core.run.suite import LatencySpec
 from bench_core.scoring.scores import WorkloadScores
 from bench_core.snn import SpikingNetwork
-from bench_core.suite import LatencySpec
 from bench_core.util.digests import json_digest
 from bench_core.util.environment import processor
 from bench_core.util.stable_random import hash_order

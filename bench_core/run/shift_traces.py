@@ -6,14 +6,14 @@ from pathlib import Path
 
 from bench_core.board.traces import kept_trace, trace_name, trace_path
 from bench_core.board.under_shift import CLEAN, Condition
-from bench_core.competition import RecordedWorkload
 from bench_core.data import Dataset
 from bench_core.data.corruption import CorruptedTest, applies, subsample
 from bench_core.replay.controller import InputFrames
+from bench_core.run.artifacts import recorded_trace
+from bench_core.run.evaluate import RecordedWorkload
+from bench_core.run.suite import ShiftSpec
 from bench_core.scoring.scores import Recorded
-from bench_core.stages import recorded_trace
 from bench_core.store.local import Store
-from bench_core.suite import ShiftSpec
 from bench_core.trace.trace import Trace
 
 __all__ = ["condition_digests", "condition_traces", "corrupted_tests", "read_conditions", "recorded_conditions"]

@@ -3,22 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from bench_core.competition import (
-    RecordedWorkload,
-    contest_of,
-    fitted_artifacts,
-    kept_scores_of,
-    needs_missing_inputs,
-    recorded_workload,
-)
 from bench_core.exits.strategy import ExitStrategy, ListedPolicies
 from bench_core.isolation.foreign_code import is_ours
-from bench_core.kept_scores import SCORED_SPLITS, scored_recordings
-from bench_core.planning import Plan
-from bench_core.scoring.scores import Contest, Recorded, fit_family, halve, score_alone, score_strategy
-from bench_core.shift_recording import corrupted_tests
-from bench_core.snn import SpikingNetwork
-from bench_core.stages import (
+from bench_core.run.artifacts import (
     Workload,
     conversion_key,
     record_shard,
@@ -27,8 +14,21 @@ from bench_core.stages import (
     spiking_network,
     trained_weights,
 )
+from bench_core.run.evaluate import (
+    RecordedWorkload,
+    contest_of,
+    fitted_artifacts,
+    kept_scores_of,
+    needs_missing_inputs,
+    recorded_workload,
+)
+from bench_core.run.plan import Plan
+from bench_core.run.score_cache import SCORED_SPLITS, scored_recordings
+from bench_core.run.shift_traces import corrupted_tests
+from bench_core.run.suite import ShiftSpec
+from bench_core.scoring.scores import Contest, Recorded, fit_family, halve, score_alone, score_strategy
+from bench_core.snn import SpikingNetwork
 from bench_core.store.local import Artifact, Store
-from bench_core.suite import ShiftSpec
 
 __all__ = ["Stage", "carry_out", "forget_network", "is_ours_alone", "recordings", "store_place"]
 

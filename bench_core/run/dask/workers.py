@@ -14,9 +14,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from bench_core.errors import ClusterError, UsageError, one_line
+from bench_core.run.dask.worker_process import SLOT, end_worker, introduce, leave, offer, standstill
+from bench_core.run.dask.worker_shares import full_share_holders, share_cores
 from bench_core.util.progress import note
-from bench_core.worker_process import SLOT, end_worker, introduce, leave, offer, standstill
-from bench_core.worker_shares import full_share_holders, share_cores
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -8,10 +8,10 @@ from bench_core.errors import UsageError
 from bench_core.exits.strategy import ExitStrategy
 from bench_core.isolation.foreign_code import STAGE_MINUTES, STRATEGY_MINUTES
 from bench_core.plugins import Registry
-from bench_core.provenance import code_digest
+from bench_core.run.artifacts import Workload
+from bench_core.run.provenance import code_digest
+from bench_core.run.suite import EVERY_STRATEGY, CostModelSpec, ShiftSpec, Suite
 from bench_core.scoring.operating_points import OperatingPoint
-from bench_core.stages import Workload
-from bench_core.suite import EVERY_STRATEGY, CostModelSpec, ShiftSpec, Suite
 
 __all__ = ["Competitor", "Limits", "Plan", "competitors", "plan"]
 

@@ -16,14 +16,14 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from bench_core.dask_workers import Workers, kept_behind
 from bench_core.errors import ClusterError, UsageError, one_line
-from bench_core.graph import Order, Stage, place_of
-from bench_core.planning import Limits
-from bench_core.stages_under_way import StagesUnderWay, duration
+from bench_core.run.dask.stages_under_way import StagesUnderWay, duration
+from bench_core.run.dask.worker_shares import share_cores
+from bench_core.run.dask.workers import Workers, kept_behind
+from bench_core.run.plan import Limits
+from bench_core.run.stages import Order, Stage, place_of
 from bench_core.store.local import Store
 from bench_core.util.progress import progress
-from bench_core.worker_shares import share_cores
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -89,7 +89,7 @@ def local_workers(jobs: int) -> Iterator["Client"]:
         dashboard_address="127.0.0.1:0",  # a free port; none would be 8787, which a second run finds taken
         memory_limit=0,  # torch's memory is none that Dask could spill
         silence_logs=logging.CRITICAL,
-        preload=["bench_core.worker_process"],
+        preload=["bench_core.run.dask.worker_process"],
     )
     try:
         with Client(cluster, set_as_default=False) as client:

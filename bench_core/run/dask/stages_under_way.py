@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from bench_core.dask_workers import Lost, Worker, Workers
 from bench_core.errors import ClusterError, StoreError, one_line
-from bench_core.graph import Answer, Order, Stage, read_answer, stage_request
-from bench_core.planning import Limits
+from bench_core.run.dask.worker_process import SLOT, work
+from bench_core.run.dask.workers import Lost, Worker, Workers
+from bench_core.run.plan import Limits
+from bench_core.run.stages import Answer, Order, Stage, read_answer, stage_request
 from bench_core.store.local import Store
 from bench_core.util.progress import note
-from bench_core.worker_process import SLOT, work
 
 if TYPE_CHECKING:
     from distributed import Client, Future
