@@ -30,7 +30,7 @@ from bench_core.exits.strategy import ExitPolicy, NeverExit, ScorePolicy
 from bench_core.live.engine import LiveSamples, run_live
 from bench_core.run.artifacts import Workload
 from bench_core.store.local import default_store
-from bench_core.verification import Subject, prepare
+from bench_core.workflows.verify_live import Subject, prepare
 
 
 def never_stopping(policy: ExitPolicy) -> ExitPolicy:

@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bench_core import verification
 from bench_core.errors import UsageError
 from bench_core.exits.strategy import ExitPolicy, NeverExit
 from bench_core.live import energy_meter
@@ -28,7 +27,8 @@ from bench_core.run.suite import LatencySpec
 from bench_core.snn import SpikingNetwork, if_neuron, lif_neuron
 from bench_core.snn.models import Parts
 from bench_core.trace.trace import Trace
-from bench_core.verification import live_runs, verify
+from bench_core.workflows import verify_live as verification
+from bench_core.workflows.verify_live import live_runs, verify
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.numerics import assert_agree, make_exact
 from tests.helpers.suites import (

@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 import torch
 
-from bench_core import agreement, contract
 from bench_core.board.board import read_board
-from bench_core.contract import near_threshold, same_cell, same_numerics
 from bench_core.errors import UsageError
-from bench_core.reproduction import compare_with, reproduce_board
 from bench_core.run.run import run_suite
 from bench_core.store.local import Store
 from bench_core.util.environment import environment, numerics_fingerprint
+from bench_core.workflows.reproduction import agreement, contract
+from bench_core.workflows.reproduction.contract import near_threshold, same_cell, same_numerics
+from bench_core.workflows.reproduction.reproduce import compare_with, reproduce_board
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.kernels import KERNELS, run_python
 from tests.helpers.reproducing import CHANGES

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 
 from bench_core.board.board import TABLES
-from bench_core.retraining import PAIRED, STATIC, UNPAIRED, retrain_board, unpaired
 from bench_core.run.artifacts import Workload, trained_weights
 from bench_core.run.run import run_suite
 from bench_core.run.suite import load_suite
 from bench_core.store.local import Store
+from bench_core.workflows.retrain import PAIRED, STATIC, UNPAIRED, retrain_board, unpaired
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.suites import DIRECT, TINY_PLUGIN, parsed_suite, tiny_registry, write_suite
 

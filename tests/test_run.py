@@ -23,7 +23,6 @@ from bench_core.live.engine import LiveSamples, run_live
 from bench_core.recording import record as recording
 from bench_core.replay.controller import replay_policy
 from bench_core.report.terminal import terminal
-from bench_core.reproduction import reproduce_board
 from bench_core.run import artifacts as stages
 from bench_core.run import evaluate as competition
 from bench_core.run.artifacts import Workload, recorded_trace, recording_key, spiking_network, trained_weights
@@ -33,6 +32,7 @@ from bench_core.run.run import competitors, run_suite
 from bench_core.store.local import Store
 from bench_core.trace.files import load_trace
 from bench_core.trace.trace import Trace
+from bench_core.workflows.reproduction.reproduce import reproduce_board
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.numerics import assert_agree
 from tests.helpers.processes import module_path

@@ -17,10 +17,10 @@ from bench_core.board.schema import SEED_COLUMNS
 from bench_core.errors import SuiteError
 from bench_core.report.markdown import markdown
 from bench_core.report.terminal import terminal
-from bench_core.reproduction import reproduce_board
 from bench_core.run.run import run_suite
 from bench_core.run.suite import load_suite, parse_suite, seed_groups
 from bench_core.store.local import Store
+from bench_core.workflows.reproduction.reproduce import reproduce_board
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.suites import DIRECT, EVENTS, parsed_suite, tiny_registry, write_suite
 

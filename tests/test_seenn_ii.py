@@ -220,9 +220,9 @@ class Interrupting:
 
 def test_a_policy_can_be_trained_on_training_data(tmp_path):
     """The trace of the training split as calibration: its inputs are found."""
-    from bench_core.offline import replay_files  # where it is used
     from bench_core.run.artifacts import recorded_trace
     from bench_core.trace.files import save_trace
+    from bench_core.workflows.replay_files import replay_files  # where it is used
 
     store, found = Store(tmp_path / "store", zoo=None), workload(epochs=6)
     weights = trained_weights(found, store)

@@ -14,7 +14,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench_core import network_agreement
 from bench_core.board.board import read_board
 from bench_core.board.consistency import contradictions
 from bench_core.board.csv_tables import read_table
@@ -26,7 +25,6 @@ from bench_core.exits.strategy import ExitPolicy, NeverExit
 from bench_core.plugins import load_registry
 from bench_core.report.markdown import markdown
 from bench_core.report.terminal import terminal
-from bench_core.reproduction import compare_with, reproduce_board
 from bench_core.run.artifacts import Workload, recording_key, trained_weights
 from bench_core.run.run import run_suite
 from bench_core.run.shift_traces import corrupted_tests
@@ -35,6 +33,8 @@ from bench_core.scoring.operating_points import OperatingPoint
 from bench_core.scoring.scores import Entry, Recorded, ScoredPolicy, StrategyScores, WorkloadScores
 from bench_core.trace.trace import Trace
 from bench_core.util.digests import tensor_digest
+from bench_core.workflows.reproduction import networks as network_agreement
+from bench_core.workflows.reproduction.reproduce import compare_with, reproduce_board
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.kernels import KERNELS, run_python
 from tests.helpers.suites import DIRECT, EVENTS, parsed_suite, tiny_registry, trained_store

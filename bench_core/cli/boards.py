@@ -147,13 +147,13 @@ def reproduce(
         refuse_file(tables, "--tables")
     registry = registry_of(plugin)
     if source == "scratch":
-        from bench_core.retraining import retrain_board
+        from bench_core.workflows.retrain import retrain_board
 
         again = retrain_board(results, registry, keep=tables, verified=not unverified)
         print(again.text)
         failed = bool(again.problems)
     else:
-        from bench_core.reproduction import compare_with, reproduce_board
+        from bench_core.workflows.reproduction.reproduce import compare_with, reproduce_board
 
         if board is not None:
             report = compare_with(results, board, registry, verified=not unverified)

@@ -40,7 +40,7 @@ def replay(
     plugin: PluginFiles = None,
 ) -> None:
     """Replay one strategy on trace files: bring your own logits."""
-    from bench_core.offline import replay_files
+    from bench_core.workflows.replay_files import replay_files
 
     if per_sample == json_file == _PRINTED:
         raise UsageError("--json - and --per-sample -: only one of them can be printed; name a file for the other")
@@ -95,7 +95,7 @@ def verify(
     from bench_core.run.suite import load_suite
     from bench_core.store.local import default_store
     from bench_core.util.environment import environment
-    from bench_core.verification import verify
+    from bench_core.workflows.verify_live import verify
 
     refuse_output(_file(json_file), "--json", suite=suite, plugin=plugin)
     registry, spec = registry_of(plugin), load_suite(suite)

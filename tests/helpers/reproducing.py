@@ -14,11 +14,11 @@ from pathlib import Path
 import pandas as pd
 
 from bench_core.errors import ExitBenchError
-from bench_core.reproduction import reproduce_board
 from bench_core.run.artifacts import Workload
 from bench_core.run.run import run_suite
 from bench_core.store.local import Store
 from bench_core.trace.files import load_trace, save_trace
+from bench_core.workflows.reproduction.reproduce import reproduce_board
 from tests.helpers.suites import CONVERTED, DIRECT, parsed_suite, tiny_registry
 
 STRATEGIES = ("fixed", "seenn-i", "dt-snn", "dynamic-confidence", "margin", "spikecp")

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from bench_core.board.board import Board
-from bench_core.board_differences import Difference
-from bench_core.committed_policies import ReplayedPolicies, looks_at_inputs
-from bench_core.contract import accuracy_allowance, is_empty, timestep_allowance
 from bench_core.replay.controller import Outcome
+from bench_core.workflows.reproduction.committed_policies import ReplayedPolicies, looks_at_inputs
+from bench_core.workflows.reproduction.contract import accuracy_allowance, is_empty, timestep_allowance
+from bench_core.workflows.reproduction.differences import Difference
 
 __all__ = ["Excuses", "excuse"]
 

@@ -16,12 +16,10 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from bench_core.contract import FLIPPED_SHARE, LOGIT
 from bench_core.errors import UsageError
 from bench_core.exits.strategy import ExitPolicy, ExitStrategy, NeverExit
 from bench_core.live.engine import LiveSamples, SteppingNetwork, run_live
 from bench_core.live.timing import Timings, measure
-from bench_core.offline import PolicyChoice
 from bench_core.recording.record import BATCH, FOLD
 from bench_core.replay.controller import Outcome, replay_policy
 from bench_core.run.artifacts import Workload, recorded_trace, recording_key, spiking_network, trained_weights
@@ -32,6 +30,8 @@ from bench_core.store.local import Store
 from bench_core.trace.trace import Trace
 from bench_core.util.progress import progress
 from bench_core.util.stable_random import hash_order
+from bench_core.workflows.replay_files import PolicyChoice
+from bench_core.workflows.reproduction.contract import FLIPPED_SHARE, LOGIT
 
 __all__ = ["LiveRun", "Subject", "Verification", "live_runs", "prepare", "verify"]
 

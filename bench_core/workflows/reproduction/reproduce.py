@@ -17,15 +17,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
-from bench_core.agreement import Reproduction, compare_decisions, part_of
 from bench_core.board.board import Board, read_board, refuse_board, write_tables
 from bench_core.board.under_shift import Condition, shift_table
-from bench_core.committed_policies import CommittedPolicies, ReplayedPolicies
 from bench_core.errors import UsageError
 from bench_core.knobs import nearest
-from bench_core.network_agreement import TwoBoards, compare_networks
 from bench_core.plugins import Registry
-from bench_core.replayed_board import Tested, briefly, suite_of, tested
 from bench_core.run.artifacts import Workload
 from bench_core.run.evaluate import suite_tables
 from bench_core.run.plan import plan
@@ -33,6 +29,10 @@ from bench_core.run.run import run_suite
 from bench_core.run.shift_traces import read_conditions
 from bench_core.run.suite import Suite
 from bench_core.store.local import Store, copy_artifact, default_store, read_artifact
+from bench_core.workflows.reproduction.agreement import Reproduction, compare_decisions, part_of
+from bench_core.workflows.reproduction.committed_policies import CommittedPolicies, ReplayedPolicies
+from bench_core.workflows.reproduction.networks import TwoBoards, compare_networks
+from bench_core.workflows.reproduction.replayed_board import Tested, briefly, suite_of, tested
 
 __all__ = ["compare_with", "reproduce_board"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from bench_core.board.board import Board
-from bench_core.contract import is_empty
+from bench_core.workflows.reproduction.contract import is_empty
 
 __all__ = ["Difference", "differences", "exactly"]
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from bench_core.board.board import Board
 from bench_core.board.traces import kept_trace, trace_path
-from bench_core.offline import resolve_inputs
 from bench_core.plugins import Registry
 from bench_core.run.evaluate import policy_artifacts, score_workload
 from bench_core.run.plan import Competitor, plan
@@ -16,6 +15,7 @@ from bench_core.run.suite import LatencySpec, Suite, parse_suite
 from bench_core.scoring.scores import Contest, Recorded, WorkloadScores, halve
 from bench_core.store.local import Store
 from bench_core.trace.trace import Trace
+from bench_core.workflows.replay_files import resolve_inputs
 
 __all__ = ["Tested", "briefly", "contest_of_traces", "strategies_of", "suite_of", "tested"]
 

@@ -8,12 +8,18 @@ from typing import Any
 
 from bench_core.board.board import Board
 from bench_core.board.csv_tables import csv_text
-from bench_core.board_differences import differences, exactly
-from bench_core.committed_policies import ReplayedPolicies
-from bench_core.contract import ACCURACY_POINTS, RELATIVE, TIMESTEP_SHARE, same_cell, same_numerics
-from bench_core.near_ties import excuse
 from bench_core.util.environment import environment
 from bench_core.util.whole_folder import place_of
+from bench_core.workflows.reproduction.committed_policies import ReplayedPolicies
+from bench_core.workflows.reproduction.contract import (
+    ACCURACY_POINTS,
+    RELATIVE,
+    TIMESTEP_SHARE,
+    same_cell,
+    same_numerics,
+)
+from bench_core.workflows.reproduction.differences import differences, exactly
+from bench_core.workflows.reproduction.near_ties import excuse
 
 __all__ = [
     "Reproduction",

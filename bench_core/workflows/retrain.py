@@ -27,13 +27,13 @@ from bench_core.board.traces import trace_path
 from bench_core.costs.operations import Array
 from bench_core.plugins import Registry
 from bench_core.replay.controller import static_outcome
-from bench_core.replayed_board import Tested, briefly, suite_of, tested
 from bench_core.run.run import run_suite
 from bench_core.run.suite import Suite
 from bench_core.scoring.comparisons import Drawn
 from bench_core.scoring.scores import PolicySamples, policy_samples
 from bench_core.scoring.statistics import interval
 from bench_core.store.local import Store, default_store
+from bench_core.workflows.reproduction.replayed_board import Tested, briefly, suite_of, tested
 
 __all__ = ["PAIRED", "STATIC", "UNPAIRED", "Retraining", "retrain_board", "unpaired"]
 

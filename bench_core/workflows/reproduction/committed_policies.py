@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from bench_core.contract import near_threshold
 from bench_core.exits.strategy import ExitStrategy, PolicyFamily, Requirement, ScoreFamily
 from bench_core.isolation.failures import guarded
 from bench_core.knobs import KnobValue
@@ -14,6 +13,7 @@ from bench_core.replay.controller import Outcome, score_tables, static_outcome
 from bench_core.replay.family import FamilyOnTrace
 from bench_core.run.plan import Competitor
 from bench_core.scoring.scores import Artifacts, Recorded, fit_family
+from bench_core.workflows.reproduction.contract import near_threshold
 
 __all__ = ["CommittedPolicies", "ReplayedPolicies", "looks_at_inputs"]
 

@@ -9,14 +9,10 @@ from typing import Any
 import pandas as pd
 import torch
 
-from bench_core.agreement import Reproduction, changed_tables, compare_exactly, numerics_remark, tolerances
 from bench_core.board.board import Board
 from bench_core.board.traces import kept_trace, trace_path
-from bench_core.committed_policies import CommittedPolicies, ReplayedPolicies
-from bench_core.contract import FLIPPED_SHARE, LOGIT, accuracy_allowance, is_empty, same_numerics, timestep_allowance
 from bench_core.errors import UsageError
 from bench_core.plugins import Registry
-from bench_core.replayed_board import contest_of_traces, strategies_of
 from bench_core.run.plan import plan
 from bench_core.run.score_cache import SCORED_SPLITS
 from bench_core.run.shift_traces import read_conditions
@@ -25,6 +21,23 @@ from bench_core.scoring.metrics import static_accuracy
 from bench_core.scoring.scores import Recorded
 from bench_core.store.local import Store
 from bench_core.trace.trace import Trace, trace_from_tensors
+from bench_core.workflows.reproduction.agreement import (
+    Reproduction,
+    changed_tables,
+    compare_exactly,
+    numerics_remark,
+    tolerances,
+)
+from bench_core.workflows.reproduction.committed_policies import CommittedPolicies, ReplayedPolicies
+from bench_core.workflows.reproduction.contract import (
+    FLIPPED_SHARE,
+    LOGIT,
+    accuracy_allowance,
+    is_empty,
+    same_numerics,
+    timestep_allowance,
+)
+from bench_core.workflows.reproduction.replayed_board import contest_of_traces, strategies_of
 
 __all__ = ["TwoBoards", "compare_networks"]
 

@@ -1,0 +1,1 @@
+"""What can be done with files and boards beside a run."""

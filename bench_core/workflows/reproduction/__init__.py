@@ -1,0 +1,1 @@
+"""Committed boards recomputed, and compared as closely as the contract for numbers says."""
