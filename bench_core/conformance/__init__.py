@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench_core.conformance.checks import CHECKS as CHECKS
-    from bench_core.conformance.examination import Verdict as Verdict
-    from bench_core.conformance.examination import examine as examine
-    from bench_core.conformance.subject import Check as Check
-    from bench_core.conformance.subject import ConformanceError as ConformanceError
+    from bench_core.conformance.harness import Check as Check
+    from bench_core.conformance.harness import ConformanceError as ConformanceError
+    from bench_core.conformance.runner import Verdict as Verdict
+    from bench_core.conformance.runner import examine as examine
 
 _HOMES = {
     "CHECKS": "checks",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from bench_core.conformance.subject import Check, ConformanceError, Subject
+from bench_core.conformance.harness import Check, ConformanceError, Subject
 from bench_core.conformance.synthetic import Recording, record
 from bench_core.costs.operations import Overhead
 from bench_core.replay.controller import replay_policy

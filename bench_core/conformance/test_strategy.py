@@ -3,7 +3,7 @@
 import pytest
 
 from bench_core.conformance.checks import CHECKS
-from bench_core.conformance.subject import Check
+from bench_core.conformance.harness import Check
 from bench_core.errors import ExitBenchError
 from bench_core.exits.strategy import ExitStrategy
 from bench_core.plugins import load_registry

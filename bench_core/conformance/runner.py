@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench_core.conformance.checks import CHECKS
-from bench_core.conformance.subject import ConformanceError, Subject
+from bench_core.conformance.harness import ConformanceError, Subject
 from bench_core.errors import ExitBenchError, UsageError, one_line
 from bench_core.exits.strategy import ExitStrategy
 from bench_core.isolation.foreign_code import foreign_code
