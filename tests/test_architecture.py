@@ -1,4 +1,4 @@
-"""Imports flow one way: nothing right of the trace knows networks, nothing left of it knows what comes later."""
+"""What import-linter's contracts (pyproject.toml) can't say of imports: circles in packages, names, what is heavy."""
 
 import ast
 import importlib
@@ -13,101 +13,6 @@ import bench_core
 ROOT = Path(bench_core.__file__).parent.parent
 CORE = ROOT / "bench_core"
 PLUGINS = Path(bench_plugins.__file__).parent  # beside bench_core where it is installed, else in plugins/
-
-# Left of the trace, in the order of the data flow; a module may import its own group and those before it.
-LEFT = (
-    (
-        "errors",
-        "device",
-        "digests",
-        "environment",
-        "failures",
-        "files",
-        "foreign_code",
-        "hashing",
-        "knobs",
-        "plugin_code",
-        "process_state",
-        "progress",
-        "tracebacks",
-        "whole_folder",
-    ),
-    ("data",),
-    ("snn",),
-    ("training",),
-    ("conversion",),
-    ("costs.ledger",),
-    ("recording",),
-    ("own_networks",),
-)
-# The waist of the hourglass: files and counts, which both sides use.
-WAIST = (
-    "trace",
-    "logits",
-    "shards",
-    "tensor_files",
-    "trace_files",
-    "kept_traces",
-    "store_paths",
-    "store",
-    "remote_files",
-    "remote_store",
-    "costs.operations",
-    "costs.models",
-    "costs.builtin",
-    "costs",
-)
-# Right of the trace, in order.
-RIGHT = (
-    ("columns", "csv_tables", "cells", "manifests"),
-    ("published",),
-    ("board_files",),
-    ("evidence",),
-    ("exits", "private_trace"),
-    ("replay",),
-    ("sweep",),
-    ("curves", "selection", "metrics", "statistics"),
-    ("scoring",),
-    ("comparisons",),
-    ("rows",),
-    ("tables", "seeds", "shift"),
-    ("live", "energy_meter"),
-    ("latency",),
-    ("results",),
-    ("leaderboard",),
-    ("report",),
-)
-NETWORKS = ("snn", "training", "conversion", "costs.ledger", "recording", "own_networks")
-WHATEVER_RUNS_IT = (
-    "cli",
-    "cluster",
-    "competition",
-    "dask_workers",
-    "execution",
-    "graph",
-    "kept_scores",
-    "planning",
-    "plugin_versions",
-    "stage_work",
-    "stages",
-    "stages_under_way",
-    "offline",
-    "reproduction",
-    "retraining",
-    "verification",
-    "conformance",
-    "reuse",
-    "workloads",
-    "plugin_manager",
-    "hookspecs",
-    "suite",
-    "seal",
-    "ship",
-    "shift_recording",
-    "timing",
-    "worker_process",
-    "worker_shares",
-)
 
 
 def name_of(path):
@@ -154,77 +59,6 @@ def core_imports(path, *, lazy=True):
             yield line, name
 
 
-def belongs(module, groups):
-    """Whether a module, or the package that it lies in, is one of ``groups``."""
-    return any(module == group or module.startswith(f"{group}.") for group in groups)
-
-
-def place(module, sides):
-    """Position of a module in an ordered side, by its longest listed name, or None."""
-    if belongs(module, WAIST) and module not in {name for group in sides for name in group}:
-        return None
-    return next((index for index, group in enumerate(sides) if belongs(module, group)), None)
-
-
-def listed(groups):
-    return [name for group in groups for name in group]
-
-
-def test_every_name_of_the_order_is_a_module():
-    missing = [name for name in [*listed(LEFT), *WAIST, *listed(RIGHT)] if name not in MODULES]
-    assert missing == []
-
-
-@pytest.mark.parametrize("module", [m for m in MODULES if place(m, LEFT) is not None])
-def test_left_of_the_trace_a_module_imports_from_its_left_only(module):
-    here = place(module, LEFT)
-    wrong = [
-        f"line {line}: {name}"
-        for line, name in core_imports(MODULES[module])
-        if not belongs(name, WAIST) and (place(name, LEFT) is None or place(name, LEFT) > here)
-    ]
-    assert wrong == []
-
-
-def reached(module):
-    """Every module that this one needs, and the way there; what a function imports when called counts too."""
-    ways = {module: module}
-    waiting = [module]
-    while waiting:
-        here = waiting.pop(0)
-        found = {name for _, name in core_imports(MODULES[here])}
-        found |= {name.rpartition(".")[0] for name in found} & MODULES.keys()  # a package comes with its modules
-        for name in sorted(found - ways.keys()):
-            ways[name] = f"{ways[here]} -> {name}"
-            waiting.append(name)
-    return ways
-
-
-RIGHT_AND_WAIST = [m for m in MODULES if (place(m, RIGHT) is not None or belongs(m, WAIST)) and m != "costs.ledger"]
-
-
-@pytest.mark.parametrize("module", RIGHT_AND_WAIST)
-def test_right_of_the_trace_nothing_needs_networks_training_or_recording(module):
-    assert [way for name, way in reached(module).items() if belongs(name, NETWORKS)] == []
-
-
-@pytest.mark.parametrize("module", [m for m in MODULES if place(m, RIGHT) is not None])
-def test_right_of_the_trace_a_module_imports_from_its_left_only(module):
-    here = place(module, RIGHT)
-    wrong = [
-        f"line {line}: {name}"
-        for line, name in core_imports(MODULES[module], lazy=False)
-        if place(name, RIGHT) is not None and place(name, RIGHT) > here
-    ]
-    assert wrong == []
-
-
-@pytest.mark.parametrize("module", [m for m in MODULES if place(m, LEFT + RIGHT) is not None or belongs(m, WAIST)])
-def test_what_computes_does_not_know_what_runs_it(module):
-    known = [f"line {line}: {name}" for line, name in core_imports(MODULES[module]) if belongs(name, WHATEVER_RUNS_IT)]
-    assert known == []
-
-
 def test_no_two_modules_import_each_other():
     graph = {name: {found for _, found in core_imports(path, lazy=False)} - {name} for name, path in MODULES.items()}
     finished, path = set(), []
@@ -240,11 +74,6 @@ def test_no_two_modules_import_each_other():
 
     for name in graph:
         follow(name)
-
-
-@pytest.mark.parametrize("path", CORE_FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_the_harness_imports_no_plugin(path):
-    assert [dotted for _, dotted in imports(path) if dotted.split(".")[0] == "bench_plugins"] == []
 
 
 @pytest.mark.parametrize("path", CORE_FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -280,7 +109,7 @@ def test_the_command_line_and_the_package_import_nothing_heavy():
             assert dotted.split(".")[0] in light, f"{path.name}, line {line}: {dotted}"
     for path in commands:
         imported = {name for _, name in core_imports(path, lazy=False)}
-        assert all(name == "errors" or name.split(".")[0] == "cli" for name in imported), path.name
+        assert all(name in ("errors", "util.version") or name.split(".")[0] == "cli" for name in imported), path.name
 
 
 @pytest.mark.parametrize("path", [*CORE_FILES, *PLUGIN_FILES], ids=lambda p: str(p.relative_to(ROOT)))

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bench_core.board.board import read_board, write_board
+from bench_core.board.board import read_board
 from bench_core.board.csv_tables import csv_text, escaped, read_table, unescaped
 from bench_core.board.differences import compare_boards
 from bench_core.errors import UsageError
@@ -25,6 +25,7 @@ from bench_core.report.write import write_report
 from tests.browser.boards import POINTS, make_board
 from tests.fuzz.board import board_seeds
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
+from tests.helpers.boards import write_board
 
 ODD = "a\x1b[31m\x9b2J\u202eb\x07\x00\r\n\u2028c\x85\x7f\ufeff"
 FORMULAS = ("=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(1)", "\t=1", "\r=1", "＝1", "'quoted", "'=1", "-", "--x", "=")

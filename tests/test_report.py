@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench_core.board.board import read_board, write_board
+from bench_core.board.board import read_board
 from bench_core.board.consistency import contradictions, refuse_contradictions
 from bench_core.board.differences import compare_boards
 from bench_core.board.schema import TRAINING_COLUMNS
@@ -36,6 +36,7 @@ from bench_core.report.text_tables import (
 from bench_core.report.write import check_formats, write_report
 from tests.browser.boards import HOSTILE, POINTS, SCRIPT, Squares, make_board
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
+from tests.helpers.boards import write_board
 
 EVERY = ("html", "tex", "svg", "png", "md")
 VOID = {"meta", "link", "img", "br", "input", "hr", "path", "circle"}

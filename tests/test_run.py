@@ -15,7 +15,7 @@ import torch
 
 from bench_core import Requirement, load_registry, load_suite
 from bench_core.board import schema as columns
-from bench_core.board.board import TABLES, read_board, write_board
+from bench_core.board.board import TABLES, read_board
 from bench_core.data import calibration_halves
 from bench_core.errors import DataError, UsageError
 from bench_core.exits.strategy import Calibration, NeverExit
@@ -34,6 +34,7 @@ from bench_core.trace.files import load_trace
 from bench_core.trace.trace import Trace
 from bench_core.workflows.reproduction.reproduce import reproduce_board
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
+from tests.helpers.boards import write_board
 from tests.helpers.numerics import assert_agree
 from tests.helpers.processes import module_path
 from tests.helpers.suites import (

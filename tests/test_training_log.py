@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench_core.board.board import read_board, write_board
+from bench_core.board.board import read_board
 from bench_core.board.csv_tables import read_table
 from bench_core.board.published import PUBLISHED_COLUMNS
 from bench_core.board.schema import TRAINING_COLUMNS
@@ -17,6 +17,7 @@ from bench_core.report.text_tables import training_line
 from bench_core.run.artifacts import Workload, trained_weights
 from bench_core.store.local import Store
 from bench_core.training.history import training_log
+from tests.helpers.boards import write_board
 from tests.helpers.suites import DIRECT, parsed_suite, tiny_registry
 
 QUICK = Path(__file__).parent.parent / "results" / "quick"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench_core.board.board import make_folder, read_board, read_kept, write_board, write_tables
+from bench_core.board.board import make_folder, read_board, read_kept, write_tables
 from bench_core.board.files import KEPT_TABLES, OPTIONAL_TABLES, TABLES
 from bench_core.board.seal import seal
 from bench_core.errors import StoreError, UsageError
@@ -21,6 +21,7 @@ from bench_core.util import whole_folder
 from bench_core.util.whole_folder import PENDING, place_of, replace_files
 from tests.browser.boards import make_board
 from tests.helpers.board_kills import NEW, OLD, OTHERS, OWNED, make_old, said_by
+from tests.helpers.boards import write_board
 from tests.helpers.processes import environment, module_path
 
 ROOT = Path(__file__).parent.parent

@@ -24,7 +24,6 @@ from bench_core.board.csv_tables import csv_text, table_of
 from bench_core.board.files import (
     FIXED_COLUMNS,
     KEPT_TABLES,
-    LEADERBOARD,
     MANIFEST,
     OPTIONAL_TABLES,
     OWN_FILES,
@@ -174,23 +173,24 @@ def _kept_table(folder: Path, name: str, content: bytes) -> pd.DataFrame | None:
     return table
 
 
-def write_board(board: Board, folder: Path, traces: Mapping[str, Trace] | None = None) -> None:
+def write_board(
+    board: Board, folder: Path, pages: Mapping[str, str], traces: Mapping[str, Trace] | None = None
+) -> None:
     """Replace the board in ``folder`` by this one in one step; what else is in the folder stays.
 
     Args:
         board: its manifest is written with the sha256 of every table.
         folder: made if need be.
+        pages: texts for people, by file name.
         traces: by file name, to be written to ``traces/`` in the same step.
 
     Raises:
         UsageError, StoreError: the folder or a file can't be written; the board before is there as it was.
     """
-    from bench_core.report.markdown import markdown
-
     make_folder(folder)
     texts = _csv_texts({**board.tables, **board.kept})
     manifest = {**board.manifest, "sha256": {name: digest_of(text.encode()) for name, text in texts.items()}}
-    texts |= {MANIFEST: json.dumps(manifest, indent=1, sort_keys=True) + "\n", LEADERBOARD: markdown(board)}
+    texts |= {MANIFEST: json.dumps(manifest, indent=1, sort_keys=True) + "\n", **pages}
     writers = _text_writers(texts)
     writers |= {f"traces/{name}": partial(save_trace, trace) for name, trace in (traces or {}).items()}
     replace_files(folder, writers, OWN_FILES)

@@ -17,10 +17,7 @@ from bench_core.util.version import __version__
 
 # isort: off
 # Importing a room registers its commands; `exitbench --help` shows them in this order.
-from bench_core.cli import run as main_job
-from bench_core.cli import replay as methods
-from bench_core.cli import record as networks
-from bench_core.cli import boards, listings, data, store, plugins
+from bench_core.cli import run, boards, replay, record, listings, data, store, plugins  # noqa: F401
 # isort: on
 
 __all__ = ["main"]

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "CHECKS": "checks",
-    "Check": "subject",
-    "ConformanceError": "subject",
-    "Verdict": "examination",
-    "examine": "examination",
+    "Check": "harness",
+    "ConformanceError": "harness",
+    "Verdict": "runner",
+    "examine": "runner",
 }
 
 __all__ = [*_HOMES]  # noqa: PLE0604  # strings, all of them

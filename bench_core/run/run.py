@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from bench_core.board.board import Board, make_folder, read_kept, write_board
+from bench_core.board.files import LEADERBOARD
 from bench_core.board.published import read_published
 from bench_core.board.schema import TRAINING_COLUMNS
 from bench_core.board.traces import trace_name
@@ -20,6 +21,7 @@ from bench_core.board.under_shift import Condition, shift_table
 from bench_core.errors import StoreError, UsageError
 from bench_core.isolation.failures import guarded
 from bench_core.plugins import Registry
+from bench_core.report.markdown import markdown
 from bench_core.run.artifacts import recording_key
 from bench_core.run.evaluate import (
     RecordedWorkload,
@@ -151,7 +153,7 @@ def run_suite(
                     traces |= _traces(ready, shifted.get(result.name, ""))
         if board.problems:
             board.manifest["problems"] = board.problems
-        write_board(board, output, traces)
+        write_board(board, output, {LEADERBOARD: markdown(board)}, traces)
         return board
 
 

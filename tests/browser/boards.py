@@ -7,7 +7,7 @@ from bench_plugins.baselines import Fixed, Stability
 from bench_plugins.seenn_i import SeennI
 
 from bench_core import Dataset, ImageSplit, Trace
-from bench_core.board.board import Board, write_board
+from bench_core.board.board import Board
 from bench_core.board.over_seeds import seed_table
 from bench_core.board.tables import board_tables
 from bench_core.board.under_shift import CLEAN, Condition, shift_table
@@ -16,6 +16,7 @@ from bench_core.costs.memory import Memory
 from bench_core.scoring.operating_points import OperatingPoint
 from bench_core.scoring.scores import Contest, Entry, Recorded, WorkloadScores, halve, score_strategy
 from bench_core.trace.files import save_trace
+from tests.helpers.boards import write_board
 
 POINTS = ("iso-accuracy:0.5", "budget:0.5")
 SCRIPT = "<script>alert(1)</script>"

@@ -2,11 +2,11 @@
 
 import pandas as pd
 
-from bench_core.board.board import write_board
 from bench_core.board.over_seeds import seed_table
 from bench_core.board.schema import MEASUREMENT_COLUMNS, RAW_COLUMNS, TRAINING_COLUMNS
 from bench_core.board.tables import summary_table
 from tests.browser.boards import POINTS, make_board
+from tests.helpers.boards import write_board
 
 __all__ = ["BOARD", "board_seeds"]
 

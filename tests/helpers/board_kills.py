@@ -150,8 +150,9 @@ def steps(place):
 
 def boards(way, place, one, other):
     """Thirty kills while one board replaces the other, at steps drawn by lot."""
-    from bench_core.board.board import read_board, write_board
+    from bench_core.board.board import read_board
     from bench_core.trace.files import load_trace
+    from tests.helpers.boards import write_board
 
     names = {"one": one, "other": other}
     known = {name: read_board(folder) for name, folder in names.items()}
@@ -193,7 +194,8 @@ def boards(way, place, one, other):
 
 def reading(place, one, other):
     """Boards are read while a child replaces them."""
-    from bench_core.board.board import read_board, write_board
+    from bench_core.board.board import read_board
+    from tests.helpers.boards import write_board
 
     known = {name: read_board(folder) for name, folder in (("one", one), ("other", other))}
     shutil.copytree(one, place / "board")

@@ -69,8 +69,8 @@ def reproduce_board(
         board, found = _from_traces(committed, suite, folder, registry, store)
         _keep(board, keep)
         result.remarks.append(f"{folder}: {len(board.rows)} rows recomputed from traces")
-        sides = [part_of(one, names) if only else one for one in (committed, board)]
-        compare_decisions(result, *sides, folder, _sides(found, suite, registry), partly=bool(only))
+        old, new = (part_of(one, names) if only else one for one in (committed, board))
+        compare_decisions(result, old, new, folder, _sides(found, suite, registry), partly=bool(only))
         return result
     with tempfile.TemporaryDirectory(prefix="exitbench-") as scratch:
         place, fresh = Path(scratch) / "board", Store(Path(scratch) / "store")

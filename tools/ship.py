@@ -1,6 +1,6 @@
 """For maintainers: copy what a run of a suite made into the package's zoo, so that the main job trains nothing.
 
-EXITBENCH_HOME=fresh exitbench run quick && EXITBENCH_HOME=fresh python -m bench_core.ship quick
+EXITBENCH_HOME=fresh exitbench run quick && EXITBENCH_HOME=fresh python tools/ship.py quick
 """
 
 import sys
