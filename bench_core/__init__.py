@@ -42,11 +42,14 @@ if TYPE_CHECKING:
     from bench_core.snn import if_neuron as if_neuron
     from bench_core.snn import lif_neuron as lif_neuron
     from bench_core.snn.models import Model as Model
+    from bench_core.snn.models import Parts as Parts
     from bench_core.trace.files import load_trace as load_trace
     from bench_core.trace.files import save_trace as save_trace
     from bench_core.trace.files import save_trace_shards as save_trace_shards
     from bench_core.trace.trace import Trace as Trace
+    from bench_core.training import LayerRecord as LayerRecord
     from bench_core.training import Regularizer as Regularizer
+    from bench_core.training import TrainingBatch as TrainingBatch
 
 _HOMES = {
     "AnalogNetwork": "snn",
