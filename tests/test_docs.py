@@ -38,10 +38,20 @@ def python_blocks(text):
     return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
 
 
-def test_the_readme_shows_the_committed_board():
-    shown = re.search(r"<!-- board:.*?-->\n\n```text\n(.*?)```\n\n<!-- /board -->", README, flags=re.DOTALL)
-    assert shown is not None
-    assert shown[1].rstrip() == terminal(read_board(QUICK), ["iso-accuracy:0.5"]).rstrip()
+def test_the_readme_and_the_results_show_the_committed_board():
+    board = terminal(read_board(QUICK), ["iso-accuracy:0.5"]).rstrip()
+    results = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    whole, rows = (
+        re.search(r"<!-- board:.*?-->\n\n```text\n(.*?)\n```", text, re.DOTALL)[1] for text in (results, README)
+    )
+    assert whole.rstrip() == board
+    lines = rows.splitlines()
+    assert lines == [line.rstrip() for line in board.splitlines()[: len(lines)]]
+    assert len(lines) >= 12
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 130
 
 
 def test_the_committed_leaderboard_is_rendered_from_the_committed_rows():
@@ -194,9 +204,11 @@ def test_every_strategy_says_which_knob_and_paper_it_has_in_the_docs():
 
 
 def test_every_link_to_a_file_leads_somewhere():
-    links = re.findall(r"\]\((?!https?://)([^)#]+)\)", README + CONTRIBUTING)
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    results = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    for folder, text in ((ROOT, README + CONTRIBUTING), (ROOT / "results", results)):
+        links = re.findall(r"\]\((?!https?://)([^)#]+)\)", text)
+        assert links
+        assert [link for link in links if not (folder / link).exists()] == []
 
 
 def test_the_readmes_own_logits_make_a_trace(tmp_path, monkeypatch):
