@@ -453,6 +453,7 @@ def test_what_is_loaded_as_it_is_wanted_is_not_outdated(registry):
 def test_a_password_of_the_store_reaches_workers_and_no_text(registry, tmp_path, monkeypatch, capfd):
     """A worker of another process finds what is shared under the URL with the password."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)  # the URL names a folder below the working directory
     url = f"file://me:s3cret@{tmp_path}/shared"
     remote = RemoteStore(tmp_path / "ours", url, zoo=None)
     wanted = parsed_suite(workloads=[CONVERTED], strategies=[{"name": "fixed"}])
