@@ -1,4 +1,4 @@
-"""Damaged and hostile files: the documented errors, and nothing else. The great numbers are in benchmarks/fuzz.py."""
+"""Damaged and hostile files: the documented errors, and nothing else. The great numbers are in tests/fuzz/files.py."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from bench_core.errors import StoreError, SuiteError, TraceError
 from bench_core.run.suite import load_suite
 from bench_core.store.local import Store
 from bench_core.trace.files import load_trace
-from benchmarks import fuzz
+from tests.fuzz import files as fuzz
 from tests.helpers import own_home  # noqa: F401  # switched on by being here
 from tests.helpers.processes import PATIENCE, environment, module_path
 from tests.helpers.suites import TINY_PLUGIN
@@ -95,7 +95,7 @@ FUZZ = """
 import json, sys
 from pathlib import Path
 import torch
-from benchmarks import fuzz
+from tests.fuzz import files as fuzz
 torch.set_num_threads(1)
 fuzz.limit_memory()
 found = fuzz.fuzz(Path(sys.argv[1]), 900, 11, report=lambda line: print(line, file=sys.stderr))
@@ -120,7 +120,7 @@ def test_the_watch_sees_what_it_is_there_to_see(tmp_path):
     source = """
 import os, pickle, sys, time
 from pathlib import Path
-from benchmarks import fuzz
+from tests.fuzz import files as fuzz
 place = Path(sys.argv[1])
 inside, outside = place / "in", place / "out"
 inside.mkdir()

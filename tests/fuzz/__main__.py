@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.fuzz import limit_memory
 from tests.fuzz.driver import fuzz
+from tests.fuzz.files import limit_memory
 from tests.fuzz.loaders import LOADERS
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 from contextlib import suppress
 
 from bench_core.util.progress import collected
-from benchmarks.fuzz import mutate_bytes, try_case
+from tests.fuzz.files import mutate_bytes, try_case
 from tests.fuzz.loaders import loader
 
 __all__ = ["fuzz"]

@@ -37,7 +37,8 @@ from bench_core.store.inventory import describe, entries, prune, shipped_entries
 from bench_core.store.local import Store, read_artifact
 from bench_core.trace.bundles import import_bundle
 from bench_core.trace.files import load_trace, save_trace_shards
-from benchmarks.fuzz import (
+from tests.fuzz.board import BOARD, board_seeds
+from tests.fuzz.files import (
     Target,
     bundle_seeds,
     mutate_bundle,
@@ -46,7 +47,6 @@ from benchmarks.fuzz import (
     suite_seeds,
     trace_seeds,
 )
-from tests.fuzz.board import BOARD, board_seeds
 from tests.fuzz.mutations import mutate_csv, mutate_json, mutate_npy, mutate_numbers, mutate_tar, mutate_zip
 from tests.traces import make_trace
 

@@ -7,7 +7,7 @@ import tarfile
 import zipfile
 from contextlib import suppress
 
-from benchmarks.fuzz import NUMBERS, mutate_bytes, mutate_value
+from tests.fuzz.files import NUMBERS, mutate_bytes, mutate_value
 
 __all__ = ["mutate_csv", "mutate_json", "mutate_npy", "mutate_numbers", "mutate_tar", "mutate_zip"]
 

@@ -1,6 +1,6 @@
 """Damaged and hostile files, a great many: trace loader, suite parser and bundle unpacker take them or refuse them.
 
-    python benchmarks/fuzz.py [--cases 100000] [--seed 0]
+    python -m tests.fuzz.files [--cases 100000] [--seed 0]
 
 Valid files are mutated, half of them by bytes and half by their meaning (headers with other shapes, offsets and names,
 TOML values, tar fields, with the checksums put right so that the next check is reached). Each case is either accepted
