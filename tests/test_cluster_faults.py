@@ -238,7 +238,9 @@ def test_an_adaptive_cluster_grows_from_nothing_and_gives_the_same_bytes(scored,
             assert read_answer(perform(stage_request(order, stage, 1))).problem == ""
     alone = scores(store)
     stages, order = scored("waits", *names)
-    cluster = LocalCluster(n_workers=0, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, memory_limit=0)
+    cluster = LocalCluster(
+        n_workers=0, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", memory_limit=0
+    )
     most = []
     with cluster, scheduler_at(cluster.scheduler_address) as client:
         cluster.adapt(minimum=0, maximum=2, interval="100ms", target_duration="100ms")

@@ -156,7 +156,7 @@ def test_what_a_killed_run_left_unfinished_is_gone_after_the_next_write(undistur
 def test_a_process_removes_what_it_holds_even_where_a_finally_was_cut_short(tmp_path):
     """As if Ctrl-C came between the end of a block and its clean-up; a forked child leaves its parent's alone."""
     code = (
-        "import os, sys\nfrom bench_core import files\nfrom pathlib import Path\n"
+        "import os, sys\nfrom bench_core.util import files\nfrom pathlib import Path\n"
         "files.shutil.rmtree, real = lambda *_, **__: sys.exit(3), files.shutil.rmtree\n"
         "try:\n    with files.workspace(Path(sys.argv[1])) as place:\n"
         "        if not os.fork():\n            sys.exit()\n"
