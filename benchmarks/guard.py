@@ -1,23 +1,25 @@
-"""What surrounding foreign code costs: one guard, and the main job with it and without, in turns.
+"""What surrounding foreign code costs: one guard, its share of the main job, and the main job with it and without.
 
     python benchmarks/guard.py [--repetitions 5] [--only fashion-direct]
 
-Without it, ``foreign_code`` does nothing. The store is filled first and scores are made again, so a turn is replay,
-ranks and wall clock of one workload.
+The share is the time that entering and leaving guards takes inside a run, over the time of that run, so that it
+doesn't depend on what else the machine does. Without guards, ``foreign_code`` does nothing. The store is filled first
+and scores are made again, so a turn is replay, ranks and wall clock of one workload.
 """
 
 import argparse
 import io
 import shutil
 import statistics
+import sys
 import tempfile
 import time
-from contextlib import contextmanager, redirect_stderr
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from pathlib import Path
 from unittest.mock import patch
 
 from bench_core import load_registry
-from bench_core.isolation import failures, foreign_code
+from bench_core.isolation import foreign_code
 from bench_core.run.run import run_suite
 from bench_core.run.suite import load_suite
 from bench_core.store.local import Store
@@ -27,6 +29,35 @@ from bench_core.store.local import Store
 def nothing(*_arguments, **_options):
     """Stand in for ``foreign_code``."""
     yield
+
+
+@contextmanager
+def replaced(stand_in):
+    """Have every module call ``stand_in`` instead of ``foreign_code``."""
+    real = foreign_code.foreign_code
+    users = [module for name, module in list(sys.modules.items()) if name.startswith("bench_core")]
+    with ExitStack() as stack:
+        for module in users:
+            if getattr(module, "foreign_code", None) is real:
+                stack.enter_context(patch.object(module, "foreign_code", stand_in))
+        yield real
+
+
+def timed(real, spent):
+    """Return ``foreign_code`` that adds to ``spent`` the seconds that entering and leaving take."""
+
+    @contextmanager
+    def stand_in(*arguments, **options):
+        start = time.perf_counter()
+        with real(*arguments, **options):
+            spent.append(time.perf_counter() - start)
+            try:
+                yield
+            finally:
+                start = time.perf_counter()
+        spent.append(time.perf_counter() - start)
+
+    return stand_in
 
 
 def seconds(suite, registry, store, folder):
@@ -54,14 +85,19 @@ def main():
     with tempfile.TemporaryDirectory() as place:
         store = Store(Path(place) / "store")
         seconds(suite, registry, store, Path(place) / "board")
-        ratios = []
+        ratios, shares = [], []
         for _ in range(chosen.repetitions):
-            guarded = seconds(suite, registry, store, Path(place) / "board")
-            with patch.object(failures, "foreign_code", nothing):
+            spent: list[float] = []
+            with replaced(timed(foreign_code.foreign_code, spent)):
+                guarded = seconds(suite, registry, store, Path(place) / "board")
+            with replaced(nothing):
                 bare = seconds(suite, registry, store, Path(place) / "board")
             ratios.append(guarded / bare)
-            print(f"main job with guards {guarded:.2f} s, without {bare:.2f} s: {ratios[-1]:.3f}")
+            shares.append(sum(spent) / guarded)
+            guards = f"{len(spent) // 2} guards took {sum(spent):.2f} s"
+            print(f"main job with guards {guarded:.2f} s, without {bare:.2f} s: {ratios[-1]:.3f}; {guards}")
     print(f"median of the ratios: {statistics.median(ratios):.3f}")
+    print(f"median of the guards' share: {statistics.median(shares):.1%}")
 
 
 if __name__ == "__main__":
