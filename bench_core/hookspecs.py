@@ -1,9 +1,9 @@
 """Every hook of ExitBench, in the order of a run.
 
 A plugin is a module (or object) with functions of these names, marked with ``bench_core.hookimpl`` and registered under
-the entry-point group ``exitbench``. No hook takes an argument; each returns a list of objects, and may be left out.
-Every plugin is called on its own: one that raises, or returns something else, is reported and left out. Names are
-unique among their kind; the first to register keeps the name, shipped plugins first.
+the entry-point group ``exitbench``. No hook takes an argument; each is optional and returns a list of objects. Each
+plugin is called separately; one that raises, or returns something else, is reported and skipped. Names are unique among
+their kind; the first to register keeps the name, built-in plugins first.
 """
 
 from collections.abc import Iterable
@@ -24,21 +24,21 @@ __all__ = ["PROJECT"]
 PROJECT = "exitbench"
 hookspec = pluggy.HookspecMarker(PROJECT)
 
-# --- what networks are made of ---------------------------------------------------------------------------------------
+# --- network components ----------------------------------------------------------------------------------------------
 
 
 @hookspec
 def bench_datasets() -> "Iterable[Dataset]":  # type: ignore[empty-body]
-    """Data sets: named splits of samples with labels, ids and digest, and their encoding as network input.
+    """Return data sets: named splits of samples with labels, ids and digest, and their encoding as network input.
 
-    Returns objects derived from ``bench_core.Dataset``. Called once, when plugins are loaded; files are opened
-    only when a split is asked for.
+    Returns objects derived from ``bench_core.Dataset``. Called once, when plugins are loaded; files are opened only
+    when a split is requested.
     """
 
 
 @hookspec
 def bench_models() -> "Iterable[Model]":  # type: ignore[empty-body]
-    """Models: builders of a spiking network (``reset``, ``step``, ``run``, ``keep``) and of its ANN twin.
+    """Return models: builders of a spiking network (``reset``, ``step``, ``run``, ``keep``) and of its ANN twin.
 
     Returns objects derived from ``bench_core.Model``.
     """
@@ -46,7 +46,7 @@ def bench_models() -> "Iterable[Model]":  # type: ignore[empty-body]
 
 @hookspec
 def bench_regularizers() -> "Iterable[Regularizer]":  # type: ignore[empty-body]
-    """Regularisers: a loss from per-layer records, logits and labels, added to the task's loss in training.
+    """Return regularisers: a loss from per-layer records, logits and labels, added to the task's loss in training.
 
     Returns objects derived from ``bench_core.Regularizer``.
     """
@@ -54,30 +54,30 @@ def bench_regularizers() -> "Iterable[Regularizer]":  # type: ignore[empty-body]
 
 @hookspec
 def bench_converters() -> "Iterable[Converter]":  # type: ignore[empty-body]
-    """Converters: the activation to train an ANN with, and the step from the trained ANN to a spiking network.
+    """Return converters: the activation to train an ANN with, and the conversion of the ANN to a spiking network.
 
     Returns objects derived from ``bench_core.Converter``.
     """
 
 
-# --- what is compared ------------------------------------------------------------------------------------------------
+# --- methods to compare ----------------------------------------------------------------------------------------------
 
 
 @hookspec
 def bench_exit_strategies() -> "Iterable[ExitStrategy]":  # type: ignore[empty-body]
-    """Exit strategies: the methods that decide when to stop.
+    """Return exit strategies: the methods that decide when to stop.
 
     Returns objects derived from ``bench_core.ScoreStrategy`` (a score and one threshold: the common case) or
     ``bench_core.ExitStrategy``.
     """
 
 
-# --- what it costs ---------------------------------------------------------------------------------------------------
+# --- costs -----------------------------------------------------------------------------------------------------------
 
 
 @hookspec
 def bench_cost_models() -> "Iterable[CostModel]":  # type: ignore[empty-body]
-    """Cost models: operation counts to energy and latency, each with its unit (latency: the exit timestep by default).
+    """Return cost models: operation counts to energy and latency, with units (default latency: the exit timestep).
 
     Returns objects derived from ``bench_core.CostModel``.
     """

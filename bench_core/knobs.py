@@ -1,4 +1,4 @@
-"""Knobs: the parameters that strategies and converters offer, with their ranges and the one line a wrong value gets."""
+"""Knobs: the parameters of strategies and converters, with their ranges and validation errors."""
 
 import copy
 import difflib
@@ -21,9 +21,9 @@ class Knob:
     Attributes:
         name: as written after ``--set``.
         kind: ``float``, ``int`` or ``choice``.
-        default: None where it is fitted, or where the harness sweeps it.
+        default: None if it is fitted, or swept by the harness.
         low, high: range of a number, ends included unless ``open_low`` / ``open_high``.
-        choices: what a ``choice`` may be.
+        choices: permitted values of a ``choice``.
         help: one line.
     """
 
@@ -38,9 +38,9 @@ class Knob:
     help: str = ""
 
     def parse(self, value: object, owner: str, *, ends: bool = False) -> KnobValue:
-        """``value`` (text from a command line, or a number) as this knob's type. Raises UsageError.
+        """Return ``value`` (text from a command line, or a number) as this knob's type. Raises UsageError.
 
-        ``ends`` allows infinite numbers where the range has no end, as the ends of a family are.
+        ``ends`` allows infinite numbers if the range is unbounded, for the ends of a policy family.
         """
         if self.kind == "choice":
             if value not in self.choices:
@@ -60,7 +60,7 @@ class Knob:
 
     @property
     def range_text(self) -> str:
-        """The range as people write it, such as ``[0, 1)``, or the choices."""
+        """Return the range in the usual notation, such as ``[0, 1)``, or the choices."""
         if self.kind == "choice":
             return " | ".join(self.choices)
         left = "(" if self.open_low or math.isinf(self.low) else "["
@@ -78,7 +78,7 @@ class Configurable:
     Attributes:
         name: unique among its kind.
         reference: the paper or page it comes from.
-        knobs: every knob, in the order they are shown.
+        knobs: every knob, in display order.
     """
 
     name: ClassVar[str]
@@ -86,6 +86,7 @@ class Configurable:
     knobs: ClassVar[tuple[Knob, ...]] = ()
 
     def __init__(self, **parameters: object) -> None:
+        """Set knobs by name, the others to their defaults. Raises UsageError for an unknown knob or a bad value."""
         by_name = {knob.name: knob for knob in self.knobs}
         self.parameters: dict[str, KnobValue | None] = {knob.name: knob.default for knob in self.knobs}
         for name, value in parameters.items():
@@ -95,12 +96,12 @@ class Configurable:
             self.parameters[name] = by_name[name].parse(value, self.name)
 
     def with_parameters(self, parameters: Mapping[str, object]) -> Self:
-        """A copy with some knobs set, checked. Raises UsageError."""
+        """Return a copy with some knobs set and checked. Raises UsageError."""
         return type(self)(**{**self._set_parameters(), **parameters})
 
     @property
     def label(self) -> str:
-        """The name, with knobs that differ from their defaults in brackets."""
+        """Return the name, followed by knobs that differ from their defaults, in brackets."""
         changed = [
             f"{knob.name}={self.parameters[knob.name]}"
             for knob in self.knobs
@@ -118,9 +119,9 @@ class Configurable:
 
 
 def plain_value(value: object) -> KnobValue:
-    """Return a knob's value as Python's own type; infinite numbers are values like others.
+    """Return a knob's value as a built-in Python type; infinities are allowed.
 
-    Raises UsageError for NaN and for what is no number, text or flag.
+    Raises UsageError for NaN, and for anything but a number, text or flag.
     """
     plain = value.item() if hasattr(value, "item") and getattr(value, "size", 1) == 1 else value
     if not isinstance(plain, int | float | str | bool) or (isinstance(plain, float) and math.isnan(plain)):
@@ -129,13 +130,13 @@ def plain_value(value: object) -> KnobValue:
 
 
 def in_json(parameters: Mapping[str, KnobValue | None]) -> dict[str, KnobValue | None]:
-    """Return knob values as JSON can hold them: infinite numbers as texts, ``inf`` and ``-inf``, which knobs take."""
+    """Return knob values as JSON can represent them: infinities as the texts ``inf`` and ``-inf``, valid for knobs."""
     infinite = (float("inf"), float("-inf"))
     return {name: str(value) if value in infinite else value for name, value in parameters.items()}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for the closest known name, in lower case if need be, or nothing."""
+    """Return `` (did you mean 'x'?)`` for the closest known name, in lower case if necessary, or ""."""
     names = list(known)
     close = difflib.get_close_matches(name, names, n=1) or difflib.get_close_matches(name.lower(), names, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

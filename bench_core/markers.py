@@ -1,4 +1,4 @@
-"""The marker of hook implementations."""
+"""The marker of hook implementations (``hookimpl``)."""
 
 import pluggy
 

@@ -1,8 +1,8 @@
-"""Finds plugins, calls each on its own, checks what it returns, and keeps what is sound in a registry.
+"""Plugin loading: finds plugins, calls each separately, checks what it returns, and registers the valid objects.
 
-Shipped and third-party plugins come in by the same door, the entry-point group ``exitbench``; a single file can be
-added with ``--plugin``. A broken plugin is a problem on a list, never an exception that takes the others down, unless
-``EXITBENCH_STRICT_PLUGINS=1`` asks for it.
+Built-in and third-party plugins load the same way, through the entry-point group ``exitbench``; a single file can be
+added with ``--plugin``. A broken plugin is listed as a problem and does not affect the others, unless
+``EXITBENCH_STRICT_PLUGINS=1`` is set.
 """
 
 import importlib.metadata
@@ -50,11 +50,11 @@ class PluginRecord:
 
     Attributes:
         name: of its entry point, or the file's name.
-        distribution, version: of the package it came with; a file has none.
+        distribution, version: of the package it came with; for a file, its path and ``file``.
         provides: what it registered, as ``kind: name``.
-        problem: empty, or why it (or a part of it) is left out.
-        code: as it was loaded; None for what comes with this package, and for what can't be loaded.
-        traceback: of what it raised, as Python prints it.
+        problem: empty, or why it (or a part of it) is skipped.
+        code: as it was loaded; None for plugins of this package, and for those that can't be loaded.
+        traceback: of the error it raised, as Python prints it.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Registry:
     owners: dict[tuple[str, str], PluginRecord] = field(default_factory=dict)
 
     def find(self, kind: str, name: str) -> Any:
-        """The object of a kind (``strategies``, ``models`` …) by name. Raises UsageError with the nearest name."""
+        """Return the object of a kind (``strategies``, ``models`` …) by name. Raises UsageError for an unknown name."""
         known: Mapping[str, Any] = getattr(self, kind)
         if name not in known:
             words = kind.replace("_", " ")
@@ -91,7 +91,7 @@ class Registry:
         return known[name]
 
     def code_of(self, kind: str, name: str) -> list[LoadedCode]:
-        """Return the plugin code that an object is made by, as it was loaded; nothing for what is shipped."""
+        """Return the plugin code that makes an object, as it was loaded; empty for built-in objects."""
         owner = self.owners.get((kind, name))
         own = [owner.code] if owner is not None and owner.code is not None else []
         found = {code.digest: code for code in [*code_of_class(type(getattr(self, kind)[name])), *own]}
@@ -99,7 +99,7 @@ class Registry:
 
     @property
     def problems(self) -> list[PluginError]:
-        """One error per plugin of which something is left out."""
+        """Return one error per plugin that is skipped in whole or in part."""
         return [PluginError(plugin.name, plugin.problem) for plugin in self.plugins if plugin.problem]
 
 
@@ -126,10 +126,10 @@ def load_registry(files: Iterable[Path] = (), *, minutes: float = STRATEGY_MINUT
 
     Args:
         files: single-file plugins.
-        minutes: until a plugin that is still loading is interrupted.
+        minutes: time limit for loading each plugin.
 
-    Raises UsageError for a file that isn't there or isn't Python's. Raises PluginError for a broken plugin only where
-    ``EXITBENCH_STRICT_PLUGINS=1`` is set; elsewhere it stands in ``Registry.problems``.
+    Raises UsageError for a file that doesn't exist or isn't a Python file. Raises PluginError for a broken plugin only
+    if ``EXITBENCH_STRICT_PLUGINS=1`` is set; otherwise it is listed in ``Registry.problems``.
     """
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
@@ -144,7 +144,7 @@ def load_registry(files: Iterable[Path] = (), *, minutes: float = STRATEGY_MINUT
                 _collect(registry, record, manager, plugin)
             if not manager.get_hookcallers(plugin):
                 raise PluginError(record.name, "registers nothing; is @hookimpl missing?")
-        except Exception as error:  # whatever a plugin raises is that plugin's problem, not the run's
+        except Exception as error:  # a plugin's failure must not end the run
             if os.environ.get("EXITBENCH_STRICT_PLUGINS") == "1":
                 raise
             record.problem = record.problem or _last_line(error)
@@ -172,7 +172,7 @@ def _from_files(files: Iterable[Path]) -> list[tuple[PluginRecord, Callable[[], 
         if not path.is_file():
             raise UsageError(f"--plugin {path}: no such file")
         name = f"exitbench_file_{path.stem}"
-        while name in names:  # of another folder
+        while name in names:  # same file name in another folder
             name += "_"
         names.add(name)
         spec = importlib.util.spec_from_file_location(name, path.resolve())
@@ -193,7 +193,7 @@ def _from_files(files: Iterable[Path]) -> list[tuple[PluginRecord, Callable[[], 
 
 
 def _watched(record: PluginRecord, module: str, load: Callable[[], Any], *, file: Path | None = None) -> Any:
-    """Load a plugin that is none of ours, and note its code."""
+    """Load a third-party plugin, and record its code."""
     plugin, record.code = load_watched(record.name, module, load, file=file)
     return plugin
 
@@ -223,7 +223,7 @@ def _collect(registry: Registry, record: PluginRecord, manager: pluggy.PluginMan
                     problems.append(f"the {_SINGULAR[kind]} name {item.name!r} is taken by {by}")
                     continue
                 known[item.name] = item
-                code_of_class(type(item))  # now, while the modules that it is from are those that were just loaded
+                code_of_class(type(item))  # now, while its modules are still those just loaded
                 registry.owners[kind, item.name] = record
                 record.provides.append(f"{_SINGULAR[kind]}: {item.name}")
     if problems:
@@ -251,7 +251,7 @@ def _checked(hook: str, base: type, returned: object) -> list[Any]:
 
 
 def _check_configurable(hook: str, item: Configurable) -> None:
-    """Make the object anew as a run does. Raises PluginError where that fails, or where its label is no text."""
+    """Recreate the object as a run does. Raises PluginError if that fails, or if its label is not text."""
     try:
         twin = item.with_parameters({})
     except Exception as error:

@@ -1,4 +1,4 @@
-"""ANN to SNN conversion: shared machinery. The methods are plugins."""
+"""ANN-to-SNN conversion: shared machinery. The methods are plugins."""
 
 from bench_core.conversion.base import Converter, replace_activations
 from bench_core.conversion.rebuild import converted_record, rebuilt

@@ -1,4 +1,4 @@
-"""What a converter is to this project: an activation to train an ANN with, and the step from ANN to spiking network."""
+"""The converter interface: an activation to train an ANN with, and the conversion to a spiking network."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -25,22 +25,22 @@ class Converter(Configurable, ABC):
 
     @abstractmethod
     def activation(self) -> nn.Module:
-        """A fresh activation for one layer of the ANN."""
+        """Return a new activation for one layer of the ANN."""
 
     @abstractmethod
     def convert(self, ann: AnalogNetwork, inputs: torch.Tensor) -> SpikingNetwork:
-        """The spiking network of a trained ANN.
+        """Return the spiking network of a trained ANN.
 
         Args:
-            ann: a trained twin built with ``activation``; its layers may be taken over.
-            inputs: encoded training or calibration inputs [B, C, H, W] for methods that look at activations.
+            ann: a trained twin built with ``activation``; its layers may be reused.
+            inputs: encoded training or calibration inputs [B, C, H, W] for methods that examine activations.
         """
 
 
 def replace_activations(
     ann: AnalogNetwork, neurons: Sequence[SpikingNeuron], *, constant_input: bool
 ) -> SpikingNetwork:
-    """The spiking network that has ``neurons``, in order, where the ANN has activations. The layers are taken over."""
+    """Return the spiking network with ``neurons``, in order, in place of the ANN's activations; reuse the layers."""
     place = {id(activation): neuron for activation, neuron in zip(ann.activations, neurons, strict=True)}
     for module in list(ann.modules()):
         for name, child in list(module.named_children()):

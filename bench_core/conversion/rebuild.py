@@ -1,7 +1,7 @@
-"""A converted network in tensors and JSON: its weights, and every neuron's numbers in order.
+"""Storage of a converted network as tensors and JSON: its weights, and every neuron's parameters in order.
 
-That is all there is to a network whose activations were replaced by neurons (``replace_activations``). A converter may
-do more; then what is rebuilt is another network.
+This is complete for a network whose activations were replaced by neurons (``replace_activations``). A converter may do
+more; the rebuilt network then differs.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ __all__ = ["converted_record", "rebuilt"]
 
 
 def converted_record(network: SpikingNetwork) -> dict[str, Any]:
-    """What a network is beside its weights: every neuron's numbers, input to output, and how it takes its input."""
+    """Return what defines a network apart from its weights: every neuron's parameters, and ``constant_input``."""
     neurons = [
         {
             "decay": neuron.decay,
@@ -33,9 +33,9 @@ def converted_record(network: SpikingNetwork) -> dict[str, Any]:
 
 
 def rebuilt(ann: AnalogNetwork, record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> SpikingNetwork:
-    """The network of such a record, with these weights; the layers of ``ann`` are taken over.
+    """Return the network of such a record, with these weights; it reuses the layers of ``ann``.
 
-    Raises ValueError, TypeError, KeyError, AttributeError or RuntimeError where they don't fit the ANN.
+    Raises ValueError, TypeError, KeyError, AttributeError or RuntimeError if they don't fit the ANN.
     """
     neurons = [SpikingNeuron(**numbers) for numbers in record["neurons"]]
     network = replace_activations(ann, neurons, constant_input=record["constant_input"])

@@ -1,4 +1,4 @@
-"""What decisions cost: the operation ledger that counts while recording, and the models that price the counts."""
+"""Cost models: operation counts of a network and its controller, and their conversion to energy and latency."""
 
 from bench_core.costs.models import CostModel
 from bench_core.costs.operations import FirstLayer, OperationCounts, Operations, Overhead

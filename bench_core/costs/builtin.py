@@ -1,4 +1,4 @@
-"""The cost models that come with exitbench, registered like anyone else's."""
+"""The built-in cost models, registered through the same hook as any plugin's."""
 
 from bench_core.costs.cmos45 import Cmos45, SeennCode
 from bench_core.costs.imc import Imc
@@ -9,4 +9,5 @@ from bench_core.markers import hookimpl
 
 @hookimpl
 def bench_cost_models() -> list[CostModel]:
+    """Return the built-in cost models."""
     return [Cmos45(), SeennCode(), Imc(), Memory()]

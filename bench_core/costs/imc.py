@@ -12,16 +12,17 @@ __all__ = ["Imc"]
 
 
 class Imc(CostModel):
-    """Crossbars in memory: E(t) / E(1) = 0.443 + 0.557 t, latency t timesteps.
+    """In-memory crossbars: E(t) / E(1) = 0.443 + 0.557 t, latency t timesteps.
 
     Source: Li et al., DAC 2023 (DT-SNN) report, for VGG-16 on CIFAR-10 on 64 x 64 crossbars of 4-bit RRAM cells, 4.9
     times the energy and 8 times the latency at T = 8 as at T = 1. The affine law through these two points is this
-    project's; joules are not published, so the unit is the workload's own E(1). What the network counted plays no part,
-    nor does how often its first layer is evaluated: the law holds for the chip as a whole.
+    project's; joules are not published, so the unit is the workload's own E(1). The network's operation counts play no
+    part, nor does the number of evaluations of its first layer: the law holds for the chip as a whole.
 
     The controller is DT-SNN's sigma-E module, whose cost the paper calls negligible. No verified figure is known, so
-    ``sigma_e`` is 0 unless set; it is charged for each decision that takes any operation. The module does nothing for
-    what a policy spends once per sample (a policy network), and ratios don't price it: such energies are NaN.
+    ``sigma_e`` is 0 unless set; it is charged for each decision that takes any operation. The module does not serve
+    operations that a policy spends once per sample (a policy network), and ratios don't price them: such energies are
+    NaN.
     """
 
     name: ClassVar[str] = "imc"
@@ -35,6 +36,7 @@ class Imc(CostModel):
     )
 
     def energy(self, counts: OperationCounts) -> Array:
+        """Return E(1) multiples per sample, float64 [N]; NaN if the policy spends operations once per sample."""
         assert counts.overhead is not None
         if counts.overhead.once != Operations():
             return np.full(len(counts.timesteps), np.nan)

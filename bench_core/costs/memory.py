@@ -14,7 +14,7 @@ _SRAM = (("sram_8", 8.0, 10.0), ("sram_32", 32.0, 20.0), ("sram_1024", 1024.0, 1
 
 
 class Memory(Cmos45):
-    """What ``cmos45`` charges, neuron updates, and every access to memory, in 45 nm.
+    """All charges of ``cmos45``, plus neuron updates and every access to memory, in 45 nm.
 
     | event | arithmetic | memory | source |
     |---|---|---|---|
@@ -27,14 +27,14 @@ class Memory(Cmos45):
     | figure | value | source |
     |---|---|---|
     | access to 8 KiB, 32 KiB, 1 MiB of SRAM | 10, 20, 100 pJ | Horowitz, ISSCC 2014 (64-bit, cache) |
-    | sizes between these | straight lines | convention |
-    | one access per value, whatever its width | | convention, as in the Lemaire group's code |
+    | sizes between these | linear interpolation | convention |
+    | one access per value, regardless of its width | | convention, as in the Lemaire group's code |
     | accesses to a potential per accumulate | 2 | Lemaire; 0: accumulators are registers through a timestep |
     | memory of weights, potentials, spikes, activations | 128, 32, 8, 8 KiB | convention |
     | accumulate, multiply-accumulate | 0.9, 4.6 pJ | Horowitz, 32-bit float as ``cmos45``; Lemaire takes integers |
 
-    Equation numbers are those that the Lemaire group's own program gives. The sizes are the same for every network,
-    because the counts don't tell a layer's; Lemaire takes each layer's own. Not charged: the leak's multiplication,
+    Equation numbers are those in the Lemaire group's own program. The sizes are the same for every network, because the
+    counts don't include a layer's sizes; Lemaire uses each layer's own. Not charged: the leak's multiplication,
     addresses of events, reads of biases, reads of input events, DRAM.
     """
 
@@ -52,6 +52,7 @@ class Memory(Cmos45):
     )
 
     def energy(self, counts: OperationCounts) -> Array:
+        """Return joules per sample, float64 [N], controller included."""
         assert counts.macs is not None and counts.acs is not None and counts.overhead is not None
         assert counts.neuron_updates is not None and counts.spikes is not None
         weight, potential, spike, activation = (
@@ -68,6 +69,6 @@ class Memory(Cmos45):
         return joules
 
     def _access(self, content: str) -> float:
-        """pJ per access to the memory that holds weights, potentials, spikes or activations."""
+        """Return the pJ per access to the memory that holds weights, potentials, spikes or activations."""
         sizes = [size for _, size, _ in _SRAM]
         return float(np.interp(self.figure(content), sizes, [self.figure(name) for name, _, _ in _SRAM]))

@@ -1,4 +1,4 @@
-"""The base of cost models: operation counts to energy and latency, each with its unit."""
+"""The cost model interface: operation counts to energy and latency, with units."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
@@ -16,9 +16,9 @@ class CostModel(Configurable, ABC):
 
     Attributes:
         version: changes whenever a figure would; rows of different versions are not comparable.
-        requires: the attributes of ``OperationCounts`` it needs; where one is missing, energy is n/a.
-        unit: of its energies: ``J``, or, where a model knows ratios only, ``E(1)``: the energy of an inference of one
-            timestep. Energies in E(1) compare policies on one network, never networks.
+        requires: the attributes of ``OperationCounts`` it needs; if one is missing, energy is n/a.
+        unit: of its energies: ``J``, or, if a model knows ratios only, ``E(1)``: the energy of a one-timestep
+            inference. Energies in E(1) compare policies on one network, never networks.
         latency_unit: of its latencies: ``s``, or ``timestep``.
     """
 
@@ -29,14 +29,14 @@ class CostModel(Configurable, ABC):
 
     @abstractmethod
     def energy(self, counts: OperationCounts) -> Array:
-        """Energy per sample in ``unit``, float64 [N], controller included; NaN where it has no price for something."""
+        """Return energy per sample in ``unit``, float64 [N], controller included; NaN if a price is missing."""
 
     def latency(self, counts: OperationCounts) -> Array:
-        """Modelled latency per sample in ``latency_unit``, float64 [N]; the exit timestep, unless overridden."""
+        """Return modelled latency per sample in ``latency_unit``, float64 [N]; the exit timestep, unless overridden."""
         return counts.timesteps.astype(np.float64)
 
     def figure(self, knob: str) -> float:
-        """The value of a knob that is a number and has a default."""
+        """Return the value of a float knob that has a default."""
         value = self.parameters[knob]
         assert isinstance(value, float)
         return value

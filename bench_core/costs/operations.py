@@ -1,4 +1,4 @@
-"""Operation counts: what a network and a controller did, per sample, up to the exit."""
+"""Operation counts: operations of a network and its controller, per sample, up to the exit."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +14,7 @@ FirstLayer = Literal["once", "every-step"]
 
 @dataclass(frozen=True)
 class Operations:
-    """Operations of a controller. Counts may be fractions where an average is all that can be said.
+    """Operations of a controller. Counts may be fractions if only an average is known.
 
     Attributes:
         macs: multiply-accumulates (a policy network's).
@@ -32,7 +32,7 @@ class Operations:
 
 @dataclass(frozen=True)
 class Overhead:
-    """What a policy costs beside the network: once per sample, and for each decision asked of it."""
+    """The operations of a policy in addition to the network's: once per sample, and for each decision."""
 
     once: Operations = Operations()
     per_decision: Operations = Operations()
@@ -40,7 +40,7 @@ class Overhead:
 
 @dataclass(frozen=True)
 class OperationCounts:
-    """What each of N samples spent until it stopped. A count that was not recorded is None.
+    """Operations spent on each of N samples until it stopped. A count that was not recorded is None.
 
     Attributes:
         timesteps: t-hat, int64 [N].
@@ -48,8 +48,8 @@ class OperationCounts:
         acs: accumulates, one per spike and synapse it meets, int64 [N].
         neuron_updates: membrane updates, int64 [N].
         spikes: spikes emitted, int64 [N].
-        decisions: how often the controller was asked, int64 [N].
-        overhead: what the controller spends; None where the policy doesn't declare it.
+        decisions: number of decisions made by the controller, int64 [N].
+        overhead: the controller's operations; None if the policy doesn't declare them.
     """
 
     timesteps: Array

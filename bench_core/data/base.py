@@ -1,4 +1,4 @@
-"""What a data set is to this project: named splits of raw samples, and how raw samples become network input."""
+"""The data set interface: named splits of raw samples, and their encoding as network input."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -19,27 +19,29 @@ SPLITS = ("train", "calibration", "test")
 class LazyImages(ABC):
     """Samples that are read when they are indexed, for data sets that don't fit into memory.
 
-    Indexed like the first dimension of a tensor, by a number, a slice or a tensor of positions; ``[:]`` reads all.
+    Index it like the first dimension of a tensor, by a number, a slice or a tensor of positions; ``[:]`` reads all.
     """
 
     @property
     @abstractmethod
     def shape(self) -> torch.Size:
-        """Of the tensor that ``[:]`` would give, (N, C, H, W)."""
+        """Return the shape of the tensor that ``[:]`` gives, (N, C, H, W)."""
 
     @property
     @abstractmethod
     def digest(self) -> str:
-        """sha256 of what tells these samples from others: as a rule names and sizes of the files, not every byte."""
+        """Return a sha256 that identifies the samples, usually from names and sizes of the files, not every byte."""
 
     @abstractmethod
     def read(self, positions: list[int]) -> torch.Tensor:
-        """The samples at ``positions``, uint8 [B, C, H, W]. Raises DataError that names an unreadable file."""
+        """Return the samples at ``positions``, uint8 [B, C, H, W]. Raises DataError that names an unreadable file."""
 
     def __len__(self) -> int:
+        """Return N, the number of samples."""
         return self.shape[0]
 
     def __getitem__(self, index: int | slice | torch.Tensor) -> torch.Tensor:
+        """Read one sample by number, or several by slice or tensor of positions."""
         positions = torch.arange(len(self))[index]
         found = self.read(positions.reshape(-1).tolist())
         return found if positions.dim() else found[0]
@@ -65,11 +67,12 @@ class ImageSplit:
     sample_ids: torch.Tensor = field(repr=False)
 
     def __len__(self) -> int:
+        """Return N, the number of samples."""
         return len(self.labels)
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over images (or what stands for them, see ``LazyImages.digest``), labels and ids."""
+        """Return the sha256 of images (or their substitute, see ``LazyImages.digest``), labels and ids."""
         if isinstance(self.images, LazyImages):
             parts = {"labels": tensor_digest(self.labels), "sample_ids": tensor_digest(self.sample_ids)}
             return json_digest({"images": self.images.digest, **parts})
@@ -83,12 +86,12 @@ class Dataset(ABC):
         name: as written in suites.
         classes: number of classes K.
         input_shape: (C, H, W) of one frame of network input.
-        constant_input: True when every timestep sees the same frame (direct coding), so that the network's first
-            layer is evaluated once; False when each timestep brings its own frame (events).
-        simulated: True when the events were computed from images and never recorded by a sensor.
-        recorded: True when samples are recordings of an event camera, which only ``encode`` turns into frames.
+        constant_input: True if every timestep sees the same frame (direct coding), so that the network's first layer is
+            evaluated once; False if each timestep has its own frame (events).
+        simulated: True if the events were computed from images and never recorded by a sensor.
+        recorded: True if samples are recordings of an event camera, which only ``encode`` turns into frames.
         licence, reference: of the data.
-        mean_color: raw value per channel that stands for "nothing to see"; fills what cutout erases.
+        mean_color: raw value per channel that means "nothing to see"; fills what cutout erases.
         brightest: raw value of the brightest pixel, by which corruptions are scaled.
     """
 
@@ -106,29 +109,31 @@ class Dataset(ABC):
     @property
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What the data are, as JSON: file digests, the cut of the splits, parameters of a simulation. Part of every
-        artifact's key, so it must change whenever a sample would."""
+        """Return the identity of the data, as JSON: file digests, the cut of the splits, parameters of a simulation.
+
+        It is part of every artifact's key, so it must change whenever a sample would.
+        """
 
     @abstractmethod
     def split(self, name: str) -> ImageSplit:
-        """The split called ``name``. Raises DataError when its files are missing or altered."""
+        """Return the split called ``name``. Raises DataError if its files are missing or altered."""
 
     @abstractmethod
     def encode(self, images: Images, timesteps: int, frames: int | None = None) -> torch.Tensor:
-        """Raw samples to network input.
+        """Encode raw samples as network input.
 
         Args:
             images: uint8 [B, C, H, W], as in a split; lazy ones are read whole.
             timesteps: T.
-            frames: how many of the T frames are wanted, from the first; default all. Constant input has one anyway.
+            frames: number of the T frames to return, from the first; default all. Constant input has only one.
 
         Returns:
-            float32 [B, C, H, W] where the input is constant, else [frames, B, C, H, W].
+            float32 [B, C, H, W] if the input is constant, else [frames, B, C, H, W].
         """
 
     def frames(self, split: ImageSplit, timesteps: int) -> Callable[[torch.Tensor, int], torch.Tensor]:
-        """Network input by position in a split: (positions [B], frames F) to float32 [B, F, C, H, W]."""
-        images = split.images  # not the split, through which labels could be reached
+        """Return a function that reads network input: (positions [B], frames F) to float32 [B, F, C, H, W]."""
+        images = split.images  # not the split, which would give access to labels
 
         def read(positions: torch.Tensor, frames: int) -> torch.Tensor:
             encoded = self.encode(images[positions], timesteps, frames)
@@ -137,10 +142,10 @@ class Dataset(ABC):
         return read
 
     def milliseconds_per_step(self, timesteps: int) -> float | None:
-        """How long a timestep lasts in the recording, or None where time is not real (constant input)."""
+        """Return the duration of a timestep in the recording, or None if time is not real (constant input)."""
         del timesteps
         return None
 
     def refuse_split(self, name: str) -> DataError:
-        """The error to raise where ``name`` is no split."""
+        """Return the error to raise if ``name`` is not a split."""
         return DataError(f"{self.name} has no split {name!r}; it has {', '.join(SPLITS)}")

@@ -1,4 +1,4 @@
-"""The data sets that come with exitbench, registered like anyone else's."""
+"""The built-in data sets, registered through the same hook as any plugin's."""
 
 from bench_core.data.base import Dataset
 from bench_core.data.cifar import CIFAR10, CIFAR100
@@ -13,6 +13,7 @@ from bench_core.markers import hookimpl
 
 @hookimpl
 def bench_datasets() -> list[Dataset]:
+    """Return the built-in data sets."""
     images = [FashionMNIST(), MNIST(), CIFAR10(), CIFAR100(), TinyImageNet()]
     recorded = [NMNIST(), CIFAR10DVS(), CIFAR10DVSOriginal(), NCaltech101(), DVSGesture()]
     return [*images, ImageNet(), Digits(), *(SimulatedSaccades(dataset) for dataset in images), *recorded]

@@ -1,4 +1,4 @@
-"""Files that are what they claim to be: sizes and digests, and errors that name file, found and expected."""
+"""Checked files: verify sizes and digests, with errors that name the file, what was found and what was expected."""
 
 import gzip
 import hashlib
@@ -13,12 +13,12 @@ _BLOCK = 1 << 20
 
 
 def remedy(dataset: str) -> str:
-    """What to do about a missing or damaged file."""
+    """Return the remedy for a missing or damaged file, for error messages."""
     return f"run `exitbench data fetch {dataset}`"
 
 
 def digest_of(path: Path, expected: str) -> str:
-    """The file's digest in the form of ``expected``, ``md5:...`` or ``sha256:...``. Raises OSError."""
+    """Return the file's digest in the form of ``expected``, ``md5:...`` or ``sha256:...``. Raises OSError."""
     algorithm = expected.partition(":")[0]
     digest = hashlib.new(algorithm, usedforsecurity=False)
     with path.open("rb") as stream:
@@ -28,7 +28,7 @@ def digest_of(path: Path, expected: str) -> str:
 
 
 def read_raw(path: Path, dataset: str) -> bytes:
-    """The bytes of a file, unpacked if it is gzip. Raises DataError that names the file and the remedy."""
+    """Return the bytes of a file, decompressed if it is gzip. Raises DataError that names the file and the remedy."""
     try:
         raw = path.read_bytes()
         return gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
@@ -38,7 +38,7 @@ def read_raw(path: Path, dataset: str) -> bytes:
 
 
 def read_checked(path: Path, expected: str, dataset: str) -> bytes:
-    """The bytes of a file that has the digest ``expected`` (``algorithm:hex``). Raises DataError."""
+    """Return the bytes of a file whose digest must be ``expected`` (``algorithm:hex``). Raises DataError."""
     raw = read_raw(path, dataset)
     algorithm, _, wanted = expected.partition(":")
     found = hashlib.new(algorithm, raw, usedforsecurity=False).hexdigest()

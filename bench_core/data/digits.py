@@ -1,4 +1,4 @@
-"""The 8 x 8 digits that scikit-learn carries: small enough for a first try, where scikit-learn is installed."""
+"""The 8 x 8 digits that scikit-learn includes: a small data set for first tries; requires scikit-learn."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ SHA256 = "7e7e4c6d99d0485d520e1f9eb16c097c5de88d4bc34f276d6a72738ec3a76491"
 
 
 class Digits(ImageDataset):
-    """1,797 grey images of 8 x 8 pixels, values 0 to 16; 1,197 train, 240 calibrate, 360 test (not official)."""
+    """1,797 grey images of 8 x 8 pixels, values 0 to 16; 1,197 train, 240 calibration, 360 test (not official)."""
 
     name = "digits"
     classes = 10
@@ -30,6 +30,7 @@ class Digits(ImageDataset):
     content = {"sha256": SHA256}
 
     def read_split(self, name: str) -> ImageSplit:
+        """Return the split ``name``. Raises DataError if scikit-learn is missing or its copy differs."""
         images, labels = _load()
         everything = torch.arange(len(labels))
         parts = {"calibration": frozen("digits-calibration"), "test": frozen("digits-test")}

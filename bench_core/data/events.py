@@ -1,8 +1,8 @@
-"""Recordings of event cameras: binned to frames of two polarities, and kept on disk so that each is read once.
+"""Event-camera recordings: binned to frames of two polarities, and cached on disk so that each is read once.
 
-Frames are cut by time, all of the same length, from the start of the recording, so that a timestep lasts as long as
-``milliseconds_per_step`` says for every sample: on event data, waiting is latency. What comes after the data set's
-duration is left out; where a recording ends earlier, the frames behind it are empty.
+Frames are cut by time, all of the same length, from the start of the recording, so that a timestep lasts
+``milliseconds_per_step`` for every sample: on event data, waiting is latency. Events after the data set's duration are
+dropped; if a recording ends earlier, its remaining frames are empty.
 """
 
 import tempfile
@@ -23,7 +23,7 @@ Frames = np.ndarray[Any, np.dtype[np.uint16]]
 
 @dataclass(frozen=True)
 class Events:
-    """Events of one recording, int64 [E] each: column, row, microseconds from its start, 1 where it got brighter."""
+    """Events of one recording, int64 [E] each: column, row, microseconds from its start, 1 for brightening."""
 
     x: Integers
     y: Integers
@@ -32,10 +32,10 @@ class Events:
 
 
 def event_frames(events: Events, timesteps: int, *, duration_us: int, height: int, width: int, path: Path) -> Frames:
-    """Event counts, uint16 [T, 2, H, W]; channel 0 counts brightening, channel 1 darkening.
+    """Return event counts, uint16 [T, 2, H, W]; channel 0 counts brightening, channel 1 darkening.
 
-    An event at t falls into frame floor(t T / duration). Raises DataError, naming ``path``, where an event lies outside
-    the sensor or before the start, or where a count doesn't fit.
+    An event at t is counted in frame floor(t T / duration). Raises DataError, naming ``path``, if an event is outside
+    the sensor or before the start, or if a count exceeds uint16.
     """
     outside = (events.x < 0) | (events.x >= width) | (events.y < 0) | (events.y >= height) | (events.t < 0)
     outside |= (events.p < 0) | (events.p > 1)
@@ -53,25 +53,26 @@ def event_frames(events: Events, timesteps: int, *, duration_us: int, height: in
 
 
 class FrameCache:
-    """Frames on disk, one small file per recording and number of timesteps, below exitbench's own folder.
+    """Frames on disk, one small file per recording and number of timesteps, in exitbench's own folder.
 
-    A file is used only while the recording that it was made from has the size and time that it had then.
+    A file is used only while its recording still has the same size and modification time.
     """
 
     def __init__(self, dataset: str, form: str) -> None:
+        """Set the data set's name and the form of the frames, which are part of the path."""
         self._name, self._form = dataset, form
 
     def path(self, timesteps: int, key: str) -> Path:
-        """Where the frames of a recording are kept."""
+        """Return the path of a recording's cached frames."""
         return default_root() / "event-frames" / self._name / self._form / f"T{timesteps}" / f"{key}.npz"
 
     def get(self, recording: Path, timesteps: int, key: str) -> Frames | None:
-        """The frames, or None where they aren't there, are damaged, or belong to another file."""
+        """Return the frames, or None if they are missing, damaged, or made from another version of the file."""
         try:
             with self.path(timesteps, key).open("rb") as stream:
                 found = np.load(stream, allow_pickle=False)
                 frames, made_from = found["frames"], found["made_from"].tolist()
-        except Exception:  # damaged, whatever its reader makes of that: it is made again
+        except Exception:  # damaged files raise many types of errors; the frames are made again
             return None
         fits = (
             isinstance(frames, np.ndarray)
@@ -82,7 +83,7 @@ class FrameCache:
         return frames if fits and made_from == _fingerprint(recording) else None
 
     def put(self, recording: Path, timesteps: int, key: str, frames: Frames) -> None:
-        """Keep frames, whole or not at all. Raises DataError, with the size needed, when the disk says no."""
+        """Write frames atomically. Raises DataError, with the size needed, if the file cannot be written."""
         path = self.path(timesteps, key)
         temporary: Path | None = None
         try:

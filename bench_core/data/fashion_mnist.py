@@ -1,10 +1,10 @@
 """Fashion-MNIST: the embedded test and calibration splits, and the training split from a folder.
 
-The package carries the complete test split (10,000) and a calibration split of 5,000 cut from the training images. The
-other 55,000 are needed for training only and come from a folder with the four original IDX files, plain or ``.gz``:
-the data folder (``bench_core.data.folders``), or where Debian's package ``dataset-fashion-mnist`` puts them.
+The package contains the complete test split (10,000) and a calibration split of 5,000 cut from the training images. The
+other 55,000 are needed only for training and come from a folder with the four original IDX files, plain or ``.gz``: the
+data folder (``bench_core.data.folders``), or the folder of Debian's package ``dataset-fashion-mnist``.
 
-``python -m bench_core.data.fashion_mnist FOLDER`` made the embedded files from such a folder.
+``python -m bench_core.data.fashion_mnist FOLDER`` created the embedded files from such a folder.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ CALIBRATION_SIZE = 5_000
 MANIFEST_SHA256 = "47c3c4e37c8de9a35c6fc53c5e1f13ac946c3351c06a63d2cb2b596170df46cb"
 MEAN, STANDARD_DEVIATION = 0.2860, 0.3530
 
-# md5 of the uncompressed files, as everywhere on the web; the .gz files of different sources differ.
+# md5 of the uncompressed files, which is the same everywhere; the .gz files of different sources differ.
 RAW_MD5 = {
     "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
     "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
@@ -51,9 +51,11 @@ class FashionMNIST(Dataset):
 
     @property
     def identity(self) -> dict[str, Any]:
+        """Return the name, the md5 of the original files, and the calibration cut."""
         return {"name": self.name, "md5": RAW_MD5, "calibration": CALIBRATION_SIZE, "cut": 1}
 
     def split(self, name: str) -> ImageSplit:
+        """Return the split ``name``. Raises DataError if its files are missing or altered."""
         if name == "train":
             return _training_split()
         if name in SPLITS:
@@ -61,6 +63,7 @@ class FashionMNIST(Dataset):
         raise self.refuse_split(name)
 
     def encode(self, images: Images, timesteps: int, frames: int | None = None) -> torch.Tensor:
+        """Return normalised pixels, float32 [B, 1, 28, 28]; every timestep sees the same frame."""
         del timesteps, frames
         return (images[:].float() / 255.0 - MEAN) / STANDARD_DEVIATION
 

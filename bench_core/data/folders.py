@@ -1,4 +1,4 @@
-"""Where data sets lie: one folder each, below ``$EXITBENCH_DATA`` or the user's own exitbench folder."""
+"""Data folders: one per data set, in ``$EXITBENCH_DATA`` or the user's exitbench folder."""
 
 import os
 from pathlib import Path
@@ -9,9 +9,9 @@ __all__ = ["data_folder", "data_root"]
 
 
 def data_root() -> Path:
-    """Return ``$EXITBENCH_DATA``, or ``data`` below ``$EXITBENCH_HOME`` or the platform's cache folder.
+    """Return ``$EXITBENCH_DATA``, or ``data`` in ``$EXITBENCH_HOME`` or the platform's cache folder.
 
-    Raises UsageError where no home is known; ``~`` is expanded.
+    Raises UsageError if no home is known; ``~`` is expanded.
     """
     if place := os.environ.get("EXITBENCH_DATA"):
         return home_path("EXITBENCH_DATA", place)
@@ -19,5 +19,5 @@ def data_root() -> Path:
 
 
 def data_folder(name: str) -> Path:
-    """The folder of the data set called ``name``, which may not exist."""
+    """Return the folder of the data set called ``name``, which may not exist."""
     return data_root() / name

@@ -1,4 +1,4 @@
-"""IDX, the file format of MNIST and Fashion-MNIST: read and written, plain or gzip-compressed.
+"""IDX, the file format of MNIST and Fashion-MNIST: reading and writing, plain or gzip-compressed.
 
 Format: two zero bytes, a type byte (0x08 = unsigned byte), the number of dimensions, then each dimension as a
 big-endian 32-bit integer, then the values (https://yann.lecun.com/exdb/mnist).
@@ -21,9 +21,9 @@ _UNSIGNED_BYTE = 0x08
 
 
 def read_idx(path: Path) -> torch.Tensor:
-    """The unsigned-byte tensor in an IDX file (gzip is recognised by its first bytes, not by the file's name).
+    """Return the unsigned-byte tensor in an IDX file (gzip is recognised by its first bytes, not by the file's name).
 
-    Raises DataError, naming the file, when it is missing, truncated, too long or not IDX of unsigned bytes.
+    Raises DataError, naming the file, if it is missing, truncated, too long or not IDX of unsigned bytes.
     """
     try:
         raw = path.read_bytes()
@@ -38,7 +38,7 @@ def read_idx(path: Path) -> torch.Tensor:
 
 
 def parse_idx(raw: bytes, path: Path) -> torch.Tensor:
-    """The unsigned-byte tensor that the bytes of an IDX file describe; ``path`` is named in errors (DataError)."""
+    """Return the unsigned-byte tensor in the bytes of an IDX file. Raises DataError that names ``path``."""
     if len(raw) < 4 or raw[:2] != b"\x00\x00" or raw[2] != _UNSIGNED_BYTE or not 1 <= raw[3] <= 4:
         raise DataError(f"{path}: not an IDX file of unsigned bytes")
     header = 4 + 4 * raw[3]
@@ -53,7 +53,7 @@ def parse_idx(raw: bytes, path: Path) -> torch.Tensor:
 
 
 def write_idx(path: Path, values: torch.Tensor) -> None:
-    """Write an unsigned-byte tensor as IDX; gzip-compressed, without time or name in it, when the name ends in .gz."""
+    """Write an unsigned-byte tensor as IDX; gzip-compressed, with no time or name in it, if the name ends in .gz."""
     if values.dtype != torch.uint8:
         raise TypeError(f"IDX files here hold uint8, not {values.dtype}")
     header = bytes([0, 0, _UNSIGNED_BYTE, values.dim()]) + struct.pack(f">{values.dim()}I", *values.shape)

@@ -1,4 +1,4 @@
-"""ImageNet and Tiny-ImageNet: folders of pictures, a class each, decoded when they are wanted."""
+"""ImageNet and Tiny-ImageNet: one folder of pictures per class, decoded on demand."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -20,11 +20,11 @@ _REFERENCE = "Deng et al., CVPR 2009; Russakovsky et al., IJCV 2015"
 
 
 class ImageNet(ImageDataset):
-    """ILSVRC 2012: a thousand classes, the shorter side brought to 256 pixels and the middle 224 x 224 seen.
+    """ILSVRC 2012: a thousand classes; the shorter side is resized to 256 pixels and the middle 224 x 224 cropped.
 
     ``train/<class>/*.JPEG`` and ``val/<class>/*.JPEG``; classes and files in sorted order. The official validation
     images are the test split, since labels of the official test images were never published. 50 images of each class
-    are cut from train to calibrate. Training sees the middle crop too, shifted and mirrored as the recipe says.
+    are cut from train for calibration. Training uses the middle crop too, shifted and mirrored as the recipe specifies.
     """
 
     name = "imagenet"
@@ -41,6 +41,7 @@ class ImageNet(ImageDataset):
     how_to: ClassVar[str] = "`exitbench data fetch imagenet` says what to put where"
 
     def read_split(self, name: str) -> ImageSplit:
+        """Return the split ``name`` with lazily decoded pictures. Raises DataError if folders or files are missing."""
         part = "val" if name == "test" else "train"
         paths, labels = self._listed(part)
         self._check_count(part, len(paths))
@@ -56,7 +57,7 @@ class ImageNet(ImageDataset):
         return data_folder(self.name) / part
 
     def _listed(self, part: str) -> tuple[list[str], torch.Tensor]:
-        """Paths and labels of all pictures of ``train`` or ``val``, in the order of the sample ids."""
+        """Return paths and labels of all pictures of ``train`` or ``val``, in the order of the sample ids."""
         folder = self._folder(part)
         paths, labels = [], []
         for label, name in enumerate(class_folders(folder, self.classes, self.how_to)):

@@ -17,7 +17,7 @@ TRAIN_SAMPLES = 60_000
 
 
 class MNIST(ImageDataset):
-    """28 x 28 grey images of digits; 55,000 to train, 5,000 cut from them to calibrate, 10,000 to test."""
+    """28 x 28 grey images of digits; 55,000 for training, 5,000 cut from them for calibration, 10,000 for testing."""
 
     name = "mnist"
     classes = 10
@@ -35,6 +35,7 @@ class MNIST(ImageDataset):
     content = {"sha256": SHA256}
 
     def read_split(self, name: str) -> ImageSplit:
+        """Return the split ``name``, read from the checked IDX files."""
         part = "t10k" if name == "test" else "train"
         images, labels = self._read(f"{part}-images-idx3-ubyte"), self._read(f"{part}-labels-idx1-ubyte")
         return take(name, images.unsqueeze(1), labels.to(torch.int64), self._positions(name, len(labels)))

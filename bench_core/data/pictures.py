@@ -1,4 +1,4 @@
-"""Pictures in files: decoded one by one when they are wanted, from folders of a class each."""
+"""Picture files: decoded one by one on demand, from one folder per class."""
 
 import os
 import warnings
@@ -24,15 +24,15 @@ WORKERS = min(8, os.cpu_count() or 1)
 
 @contextmanager
 def open_picture(path: Path, *, limit: int = LARGEST) -> Iterator[Image.Image]:
-    """A picture, decoded. Raises DataError, naming the file, if it is damaged or has more than ``limit`` pixels."""
+    """Yield a decoded picture. Raises DataError, naming the file, if it is damaged or exceeds ``limit`` pixels."""
     with warnings.catch_warnings(), ExitStack() as opened:
-        warnings.simplefilter("ignore")  # oddities in metadata, and Pillow's own limit: ours is below
+        warnings.simplefilter("ignore")  # odd metadata, and Pillow's own size limit; ours is below
         try:
             picture = opened.enter_context(Image.open(path))
             pixels = picture.width * picture.height
             if pixels <= limit:
                 picture.load()
-        except Exception as error:  # decoders of many formats raise anything, MemoryError too
+        except Exception as error:  # decoders of many formats raise anything, MemoryError included
             reason = " ".join(str(error).split()) or type(error).__name__
             raise DataError(
                 f"{path}: damaged picture ({reason:.200}); replace this file, or fetch the data set again"
@@ -43,31 +43,33 @@ def open_picture(path: Path, *, limit: int = LARGEST) -> Iterator[Image.Image]:
 
 
 class LazyPictures(LazyImages):
-    """Pictures in files, brought to one size when they are indexed.
+    """Picture files, brought to one size when they are indexed.
 
     Args:
-        folder: what ``paths`` are relative to.
+        folder: the folder that ``paths`` are relative to.
         paths: of the pictures, in the order of the samples.
-        crop: side of the square that is seen.
-        resize: the shorter side is brought to this length first (bilinear), then the middle is cropped; None where
-            all pictures have the side ``crop`` already, and others are refused.
+        crop: side of the square that is returned.
+        resize: the shorter side is resized to this length first (bilinear), then the middle is cropped; None if all
+            pictures already have the side ``crop``, and others are errors.
     """
 
     def __init__(self, folder: Path, paths: list[str], *, crop: int, resize: int | None = None) -> None:
+        """Store the paths and sizes; see the class. No file is opened."""
         self.folder, self.paths, self.crop, self.resize = folder, paths, crop, resize
 
     @property
     def shape(self) -> torch.Size:
+        """Return (N, 3, crop, crop)."""
         return torch.Size([len(self.paths), 3, self.crop, self.crop])
 
     @property
     def digest(self) -> str:
-        """sha256 of the names and sizes of all files, and of how they are brought to size."""
+        """Return the sha256 of the names and sizes of all files, and of the crop and resize parameters."""
         sizes = [(path, _size(self.folder / path)) for path in self.paths]
         return json_digest({"files": sizes, "crop": self.crop, "resize": self.resize})
 
     def read(self, positions: list[int]) -> torch.Tensor:
-        """uint8 [B, 3, crop, crop]; grey pictures become RGB. Raises DataError that names a damaged file."""
+        """Return uint8 [B, 3, crop, crop]; grey pictures become RGB. Raises DataError that names a damaged file."""
         if not positions:
             return torch.empty(0, *self.shape[1:], dtype=torch.uint8)
         with ThreadPoolExecutor(WORKERS) as pool:
@@ -89,7 +91,7 @@ class LazyPictures(LazyImages):
 
 
 def class_folders(folder: Path, classes: int, how_to: str) -> list[str]:
-    """Names of the folders below ``folder``, sorted: the classes. Raises DataError unless there are ``classes``."""
+    """Return the sorted names of the folders in ``folder``, the classes. Raises DataError unless ``classes`` exist."""
     try:
         found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     except OSError as error:
@@ -100,7 +102,7 @@ def class_folders(folder: Path, classes: int, how_to: str) -> list[str]:
 
 
 def pictures_in(folder: Path, how_to: str) -> list[str]:
-    """Names of the pictures in ``folder``, sorted. Raises DataError where there is none."""
+    """Return the sorted names of the pictures in ``folder``. Raises DataError if there are none."""
     try:
         found = sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(SUFFIXES))
     except OSError as error:

@@ -1,7 +1,7 @@
-"""N-MNIST, CIFAR10-DVS, N-Caltech101 and DVS128 Gesture: what an event camera recorded, file by file.
+"""N-MNIST, CIFAR10-DVS, N-Caltech101 and DVS128 Gesture: data sets recorded by event cameras, one file per recording.
 
-A split's samples are numbers of recordings; ``encode`` turns them into T frames of two polarities. So only a list of
-files is in memory, and the same recording can be seen at any T.
+A split's samples are recording numbers; ``encode`` turns them into T frames of two polarities. So only a list of files
+is in memory, and the same recording can be used at any T.
 """
 
 import re
@@ -27,13 +27,13 @@ from bench_core.util.digests import json_digest
 
 __all__ = ["CIFAR10DVS", "NMNIST", "CIFAR10DVSOriginal", "DVSGesture", "NCaltech101", "Recording"]
 
-BINNING = 1  # version of how events become frames
+BINNING = 1  # version of the conversion from events to frames
 WORKERS = 4
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One file: its path below the data set's folder, its class, and its id, unique within its split's source part."""
+    """One file: its path in the data set's folder, its class, and its id, unique within its split's source part."""
 
     path: str
     label: int
@@ -41,7 +41,7 @@ class Recording:
 
 
 class _Recordings(LazyImages):
-    """Numbers of recordings, int64 [B, 1, 1, 1] when indexed; they mean something to the data set they are of."""
+    """Recording numbers, int64 [B, 1, 1, 1] when indexed; only their own data set can interpret them."""
 
     def __init__(self, dataset: "EventDataset", numbers: list[int]) -> None:
         self.dataset, self.numbers = dataset, numbers
@@ -52,7 +52,7 @@ class _Recordings(LazyImages):
 
     @property
     def digest(self) -> str:
-        """sha256 of names and sizes of the files."""
+        """Return the sha256 of the names and sizes of the files."""
         files = [self.dataset.recordings[number].path for number in self.numbers]
         return json_digest([(path, _size(self.dataset.folder / path)) for path in files])
 
@@ -64,8 +64,8 @@ class EventDataset(Dataset):
     """Base of the recorded data sets.
 
     Attributes:
-        duration_ms: how much of a recording is seen, from its start; T frames share it evenly.
-        archives: digests of the published archives, as far as they are known.
+        duration_ms: the part of a recording that is used, from its start; T frames share it evenly.
+        archives: digests of the published archives, if known.
         cuts: names of the frozen files that make the splits.
     """
 
@@ -77,38 +77,40 @@ class EventDataset(Dataset):
 
     @property
     def folder(self) -> Path:
-        """Where the recordings lie."""
+        """Return the folder of the recordings."""
         return data_folder(self.name)
 
     @property
     def identity(self) -> dict[str, Any]:
+        """Return the name, archive digests, digests of the frozen cuts, duration and binning version."""
         frozen_files = {name: FROZEN[name] for name in self.cuts}
         seen = {"duration_ms": self.duration_ms, "binning": BINNING}
         return {"name": self.name, "archives": self.archives, "frozen": frozen_files, **seen}
 
     @property
     def how_to(self) -> str:
-        """What to do about files that aren't as they should be."""
+        """Return the remedy for missing or damaged files, for error messages."""
         return remedy(self.name)
 
     @cached_property
     def recordings(self) -> list[Recording]:
-        """All recordings, the official test part last. Raises DataError where files are missing."""
+        """Return all recordings, the official test part last. Raises DataError if files are missing."""
         return self.find()
 
     @abstractmethod
     def find(self) -> list[Recording]:
-        """Look for the files. Raises DataError unless all are there."""
+        """Return the recordings found on disk. Raises DataError unless all are there."""
 
     @abstractmethod
     def numbers(self, split: str) -> list[int]:
-        """Positions in ``recordings`` of a split's samples."""
+        """Return the positions in ``recordings`` of a split's samples."""
 
     @abstractmethod
     def read(self, path: Path) -> Events:
-        """The events in a file. Raises DataError that names it."""
+        """Return the events in a file. Raises DataError that names it."""
 
     def split(self, name: str) -> ImageSplit:
+        """Return the split ``name``, with recording numbers as samples. Raises DataError if files are missing."""
         if name not in SPLITS:
             raise self.refuse_split(name)
         numbers = self.numbers(name)
@@ -118,7 +120,7 @@ class EventDataset(Dataset):
         return ImageSplit(name, _Recordings(self, numbers), labels, ids)
 
     def encode(self, images: Images, timesteps: int, frames: int | None = None) -> torch.Tensor:
-        """Numbers of recordings, int64 [B, 1, 1, 1], to event counts, float32 [frames, B, 2, H, W]."""
+        """Turn recording numbers, int64 [B, 1, 1, 1], into event counts, float32 [frames, B, 2, H, W]."""
         numbers = images[:].reshape(-1).tolist()
         with ThreadPoolExecutor(WORKERS) as pool:
             counts = list(pool.map(lambda number: self._frames(number, timesteps)[:frames], numbers))
@@ -127,6 +129,7 @@ class EventDataset(Dataset):
         return torch.from_numpy(np.stack(counts, 1).astype(np.float32))
 
     def milliseconds_per_step(self, timesteps: int) -> float:
+        """Return the duration of a timestep, ``duration_ms`` / T."""
         return self.duration_ms / timesteps
 
     def _frames(self, number: int, timesteps: int) -> "np.ndarray[Any, np.dtype[np.uint16]]":
@@ -142,7 +145,7 @@ class EventDataset(Dataset):
         return made
 
     def _files(self, pattern: str, form: str) -> list[tuple[str, re.Match[str]]]:
-        """(path, match) of the files below the folder that fit the glob and, whole, the regular expression; sorted."""
+        """Return (path, match), sorted, of files in the folder that match the glob and fully the regular expression."""
         found = []
         for path in sorted(self.folder.glob(pattern)):
             relative = path.relative_to(self.folder).as_posix()
@@ -158,7 +161,7 @@ class EventDataset(Dataset):
 
 
 class NMNIST(EventDataset):
-    """MNIST's digits on a screen, seen by a camera that made three saccades; numbered, and so split, as MNIST is."""
+    """MNIST's digits on a screen, recorded by a camera making three saccades; numbered and split like MNIST."""
 
     name = "n-mnist"
     classes = 10
@@ -171,6 +174,7 @@ class NMNIST(EventDataset):
     samples: ClassVar[dict[str, int]] = {"Train": 60_000, "Test": 10_000}
 
     def find(self) -> list[Recording]:
+        """Return the recordings of ``Train`` and ``Test``, by sample id. Raises DataError unless all are there."""
         found: list[Recording] = []
         for part, expected in self.samples.items():
             files = self._files(f"{part}/*/*.bin", part + r"/([0-9])/([0-9]{5})\.bin")
@@ -180,6 +184,7 @@ class NMNIST(EventDataset):
         return found
 
     def numbers(self, split: str) -> list[int]:
+        """Return the positions of a split's samples; calibration uses MNIST's frozen cut."""
         tested = self.samples["Train"]
         if split == "test":
             return list(range(tested, len(self.recordings)))
@@ -188,15 +193,16 @@ class NMNIST(EventDataset):
         return [n for n in range(tested) if (self.recordings[n].sample_id in cut) == wanted]
 
     def read(self, path: Path) -> Events:
+        """Return the events of a .bin file. Raises DataError that names it."""
         from bench_core.data.tonic_reader import read_bin
 
         return read_bin(path)
 
 
 class NCaltech101(EventDataset):
-    """Caltech101 recorded as N-MNIST was: 100 classes and background, pictures of many sizes in the upper left corner.
+    """Caltech101 recorded like N-MNIST: 100 classes and background; images of many sizes, in the upper left corner.
 
-    There is no official split: of every ten recordings of a class one is tested and one calibrates.
+    There is no official split: of every ten recordings of a class, one is for testing and one for calibration.
     """
 
     name = "n-caltech101"
@@ -210,6 +216,7 @@ class NCaltech101(EventDataset):
     samples: ClassVar[int] = 8_709
 
     def find(self) -> list[Recording]:
+        """Return the recordings of all class folders. Raises DataError unless all are there."""
         files = self._files("Caltech101/*/*.bin", r"Caltech101/([^/]+)/image_([0-9]+)\.bin")
         names = sorted({match[1] for _, match in files})
         if len(names) != self.classes:
@@ -219,6 +226,7 @@ class NCaltech101(EventDataset):
         return [Recording(path, names.index(match[1]), place) for place, (path, match) in enumerate(files)]
 
     def numbers(self, split: str) -> list[int]:
+        """Return the positions of a split's samples, cut by rank within each class."""
         labels = torch.tensor([recording.label for recording in self.recordings])
         parts = {part: cut_by_rank(labels, frozen(f"n-caltech101-{part}-ranks"))[1] for part in ("calibration", "test")}
         if split in parts:
@@ -227,6 +235,7 @@ class NCaltech101(EventDataset):
         return [number for number in range(len(labels)) if number not in taken]
 
     def read(self, path: Path) -> Events:
+        """Return the events of a .bin file, moved to the upper left corner. Raises DataError that names it."""
         from bench_core.data.tonic_reader import read_bin
 
         events = read_bin(path)
@@ -239,9 +248,9 @@ CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog",
 
 
 class CIFAR10DVS(EventDataset):
-    """10,000 pictures of CIFAR-10 that moved on a screen before a DVS128; aedat4 files, as tonic's source has them.
+    """10,000 images of CIFAR-10 moved on a screen before a DVS128; aedat4 files, as tonic's source has them.
 
-    There is no official split: 1,000 are tested and 900 calibrate, the same number of each class.
+    There is no official split: 1,000 are for testing and 900 for calibration, the same number of each class.
     """
 
     name = "cifar10-dvs"
@@ -256,6 +265,7 @@ class CIFAR10DVS(EventDataset):
     per_class: ClassVar[int] = 1_000
 
     def find(self) -> list[Recording]:
+        """Return the recordings of all classes, by sample id. Raises DataError unless all are there."""
         form = r"([a-z]+)/cifar10_\1_([0-9]{1,3})\." + self.suffix
         files = [(path, match) for path, match in self._files(f"*/*.{self.suffix}", form) if match[1] in CIFAR_CLASSES]
         counts = Counter(match[1] for _, match in files)
@@ -266,34 +276,37 @@ class CIFAR10DVS(EventDataset):
         return sorted(found, key=lambda recording: recording.sample_id)
 
     def numbers(self, split: str) -> list[int]:
+        """Return the positions of a split's samples, from the frozen cuts."""
         parts = {part: set(frozen(f"cifar10-dvs-{part}").tolist()) for part in ("calibration", "test")}
         parts["train"] = set(range(10_000)) - parts["calibration"] - parts["test"]
         return [n for n, recording in enumerate(self.recordings) if recording.sample_id in parts[split]]
 
     def read(self, path: Path) -> Events:
+        """Return the events of an aedat4 file. Raises DataError that names it."""
         from bench_core.data.tonic_reader import read_aedat4
 
         return read_aedat4(path)
 
 
 class CIFAR10DVSOriginal(CIFAR10DVS):
-    """The same recordings in the authors' files (AEDAT 2.0). A data set of its own: pixels may be turned otherwise."""
+    """The same recordings in the authors' files (AEDAT 2.0); a separate data set, as pixel orientation may differ."""
 
     name = "cifar10-dvs-original"
     archives = {}
     suffix = "aedat"
 
     def read(self, path: Path) -> Events:
+        """Return the events of an AEDAT 2.0 file. Raises DataError that names it."""
         from bench_core.data.tonic_reader import read_aedat2
 
         return read_aedat2(path)
 
 
 class DVSGesture(EventDataset):
-    """Eleven gestures of 29 people under five lights; people 24 to 29 are tested, as officially.
+    """Eleven gestures of 29 people under five lights; people 24 to 29 are the test split, as officially.
 
-    Three of the other 23 people calibrate: no person is in two splits. Sources differ in how many recordings they hold,
-    so the split is by person; the split's digest tells sources apart.
+    Three of the other 23 people are for calibration: no person is in two splits. Sources differ in how many recordings
+    they contain, so the split is by person; the split's digest distinguishes sources.
     """
 
     name = "dvs128-gesture"
@@ -310,6 +323,7 @@ class DVSGesture(EventDataset):
     LIGHTS: ClassVar[tuple[str, ...]] = ("fluorescent", "fluorescent_led", "lab", "led", "natural")
 
     def find(self) -> list[Recording]:
+        """Return the recordings of all people, by sample id. Raises DataError if one person has none."""
         form = r"ibmGesture(?:Train|Test)/user([0-9]{2})_([a-z_]+)/([0-9]{1,2})\.npy"
         found = []
         for path, match in self._files("ibmGesture*/*/*.npy", form):
@@ -324,6 +338,7 @@ class DVSGesture(EventDataset):
         return sorted(found, key=lambda recording: recording.sample_id)
 
     def numbers(self, split: str) -> list[int]:
+        """Return the positions of a split's samples, by person."""
         calibrating = set(frozen("dvs128-gesture-calibration-users").tolist())
         of_split: dict[str, Callable[[int], bool]] = {
             "train": lambda user: user <= 23 and user not in calibrating,
@@ -336,10 +351,10 @@ class DVSGesture(EventDataset):
         return recording.sample_id // (len(self.LIGHTS) * self.classes)
 
     def read(self, path: Path) -> Events:
-        """Columns x, y, polarity and milliseconds; time counts from the first event."""
+        """Read columns x, y, polarity and milliseconds; time counts from the first event. Raises DataError."""
         try:
             found = np.load(path, allow_pickle=False)
-        except Exception as error:  # its header is Python, its numbers may claim any size, and it may be a zip file
+        except Exception as error:  # the header is Python, the sizes are untrusted, and it may be a zip file
             raise DataError(f"{path}: damaged or another format ({error!s:.200}); {self.how_to}") from error
         if (
             not isinstance(found, np.ndarray)

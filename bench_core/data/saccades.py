@@ -1,12 +1,12 @@
 """Simulated saccades: events computed from images as if a sensor moved over them.
 
-N-MNIST and CIFAR10-DVS were recorded by moving an event camera in front of a screen. This module computes what an ideal
-sensor would see: each pixel keeps a reference level of log intensity and emits an event of the matching polarity
-whenever the level under it has moved by the contrast threshold. Nothing here was recorded; data made by it is
-called *simulated* everywhere.
+N-MNIST and CIFAR10-DVS were recorded by moving an event camera in front of a screen. This module computes the output of
+an ideal sensor: each pixel keeps a reference level of log intensity and emits an event of the matching polarity
+whenever the current level has moved by the contrast threshold. Nothing here was recorded; its data is called
+*simulated* everywhere.
 
 All arithmetic is on integers. CPUs round logarithms and fused operations differently, which would add or remove events;
-integers make the events the same on every device, at any number of threads and in any batch.
+integers make the events the same on every device, with any number of threads and in any batch.
 """
 
 from functools import cache
@@ -79,8 +79,8 @@ def saccade_frames(images: torch.Tensor, timesteps: int, frames: int | None = No
     """Count the events of each timestep, polarity and pixel; the same integers on every machine and in any batch.
 
     Args:
-        images: uint8 [B, 1 or 3, H, W]; colours are seen as their luma (ITU-R BT.601, rounded to a grey value).
-        timesteps: T, into which the closed path is divided evenly.
+        images: uint8 [B, 1 or 3, H, W]; colours are converted to luma (ITU-R BT.601, rounded to a grey value).
+        timesteps: T; the closed path is divided evenly into T parts.
         frames: number of timesteps to return, from the first; default all.
 
     Returns:
@@ -99,9 +99,9 @@ def saccade_frames(images: torch.Tensor, timesteps: int, frames: int | None = No
     padded.bitwise_left_shift_(_POSITION_BITS).add_(1 << _POSITION_BITS - _INTENSITY_BITS - 1)
     log_levels = _log_levels().to(device)
 
-    # Memory is allocated once, because new memory would have to come into the cache first. Rows have one pixel more
-    # than the image: a pixel's right neighbour is then the next value in memory, and all tensors are contiguous. The
-    # last column is dropped at the end.
+    # Memory is allocated once, because new memory would first have to be loaded into the cache. Rows have one pixel
+    # more than the image: a pixel's right neighbour is then the next value in memory, and all tensors are contiguous.
+    # The last column is dropped at the end.
     shape = (batch, height, width + 1)
     size = batch * height * (width + 1)
     rows = torch.zeros(size + 1, dtype=torch.int32, device=device)
@@ -149,6 +149,7 @@ class SimulatedSaccades(Dataset):
     simulated = True
 
     def __init__(self, images: Dataset) -> None:
+        """Simulate events over the data set ``images``."""
         self.images = images
         self.name = f"{images.name}-simulated-saccades"
         self.classes = images.classes
@@ -159,6 +160,7 @@ class SimulatedSaccades(Dataset):
 
     @property
     def identity(self) -> dict[str, Any]:
+        """Return the identity of the images and all parameters of the simulation."""
         return {
             "name": self.name,
             "images": self.images.identity,
@@ -177,10 +179,13 @@ class SimulatedSaccades(Dataset):
         }
 
     def split(self, name: str) -> ImageSplit:
+        """Return the split ``name`` of the images."""
         return self.images.split(name)
 
     def encode(self, images: Images, timesteps: int, frames: int | None = None) -> torch.Tensor:
+        """Return event counts, float32 [frames, B, 2, H, W]; see ``saccade_frames``."""
         return saccade_frames(images[:], timesteps, frames)
 
     def milliseconds_per_step(self, timesteps: int) -> float:
+        """Return the simulated duration of a timestep."""
         return DURATION_MS / timesteps

@@ -1,11 +1,11 @@
-"""Splits: how calibration data is cut from the training set, and halved, the same way on every machine.
+"""Splits: how calibration data is cut from the training set, and halved, identically on every machine.
 
-Everything here is a pure function of labels and sample ids. A sample's place is decided by a counter-based hash of its
-id, so it depends neither on the order of the samples nor on a library's random generator.
+Everything here is a pure function of labels and sample ids. A hash of its id determines a sample's place, so it depends
+neither on the order of the samples nor on a library's random generator.
 
-The cuts themselves are frozen: what ``stratified_cut`` chose stands in ``frozen/``, one number a line; the sha256 of
-that file is part of a data set's identity. Where this project never saw a data set's labels, the file holds ranks:
-the how-manieth samples of every class are cut, which needs no labels to be written down and is stratified as well.
+The cuts themselves are frozen: the choice of ``stratified_cut`` is stored in ``frozen/``, one number per line; the
+sha256 of that file is part of a data set's identity. For data sets whose labels this project never saw, the file holds
+ranks: the samples with these ranks within each class are cut, which requires no labels and is stratified as well.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ _HALVES_SALT = 0x48414C46  # "HALF"
 
 
 def stratified_cut(labels: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cut ``size`` samples from a training set, the same number of each class where the classes allow it.
+    """Cut ``size`` samples from a training set, the same number of each class if the class sizes allow it.
 
     Args:
         labels: [N] class index per sample; the sample ids are 0..N-1.
@@ -58,7 +58,7 @@ def stratified_cut(labels: torch.Tensor, size: int) -> tuple[torch.Tensor, torch
 
 
 def frozen(name: str) -> torch.Tensor:
-    """The numbers in ``frozen/<name>.txt``, int64 [n], ascending. Raises DataError where the file is altered."""
+    """Return the numbers in ``frozen/<name>.txt``, int64 [n], ascending. Raises DataError if the file is altered."""
     path = Path(__file__).parent / "frozen" / f"{name}.txt"
     try:
         raw = path.read_bytes()
@@ -72,7 +72,7 @@ def frozen(name: str) -> torch.Tensor:
 
 
 def ranks_in_class(labels: torch.Tensor) -> torch.Tensor:
-    """For each sample [N] how many samples of its class come before it, int64 [N]."""
+    """Return, for each sample [N], how many samples of its class precede it, int64 [N]."""
     classes = labels.numpy()
     order = np.argsort(classes, kind="stable")
     starts = np.searchsorted(classes[order], classes[order], side="left")
@@ -82,17 +82,17 @@ def ranks_in_class(labels: torch.Tensor) -> torch.Tensor:
 
 
 def cut_by_rank(labels: torch.Tensor, ranks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cut the samples whose rank within their class is listed. Returns indices kept and cut, each ascending."""
+    """Cut the samples whose rank within their class is listed; return indices kept and cut, each ascending."""
     mask = torch.isin(ranks_in_class(labels), ranks)
     return torch.nonzero(~mask).flatten(), torch.nonzero(mask).flatten()
 
 
 def calibration_halves(labels: torch.Tensor, sample_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The two frozen halves of a calibration split: ``fit`` (what strategies learn from) and ``select`` (what chooses
-    operating points).
+    """Return the two frozen halves of a calibration split: ``fit`` and ``select``.
 
-    Within each class samples are ordered by a hash of their id and dealt alternately, so both halves hold the
-    same classes in the same shares. A single sample serves as both halves.
+    Strategies are fitted on ``fit``; operating points are chosen on ``select``. Within each class, samples are ordered
+    by a hash of their id and dealt alternately, so both halves hold the same classes in the same shares. A single
+    sample is in both halves.
 
     Returns:
         Indices into the given tensors, each ascending: fit [ceil(N / 2)], select [floor(N / 2)].
@@ -107,7 +107,7 @@ def calibration_halves(labels: torch.Tensor, sample_ids: torch.Tensor) -> tuple[
 
 
 def _interleaved_by_class(labels: torch.Tensor, sample_ids: torch.Tensor, salt: int) -> np.ndarray:
-    """Sample positions ordered so that every prefix holds the classes as evenly as can be."""
+    """Return sample positions ordered so that every prefix holds the classes as evenly as possible."""
     keys = hash_order(sample_ids, salt)
     classes = labels.numpy()
     order = np.lexsort((keys, classes))

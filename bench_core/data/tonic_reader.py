@@ -1,9 +1,9 @@
-"""The one file that imports tonic (GPL-3.0, an optional installation): event files to plain arrays.
+"""The only module that imports tonic (GPL-3.0, an optional dependency): event files to plain arrays.
 
-Only tonic's readers of files are used. Its data set classes take "archive present and at least n files" for whole and
-download where that fails, and go through folders in the order of the file system; what a data set must hold is
-checked in ``recordings`` instead. Where tonic 1.7.0's ``read_dvs_128`` raises (its header reader returns three values,
-two are unpacked), the two functions below it are called.
+Only tonic's file readers are used. Its data set classes accept "archive present and at least n files" as complete,
+download if that fails, and list folders in the order of the file system; ``recordings`` checks a data set's content
+instead. tonic 1.7.0's ``read_dvs_128`` raises (its header reader returns three values, two are unpacked), so the two
+functions that it uses are called directly.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ _INT64 = np.dtype([("x", np.int64), ("y", np.int64), ("t", np.int64), ("p", np.i
 
 
 def read_bin(path: Path) -> Events:
-    """A recording of N-MNIST or N-Caltech101: 40 bits an event (Orchard et al., 2015). Raises DataError."""
+    """Return a recording of N-MNIST or N-Caltech101: 40 bits per event (Orchard et al., 2015). Raises DataError."""
     io = _tonic_io()
     size = _size(path)
     if size % 5:
@@ -30,10 +30,10 @@ def read_bin(path: Path) -> Events:
 
 
 def read_aedat4(path: Path) -> Events:
-    """A recording in iniVation's container, time counted from its first event. Needs the package ``aedat`` too."""
+    """Return a recording in iniVation's container; time counts from its first event. Needs the package ``aedat``."""
     io = _tonic_io()
     try:
-        import aedat  # noqa: F401  # tonic imports it when it reads
+        import aedat  # noqa: F401  # tonic imports it on reading
     except ImportError as error:
         raise DataError(f"{path}: reading aedat4 needs the package aedat; pip install aedat") from error
     _size(path)
@@ -43,10 +43,10 @@ def read_aedat4(path: Path) -> Events:
 
 
 def read_aedat2(path: Path) -> Events:
-    """A recording of a DVS128 in AEDAT 2.0, turned upright as by the authors' Matlab reader; time from its first event.
+    """Return a DVS128 recording in AEDAT 2.0, upright as in the authors' Matlab reader; time from its first event.
 
-    The address holds the row in bits 8-14 and the column in bits 1-7, both counted from the far end; bit 0 is 0 where
-    it grew brighter.
+    The address holds the row in bits 8-14 and the column in bits 1-7, both counted from the far end; bit 0 is 0 for
+    brightening.
     """
     io = _tonic_io()
 
@@ -81,9 +81,9 @@ def _size(path: Path) -> int:
 
 
 def _guarded(path: Path, read: Any) -> Any:
-    """What ``read`` returns; whatever it raises is a DataError that names the file."""
+    """Return the result of ``read``; turn any exception into a DataError that names the file."""
     try:
         return read()
-    except Exception as error:  # readers of three formats, one of them compiled: they raise anything
+    except Exception as error:  # readers of three formats, one of them compiled, raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path}: damaged or another format ({reason:.200}); fetch the data set again") from error

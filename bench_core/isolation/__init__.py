@@ -1,1 +1,1 @@
-"""Foreign code (plugins, networks of users) kept from changing anything but its own result."""
+"""Isolation of foreign code (plugins, user networks), so that it changes nothing but its own result."""

@@ -1,4 +1,7 @@
-"""A failure is a row with a reason, never the end of a run; running out of memory is told apart."""
+"""Failure handling: a failed stage becomes a row with a reason, and does not end the run.
+
+Running out of memory is recognised separately.
+"""
 
 import traceback
 from collections.abc import Callable
@@ -14,21 +17,23 @@ from bench_core.util.progress import note
 
 __all__ = ["attempted", "guarded", "out_of_memory"]
 
-_REFUSALS = ("can't allocate memory", "could not create a primitive")  # of PyTorch's CPU allocator, and of oneDNN
+_REFUSALS = ("can't allocate memory", "could not create a primitive")  # from PyTorch's CPU allocator, and oneDNN
 
 
 def guarded(
     what: str, stage: Callable[..., Any], *arguments: Any, minutes: float = STRATEGY_MINUTES, ours: bool = False
 ) -> Any:
-    """Return what the stage gives, or in words why it gives nothing: a failure is a row, never the end of the run.
+    """Return the result of ``stage``, or the reason for its failure as text, so that the run continues.
 
-    The stage runs as foreign code (``bench_core.isolation.foreign_code``). Only Ctrl-C, and a store that can't or
-    mayn't be written to, end the run: that fails for everything, and is soon put right.
+    The stage runs as foreign code (``bench_core.isolation.foreign_code``). Only Ctrl-C, and a store that cannot or must
+    not be written to, end the run: a store error would recur for everything else, and is quick to fix.
 
     Args:
-        what: whose code it is, or what is made.
-        minutes: until it is interrupted.
-        ours: it is this package's own code.
+        what: whose code it is, or what it makes.
+        stage: the function to call.
+        *arguments: its arguments.
+        minutes: time limit, after which it is interrupted.
+        ours: whether it is this package's own code.
     """
 
     def surrounded() -> Any:
@@ -39,7 +44,7 @@ def guarded(
 
 
 def attempted(what: str, stage: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what a stage of this package's own code gives, or in words why it gives nothing, as ``guarded`` does."""
+    """Return the result of a stage of this package's own code, or the reason for its failure, as ``guarded`` does."""
     try:
         return stage(*arguments)
     except StoreError as error:
@@ -51,7 +56,7 @@ def attempted(what: str, stage: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _failure(what: str, error: Exception) -> str:
-    """Say that something failed, and return why; a traceback where that is news."""
+    """Report a failure and return its reason; show a traceback only for unexpected errors and in debugging mode."""
     if isinstance(error, ForeignCodeError):
         note(f"{what}: failed: {error.message}")
         return f"failed: {error.message}"
@@ -65,12 +70,12 @@ def _failure(what: str, error: Exception) -> str:
 
 
 def _raised_here(error: Exception) -> bool:
-    """Whether this package raised the error, not a plugin that borrowed its class."""
+    """Return whether this package raised the error, rather than a plugin that reuses its class."""
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).parent.parent)
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether it says that memory ran out, of this machine or of its GPU."""
+    """Return whether the error means that this machine or its GPU ran out of memory."""
     refused = isinstance(error, RuntimeError) and any(words in str(error) for words in _REFUSALS)
     return refused or isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)

@@ -1,8 +1,8 @@
-"""Surround code of plugins and users: the process is as before afterwards, nothing but a real Ctrl-C ends the run.
+"""Runs plugin and user code, restoring the process afterwards; only a real Ctrl-C ends the run.
 
-``sys.exit``, other exceptions that aren't errors, and code that never returns become a ``ForeignCodeError`` of whoever
-runs. Settings that the code changed are put back, and said once. What it prints goes to stderr, because stdout holds
-results.
+``sys.exit``, other exceptions that aren't errors, and code that never returns become a ``ForeignCodeError`` that names
+the code's owner. Settings that the code changed are restored, and reported once. Its output goes to stderr, because
+stdout holds results.
 """
 
 import contextlib
@@ -26,40 +26,41 @@ from bench_core.util.progress import note
 
 __all__ = ["STAGE_MINUTES", "STRATEGY_MINUTES", "end_stray_child", "foreign_code", "is_ours"]
 
-STRATEGY_MINUTES = 60.0  # for what a strategy, cost model or import does at a time, unless a limit is given
+STRATEGY_MINUTES = 60.0  # default limit for one call of a strategy, cost model or import
 STAGE_MINUTES = 1440.0  # for a training, conversion or recording
-_PATIENCE = 60.0  # seconds until a line says whose code runs
-_GRACE = 30.0  # seconds that code has to end when it is told to
+_PATIENCE = 60.0  # seconds until a note says whose code is running
+_GRACE = 30.0  # seconds that interrupted code has to end
 _BETWEEN_LOOKS = 0.25
 _end_process = os._exit
 _told: set[str] = set()
 
 
 class _TimeIsUp(BaseException):
-    """Raised in foreign code that runs for too long; no plugin's ``except Exception`` catches it."""
+    """Raised in foreign code that exceeds its time limit; no plugin's ``except Exception`` catches it."""
 
 
 def end_stray_child() -> None:
-    """End this process if foreign code forked it: after such code returned, only its parent goes on."""
+    """End this process if foreign code forked it: after such code returns, only the parent may continue."""
     if _process and os.getpid() != _process[-1]:
         _end_process(1)
 
 
 def is_ours(made: object) -> bool:
-    """Whether an object is of a class that comes with this package."""
+    """Return whether an object's class belongs to this package."""
     return type(made).__module__.partition(".")[0] in shipped_packages()
 
 
 @dataclass
 class _Running:
-    """Foreign code under way.
+    """Foreign code in progress.
 
     Attributes:
-        who: whose it is.
+        who: the owner of the code.
         limit: seconds.
-        announced: whether its name was said, or need not be.
-        interrupted: Ctrl-C came meanwhile.
-        done: it has ended, one way or another.
+        announced: whether its name has been reported, or need not be.
+        start: value of the monotonic clock at the start, in seconds.
+        interrupted: whether Ctrl-C arrived meanwhile.
+        done: whether it has ended, in any way.
     """
 
     who: str
@@ -74,26 +75,26 @@ class _Running:
         return time.monotonic() - self.start
 
 
-_process: list[int] = []  # ids of the process in which foreign code was entered, the innermost last
-_running: list[_Running] = []  # in the main thread, the innermost last
+_process: list[int] = []  # ids of the processes that entered foreign code, innermost last
+_running: list[_Running] = []  # foreign code in the main thread, innermost last
 _watching = threading.Event()
 
 
 @contextmanager
 def foreign_code(who: str, *, minutes: float = STRATEGY_MINUTES, ours: bool = False) -> Iterator[None]:
-    """Run the block as somebody else's code.
+    """Run the block as foreign code.
 
-    Outside of the main thread nothing can be interrupted, so there is no limit there; whoever started the thread has to
-    see to that.
+    Outside the main thread nothing can be interrupted, so no limit applies there; the code that started the thread must
+    enforce one.
 
     Args:
-        who: whose code it is, as errors name it.
-        minutes: until it is interrupted; may be infinite.
-        ours: it is this package's own code: nothing is said of what it changes and how long it takes.
+        who: the owner of the code, as errors name it.
+        minutes: time limit, after which it is interrupted; may be infinite.
+        ours: whether it is this package's own code; its changes and duration are then not reported.
 
     Raises:
-        ForeignCodeError: for ``sys.exit``, a KeyboardInterrupt that nobody typed, other exceptions that aren't errors,
-            and at the limit. Errors come through as they are.
+        ForeignCodeError: for ``sys.exit``, a KeyboardInterrupt that the user did not type, other exceptions that aren't
+            errors, and at the limit. Errors pass through unchanged.
     """
     running, changed = _Running(who, 60.0 * minutes, announced=ours), list[str]()
     try:
@@ -105,7 +106,7 @@ def foreign_code(who: str, *, minutes: float = STRATEGY_MINUTES, ours: bool = Fa
         raise
     except _TimeIsUp as error:
         if error.args[0] is not running:
-            raise  # of code around this
+            raise  # the limit of an enclosing block
         raise ForeignCodeError(who, f"didn't end within the limit of {minutes:g} minutes") from None
     except BaseException as error:
         if running.interrupted:
@@ -115,12 +116,12 @@ def foreign_code(who: str, *, minutes: float = STRATEGY_MINUTES, ours: bool = Fa
         if not ours:
             _report(who, changed)
     if running.interrupted:
-        raise KeyboardInterrupt  # the code kept it to itself
+        raise KeyboardInterrupt  # the code swallowed it
 
 
 @contextmanager
 def _restored(running: _Running, changed: list[str]) -> Iterator[None]:
-    """Put the process back at the end, and take in what had changed; a child that the block forked ends there."""
+    """Restore the process at the end and record what had changed; a child that the block forked ends there."""
     _process.append(os.getpid())
     before = snapshot()
     try:
@@ -133,14 +134,14 @@ def _restored(running: _Running, changed: list[str]) -> Iterator[None]:
 
 
 def _as_text(error: BaseException) -> str:
-    """What somebody did who raised what is no error."""
+    """Describe an exception that is not an error."""
     if isinstance(error, SystemExit):
         return f"called sys.exit({error.code!s:.60})"
     return f"raised {type(error).__name__}" + f": {error!s:.200}" * bool(str(error))
 
 
 def _report(who: str, changed: list[str]) -> None:
-    """Say once what somebody changed."""
+    """Report once what the code of ``who`` changed."""
     line = f"{who} changed {', '.join(changed)}; put back"
     if changed and line not in _told:
         _told.add(line)
@@ -149,10 +150,10 @@ def _report(who: str, changed: list[str]) -> None:
 
 @contextmanager
 def _without_sudden_exit() -> Iterator[None]:
-    """Make ``os._exit`` raise SystemExit in this thread, and in those that foreign code starts.
+    """Make ``os._exit`` raise SystemExit in this thread, and in threads that foreign code starts.
 
-    Children that somebody forks end by it as ever, and so does this process where another thread sees that it has to:
-    a Dask worker's whose run was killed.
+    It still ends forked children, and ends this process if another thread calls it, such as the thread of a Dask worker
+    whose run was killed.
     """
     process, usual = os.getpid(), os._exit
     others = {*threading.enumerate()} - {threading.current_thread()}
@@ -170,14 +171,14 @@ def _without_sudden_exit() -> Iterator[None]:
 
 
 class _Shielded:
-    """A stream that can be written to, and can't be closed."""
+    """A stream that can be written to but not closed."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self.ends_a_line = True
 
     def write(self, text: str) -> int:
-        """Write, and see whether a line is left open."""
+        """Write the text, and record whether it leaves a line open."""
         if text:
             self.ends_a_line = text.endswith("\n")
         return self._stream.write(text)
@@ -186,13 +187,13 @@ class _Shielded:
         return getattr(self._stream, name)
 
     def close(self) -> None:
-        """Write what is buffered."""
+        """Flush the stream without closing it."""
         self._stream.flush()
 
 
 @contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
-    """Let the block write to stderr only, and not close it; a stream that it closes all the same is opened again."""
+    """Redirect the block's output to a stderr that it cannot close; reopen a stream that it closes anyway."""
     before = {"stdout": sys.stdout, "stderr": sys.stderr}
     shielded = None if sys.stderr is None else _Shielded(sys.stderr)
     if shielded is not None:
@@ -211,7 +212,7 @@ def _stdout_to_stderr() -> Iterator[None]:
 
 @contextmanager
 def _interruptible(running: _Running) -> Iterator[None]:
-    """Notice Ctrl-C, and interrupt the code at its limit."""
+    """Detect Ctrl-C, and interrupt the code at its limit."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -223,7 +224,7 @@ def _interruptible(running: _Running) -> Iterator[None]:
     outermost = not _running
     _running.append(running)
     _watch()
-    if outermost and math.isfinite(running.limit):  # code that lets no other thread run
+    if outermost and math.isfinite(running.limit):  # for code that blocks all other threads
         faulthandler.dump_traceback_later(running.limit + 3 * _GRACE, exit=True, file=sys.__stderr__ or 2)
     try:
         yield
@@ -245,14 +246,14 @@ def _noticing(running: _Running, usual: Callable[[int, FrameType | None], Any]) 
 
 
 def _time_is_up(_number: int, _frame: FrameType | None) -> None:
-    """Interrupt the outermost code that has run for too long."""
+    """Interrupt the outermost code that has exceeded its limit."""
     for running in _running:
         if running.seconds >= running.limit and not running.done:
             raise _TimeIsUp(running)
 
 
 def _watch() -> None:
-    """Start the thread that looks at the time, once in a process."""
+    """Start the thread that checks time limits, once per process."""
     if not _watching.is_set():
         _watching.set()
         threading.Thread(target=_look_at_the_time, name="exitbench-limits", daemon=True).start()
@@ -279,4 +280,4 @@ def _look_at_the_time() -> None:
                 signal.pthread_kill(main.ident, signal.SIGALRM)
 
 
-os.register_at_fork(after_in_child=_watching.clear)  # threads don't come along
+os.register_at_fork(after_in_child=_watching.clear)  # threads do not survive a fork

@@ -1,7 +1,7 @@
-"""The code of plugins as it was loaded: which files it is, their digests, and whether they have changed since.
+"""The code of plugins as loaded: its files, their digests, and whether they have changed since.
 
-Digests are taken around the import. A module that stays in the process keeps the digest that it was imported with,
-whatever its file holds later: keys of artifacts name the code that runs, and edits are noticed before anything is kept.
+Digests are taken at import. A module that stays in the process keeps the digest it was imported with, even if its file
+changes later: artifact keys identify the code that runs, and edits are detected before anything is stored.
 """
 
 import importlib.metadata
@@ -35,15 +35,15 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-GROUP = "exitbench"  # of entry points
+GROUP = "exitbench"  # the entry-point group
 SHIPPED_DISTRIBUTION = "exitbench"
-_VERSIONED = frozenset({"torch", "numpy", "scipy"}) | sys.stdlib_module_names  # their versions are in the environment
+_VERSIONED = frozenset({"torch", "numpy", "scipy"}) | sys.stdlib_module_names  # the environment has their versions
 _SUFFIXES = tuple(all_suffixes())
 _CACHE = "__pycache__"
 _SHOWN = 3
 
-_codes: WeakKeyDictionary[ModuleType, "LoadedCode | None"] = WeakKeyDictionary()  # by package, or module outside of one
-_imported: WeakKeyDictionary[ModuleType, str] = WeakKeyDictionary()  # digest of a module's file when it was imported
+_codes: WeakKeyDictionary[ModuleType, "LoadedCode | None"] = WeakKeyDictionary()  # by package, or top-level module
+_imported: WeakKeyDictionary[ModuleType, str] = WeakKeyDictionary()  # digest of a module's file at import
 _by_class: WeakKeyDictionary[type, "list[LoadedCode]"] = WeakKeyDictionary()
 _untold: WeakKeyDictionary[Any, "LoadedCode"] = WeakKeyDictionary()
 _last_seen: dict[Path, str] = {}
@@ -51,14 +51,14 @@ _last_seen: dict[Path, str] = {}
 
 @dataclass(frozen=True)
 class LoadedCode:
-    """The code of a package, or of a single file and what is in its folder, since the file may import that.
+    """The code of a package, or of a single file and the rest of its folder, which the file may import.
 
     Attributes:
         name: of the plugin, as messages show it.
         places: folders of the package, or of the file; a zip file that holds them.
-        deep: whether everything below ``places`` counts; else their files and those of the folders in them.
+        deep: whether everything below ``places`` counts; otherwise, their files and those of their direct subfolders.
         files: sha256 by path when the code was loaded.
-        token: stands for files that can't be found or read; no other process has it.
+        token: replaces the digest if the files can't be found or read; unique to this process.
     """
 
     name: str
@@ -69,7 +69,7 @@ class LoadedCode:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over names and contents of the files, the same wherever they are."""
+        """Return the sha256 of the files' names and contents, independent of their location."""
         if self.token:
             return self.token
         parts = []
@@ -90,10 +90,10 @@ class LoadedCode:
 
 
 class SourceLoader(SourceFileLoader):
-    """Loads a module from its source, never from bytecode, which outlives an edit in the second it was written in."""
+    """Loads a module from source, never from bytecode, which can miss an edit made in the second it was written."""
 
     def get_code(self, fullname: str) -> CodeType:
-        """Compile the file as it is now."""
+        """Compile the file's current content."""
         path = self.get_filename(fullname)
         code: CodeType = self.source_to_code(self.get_data(path), path)
         return code
@@ -104,8 +104,9 @@ def load_watched(name: str, module: str, load: Callable[[], T], *, file: Path | 
 
     Args:
         name: of the plugin.
-        module: that ``load`` imports.
-        file: that ``load`` executes anew each time; None for an installed module, which is imported once.
+        module: the module that ``load`` imports.
+        load: the function that imports the plugin and returns it.
+        file: the file that ``load`` executes anew each time; None for an installed module, which is imported once.
 
     Raises:
         PluginError: the files changed while they were loaded.
@@ -114,7 +115,7 @@ def load_watched(name: str, module: str, load: Callable[[], T], *, file: Path | 
     known = code_of(module) if file is None and top in sys.modules else None
     places, deep = _places_of(top) if file is None else ((_place(file.parent),), False)
     first = {} if known else _scan_or_nothing(places, deep=deep)
-    own = {path: first[path] for path in first if file is not None and path.name == file.name}  # not as it was before
+    own = {path: first[path] for path in first if file is not None and path.name == file.name}  # current, not cached
     first = {**_as_imported(first, earlier=True), **own}
     with _no_new_bytecode():
         loaded = load()
@@ -130,11 +131,11 @@ def load_watched(name: str, module: str, load: Callable[[], T], *, file: Path | 
 def code_of(module: str) -> LoadedCode | None:
     """Return the code that a module comes from, as it was when this process first asked for it.
 
-    Of a module in a package that is the whole package, of a single file the importable files of its folder and of the
-    folders in that. What they import from elsewhere is not covered.
+    For a module in a package, that is the whole package; for a single file, the importable files of its folder and of
+    its direct subfolders. Imports from elsewhere are not covered.
 
     Returns:
-        None where the module has no file, or its files can't be read.
+        None if the module has no file, or its files can't be read.
     """
     owner = sys.modules.get(module.partition(".")[0]) or sys.modules.get(module)
     if not isinstance(owner, ModuleType):
@@ -145,10 +146,10 @@ def code_of(module: str) -> LoadedCode | None:
 
 
 def code_of_class(made: type) -> list[LoadedCode]:
-    """Return the code of a class and its bases, where it is neither this project's nor of a versioned library.
+    """Return the code of a class and its bases, except this project's and that of versioned libraries.
 
-    It is that of the modules that are loaded when a class is first asked about; a plugin's are asked about as soon as
-    it is loaded.
+    It describes the modules loaded when the class is first queried; plugin classes are queried as soon as they are
+    loaded.
     """
     if made not in _by_class:
         found: dict[str, LoadedCode] = {}
@@ -170,7 +171,7 @@ def shipped_packages() -> frozenset[str]:
 
 
 def refuse_changed(codes: Iterable[LoadedCode]) -> None:
-    """Raise PluginError where files of a plugin are others than when it was loaded, so that nothing is kept of it."""
+    """Raise PluginError if a plugin's files have changed since it was loaded, so that nothing more of it is stored."""
     for code in codes:
         if files := code.changed():
             raise PluginError(
@@ -188,10 +189,10 @@ def _no_new_bytecode() -> Iterator[None]:
 
 
 def _token(name: str, made: Any) -> LoadedCode:
-    """Code that can't be told from files: each object that it made has a token of its own in this process."""
+    """Return code that no files identify: each object it made has a token that is unique to this process."""
     try:
         return _untold.setdefault(made, LoadedCode(name, token=secrets.token_hex(32)))
-    except TypeError:  # can't be referred to
+    except TypeError:  # no weak reference possible
         return LoadedCode(name, token=secrets.token_hex(32))
 
 
@@ -210,7 +211,7 @@ def _taken(owner: ModuleType) -> LoadedCode | None:
 
 
 def _places_of(top: str) -> tuple[tuple[Path, ...], bool]:
-    """Where a package or module is that may not be imported yet."""
+    """Return the location of a package or module that may not be imported yet, and whether it is a package."""
     try:
         spec = importlib.util.find_spec(top)
     except (ImportError, AttributeError, ValueError):
@@ -223,14 +224,14 @@ def _places_of(top: str) -> tuple[tuple[Path, ...], bool]:
 
 
 def _place_of_file(file: str) -> Path:
-    """The folder that a module is in; where other installed packages are in it too, the module's file."""
+    """Return the folder of a module; if other installed packages share that folder, the module's file."""
     folder = _place(Path(file).parent)
     return _place(file) if any(folder.glob("*.dist-info")) else folder
 
 
 def _place(path: str | Path) -> Path:
-    """A folder as an absolute path, or the zip file that it is in."""
-    place = Path(os.path.abspath(path))  # noqa: PTH100  # links stay
+    """Return a folder as an absolute path, or the zip file that contains it."""
+    place = Path(os.path.abspath(path))  # noqa: PTH100  # keeps symbolic links
     above = next((parent for parent in (place, *place.parents) if parent.exists()), place)
     return above if above.is_file() else place
 
@@ -243,7 +244,7 @@ def _scan_or_nothing(places: Sequence[Path], *, deep: bool) -> dict[Path, str]:
 
 
 def _scanned(places: Iterable[Path], *, deep: bool) -> dict[Path, str]:
-    """sha256 by path of everything there that Python can import. Raises OSError for a file that can't be read."""
+    """Return the sha256, by path, of every file there that Python can import. Raises OSError for an unreadable file."""
     found = {}
     for place in places:
         below = [place] if place.is_file() else place.rglob("*") if deep else (*place.glob("*"), *place.glob("*/*"))
@@ -252,16 +253,17 @@ def _scanned(places: Iterable[Path], *, deep: bool) -> dict[Path, str]:
             if code and path.is_file():
                 try:
                     found[path] = file_digest(path)
-                except FileNotFoundError:  # somebody's file that was there for a moment
+                except FileNotFoundError:  # a short-lived file of another process
                     continue
     return found
 
 
 def _as_imported(files: dict[Path, str], *, earlier: bool = False) -> dict[Path, str]:
-    """Digests with which the modules of this process were imported in place of those that their files have now.
+    """Replace the current digests of files with those that this process imported their modules with.
 
     Args:
-        earlier: modules met for the first time were imported some time ago, when their files may have been others.
+        files: sha256 by path as of now; changed in place and returned.
+        earlier: whether modules seen for the first time were imported a while ago, when their files may have differed.
     """
     for module in list(sys.modules.values()):
         file = module.__dict__.get("__file__") if isinstance(module, ModuleType) else None

@@ -1,10 +1,10 @@
-"""What foreign code may change in a process: settings that results, output or later code depend on.
+"""Process settings that foreign code may change and that results, output or later code depend on.
 
-``changed_since`` compares the process with a snapshot, puts back what differs, and names it. PyTorch's settings of
-precision, threads, modes and random numbers are covered, NumPy's, and those of Python and of the operating system.
+``restore`` compares the process with a snapshot, restores what differs, and names it. It covers PyTorch's settings of
+precision, threads, modes and random numbers, NumPy's settings, and those of Python and the operating system.
 """
 
-import _signal  # type: ignore[import-not-found]  # Python's own, whose functions are many times faster than signal's
+import _signal  # type: ignore[import-not-found]  # the C module, whose functions are many times faster than signal's
 import builtins
 import contextlib
 import decimal
@@ -32,9 +32,9 @@ class _Setting:
     """One setting.
 
     Attributes:
-        name: as people know it.
-        read: returns its value, which compares with ``==``.
-        write: sets it to what ``read`` returned.
+        name: as messages show it.
+        read: returns its value, which supports ``==``.
+        write: sets it to a value that ``read`` returned.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Snapshot:
 
     values: Mapping[str, Any]
     streams: tuple[TextIO, TextIO, TextIO]
-    descriptors: Mapping[int, int]  # duplicates of stdout's and stderr's
+    descriptors: Mapping[int, int]  # duplicates of the descriptors of stdout and stderr
     modes: tuple[int, int]
 
 
@@ -63,9 +63,9 @@ def snapshot() -> Snapshot:
 
 
 def restore(before: Snapshot) -> list[str]:
-    """Set everything back that differs from a snapshot, and return the names of what did.
+    """Restore every setting that differs from a snapshot, and return the names of those that did.
 
-    What libraries change when they are imported, and random states, are put back as well but not named.
+    Settings that libraries change on import, and random states, are restored as well but not named.
     """
     changed = _restore_streams(before)
     if _modes() != before.modes:
@@ -101,7 +101,7 @@ _SMALLEST = torch.tensor([2.0**-149])
 def _read_precision() -> tuple[str, ...]:
     try:
         old = torch.get_float32_matmul_precision()
-    except RuntimeError:  # set through the new settings, which the old one can't express
+    except RuntimeError:  # set through the new API, which the old one can't express
         old = ""
     get = torch._C._get_fp32_precision_getter
     return (old, *(get(*place) for place in _PRECISIONS))
@@ -131,7 +131,7 @@ def _write_mkldnn(value: tuple[bool, ...]) -> None:
     backend, now = torch._C, _read_mkldnn()
     setters = (backend._set_mkldnn_enabled, backend._set_mkldnn_deterministic, backend._set_onednn_allow_tf32)
     for setter, wanted, found in zip(setters, value, now, strict=True):
-        if wanted != found:  # some processors refuse TF32 even where nothing changes
+        if wanted != found:  # some processors refuse TF32 even if nothing changes
             setter(wanted)
 
 
@@ -148,7 +148,7 @@ def _write_cudnn(value: tuple[bool, ...]) -> None:
 
 
 def _quietly(call: Callable[..., Any], *arguments: Any) -> Any:
-    """Call, or return None where PyTorch refuses because old and new settings of precision were mixed."""
+    """Call, or return None if PyTorch refuses because old and new precision settings were mixed."""
     try:
         return call(*arguments)
     except RuntimeError:
@@ -177,9 +177,9 @@ _switches: list[torch.inference_mode] = []
 
 
 def _write_inference(value: bool) -> None:
-    switch = torch.inference_mode(value)  # there is no other way to switch it for good
+    switch = torch.inference_mode(value)  # the only way to switch it outside a block
     switch.__enter__()
-    _switches.append(switch)  # it would switch back when it is collected
+    _switches.append(switch)  # garbage collection would switch it back
 
 
 def _write_device(value: torch.device) -> None:
@@ -200,7 +200,7 @@ def _write_print_options(value: dict[str, Any]) -> None:
 
 
 def _modes() -> tuple[int, int]:
-    """How many function modes and dispatch modes are entered."""
+    """Return the number of active function modes and dispatch modes."""
     core = torch._C
     return core._len_torch_function_stack(), core._len_torch_dispatch_stack()
 
@@ -239,7 +239,7 @@ _TORCH = (
 
 
 def _read_numpy_random() -> tuple[Any, ...]:
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002  # the state of those who still use it
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002  # for code that still uses the legacy state
     return (name, np.asarray(keys).tobytes(), *rest)
 
 
@@ -273,7 +273,7 @@ def _write_cwd(value: str | None) -> None:
 
 
 def _read_environment() -> dict[bytes, bytes]:
-    return dict(os.environb._data)  # type: ignore[attr-defined]  # as a mapping it is encoded entry by entry
+    return dict(os.environb._data)  # type: ignore[attr-defined]  # faster than encoding entry by entry
 
 
 def _write_environment(value: dict[bytes, bytes]) -> None:
@@ -301,12 +301,12 @@ def _is_timer_set() -> bool:
 
 
 def _write_timer(value: bool) -> None:
-    if not value:  # one that ran before goes on; how long it has left can't be told from how long the code took
+    if not value:  # an earlier timer keeps running; its remaining time can't be derived from the code's duration
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _write_path(value: list[str]) -> None:
-    """Put the import path back in order; what was added comes last, since its modules may be imported later."""
+    """Restore the order of the import path; additions come last, since their modules may be imported later."""
     sys.path[:] = [*value, *(entry for entry in sys.path if entry not in value)]
 
 
@@ -404,7 +404,7 @@ _PYTHON = (
 )
 
 _SETTINGS = (*_TORCH, *_NUMPY, *_PYTHON)
-_UNNAMED = {  # libraries change them when they are imported, and everybody draws random numbers
+_UNNAMED = {  # libraries change them on import, and all code draws random numbers
     "PyTorch's random state",
     "NumPy's random state",
     "Python's random state",
@@ -414,7 +414,7 @@ _UNNAMED = {  # libraries change them when they are imported, and everybody draw
 
 
 def _restore_streams(before: Snapshot) -> list[str]:
-    """Put back stdin, stdout and stderr, both the objects and what their descriptors lead to."""
+    """Restore stdin, stdout and stderr, both the objects and the files that their descriptors refer to."""
     changed = set()
     for number, kept in before.descriptors.items():
         try:

@@ -1,4 +1,4 @@
-"""Where a failure comes from: one line with file and line of the code that raised it, or its whole traceback."""
+"""Origins of failures: one line with the file and line of the code that raised it, or the full traceback."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ from bench_core.errors import ExitBenchError, one_line
 
 __all__ = ["debugging", "described", "full_traceback", "is_foreign", "raised_at", "show_tracebacks"]
 
-# What plugins are built on: an error raised in there is the doing of whoever called it.
+# Plugins build on these: the code that called them is responsible for an error raised inside.
 _LIBRARIES = frozenset(
     {
         "bench_core",
@@ -31,20 +31,20 @@ _wanted = False
 
 
 def show_tracebacks(wanted: bool) -> None:
-    """Show tracebacks of plugins' errors from now on, or no longer."""
+    """Turn tracebacks of plugin errors on or off."""
     global _wanted  # noqa: PLW0603  # one process, one command line
     _wanted = wanted
 
 
 def debugging() -> bool:
-    """Return whether tracebacks are wanted, by ``--debug`` or by the variable that makes plugins' errors ours."""
+    """Return whether tracebacks are wanted, by ``--debug`` or by ``EXITBENCH_STRICT_PLUGINS=1``."""
     return _wanted or os.environ.get("EXITBENCH_STRICT_PLUGINS") == "1"
 
 
 def raised_at(error: BaseException) -> str:
-    """Return FILE:LINE of the innermost call in code that is neither ours nor a library's, else of the innermost call.
+    """Return FILE:LINE of the innermost call outside this package and known libraries, else of the innermost call.
 
-    For a file that isn't Python it is the place of the mistake. Empty where nothing is known.
+    For a file that isn't valid Python, it is the location of the syntax error. Empty if nothing is known.
     """
     if isinstance(error, SyntaxError) and error.filename and error.lineno:
         return f"{error.filename}:{error.lineno}"
@@ -56,12 +56,12 @@ def raised_at(error: BaseException) -> str:
 
 
 def is_foreign(error: BaseException) -> bool:
-    """Return whether code that is neither ours nor a library's had a part in raising it."""
+    """Return whether code outside this package and known libraries was involved in raising the error."""
     return any(not _is_library(frame) for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def described(error: BaseException) -> str:
-    """Return one line: FILE:LINE, then the error's type and message; an error of ours is its own message."""
+    """Return one line: FILE:LINE, then the error's type and message; an ``ExitBenchError`` is its own message."""
     if isinstance(error, ExitBenchError):
         return str(error)
     said = " ".join(_message(error).split())
@@ -80,7 +80,7 @@ def _message(error: BaseException) -> str:
         return error.msg or ""
     try:
         return str(error)
-    except Exception:  # an author's own __str__ may fail too
+    except Exception:  # a custom __str__ may fail too
         return "(its message can't be shown)"
 
 

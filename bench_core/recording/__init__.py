@@ -1,1 +1,1 @@
-"""Recording: a network run over a split becomes a trace."""
+"""Recording: running a network over a split to produce a trace."""

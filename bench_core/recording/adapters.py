@@ -1,4 +1,4 @@
-"""Other people's networks, one timestep at a time: the protocol, and modules of snnTorch and SpikingJelly.
+"""Adapters for user networks, one timestep at a time: the protocol, and modules of snnTorch and SpikingJelly.
 
 Neither library is imported here unless the module's author has imported it already.
 """
@@ -34,8 +34,8 @@ class _Way:
 
     Attributes:
         kind: ``protocol``, ``snntorch`` or ``spikingjelly``.
-        reset, step: what is called; ``step`` may give what the library gives.
-        method: the author's method behind ``step``, named in errors.
+        reset, step: functions to call; ``step`` may return the library's own output.
+        method: the author's method that ``step`` calls, named in errors.
         remedy: for a step that fails.
     """
 
@@ -47,14 +47,14 @@ class _Way:
 
 
 class SteppedNetwork:
-    """Somebody's module as recording wants it.
+    """A user's module, adapted for recording.
 
-    The module is put into evaluation mode. What it gives is checked at every step; a copy of each frame goes in and
-    copies of the logits are kept, so that a module may work in place.
+    The module is put into evaluation mode. Its output is checked at every step; it receives a copy of each frame, and
+    the logits are copied, so that a module may work in place.
 
     Args:
         module: has ``reset()`` and ``step(x_t) -> o_t [B, K]``, or contains neurons of snnTorch (``forward`` is one
-            timestep; of a tuple the first is o_t) or SpikingJelly (``forward``, put into step mode ``s``).
+            timestep; the first element of a tuple is o_t) or SpikingJelly (``forward``, put into step mode ``s``).
         name: named in errors.
         classes: K.
         constant_input: the same frame is presented at every timestep.
@@ -67,6 +67,7 @@ class SteppedNetwork:
     """
 
     def __init__(self, module: nn.Module, name: str, *, classes: int, constant_input: bool) -> None:
+        """Adapt a module; see the class."""
         self._name = name
         self._classes = classes
         self._constant_input = constant_input
@@ -76,18 +77,18 @@ class SteppedNetwork:
         self.kind = self._way.kind
 
     def reset(self) -> None:
-        """Forget all state. Raises UsageError where the module's own reset does."""
+        """Clear all state. Raises UsageError if the module's own reset raises."""
         try:
             self._way.reset()
-        except Exception as error:  # it is the user's module
+        except Exception as error:  # user code may raise anything
             raise UsageError(f"{self._name}: its reset raised {what_happened(error)}") from error
 
     def step(self, frame: torch.Tensor) -> torch.Tensor:
-        """o_t [B, K] of one timestep's input [B, C, H, W]. Raises UsageError for whatever else the module does."""
+        """Return o_t [B, K] for one timestep's input [B, C, H, W]. Raises UsageError if the module fails."""
         try:
             output = self._way.step(frame.to(self._dtype, copy=True))
-        except Exception as error:  # it is the user's module
-            if out_of_memory(error):  # for recording to take a smaller batch
+        except Exception as error:  # user code may raise anything
+            if out_of_memory(error):  # recording then retries with a smaller batch
                 raise
             raise UsageError(
                 f"{self._name}: its {self._way.method} on a frame {list(frame.shape)} raised {what_happened(error)}; "
@@ -96,12 +97,12 @@ class SteppedNetwork:
         return self._logits(output, len(frame))
 
     def run(self, inputs: torch.Tensor, timesteps: int, *, fold: int | None = None) -> torch.Tensor:
-        """All timesteps of new samples, one after the other.
+        """Compute all timesteps of new samples, one after the other.
 
         Args:
             inputs: [B, C, H, W] under constant input, else [T, B, C, H, W].
             timesteps: T.
-            fold: not looked at.
+            fold: ignored.
 
         Returns:
             o_t per timestep, [T, B, K].
@@ -112,7 +113,7 @@ class SteppedNetwork:
         return torch.stack([self.step(frame).clone() for frame in frames])
 
     def _logits(self, output: object, samples: int) -> torch.Tensor:
-        """What a step gave, where that is o_t."""
+        """Return a step's output if it is o_t. Raises UsageError otherwise."""
         if isinstance(output, tuple | list) and output and self._way.kind != "protocol":
             if not self._told_of_tuple:
                 note(f"{self._name}: {self._way.method} gives {len(output)} things; the first is taken as o_t")
@@ -133,7 +134,7 @@ class SteppedNetwork:
 
 
 def what_happened(error: BaseException) -> str:
-    """An exception of somebody's code as one line: its kind, its text, and the author's last line that led to it."""
+    """Return a user-code exception as one line: its type, its text, and the author's last line that led to it."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_the_authors(frame.filename)]
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
@@ -168,7 +169,7 @@ def _of_snntorch(module: nn.Module, name: str) -> _Way | None:
                 f"{name}: neuron {place} ({type(neuron).__name__}) takes all timesteps at once; {PROTOCOL}"
             )
 
-    def reset() -> None:  # snntorch.utils.reset sees direct children only, and resets other networks' neurons too
+    def reset() -> None:  # snntorch.utils.reset covers direct children only, and resets other networks' neurons too
         for neuron in neurons.values():
             neuron.reset_mem()
 

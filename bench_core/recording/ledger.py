@@ -1,20 +1,20 @@
-"""The operation ledger: counts what a spiking network does, per sample, timestep and layer, while it runs.
+"""The operation ledger: counts the operations of a spiking network, per sample, timestep and layer, while it runs.
 
-Rules. They are what hardware would do that sends spikes as events.
+Rules. They describe hardware that sends spikes as events.
 
-- An analogue input meets its weights by multiply-accumulates, all of them, zeros included; a weight that would reach
+- An analogue input costs multiply-accumulates with all of its weights, zeros included; a weight that would reach
   outside the image is not counted.
-- A spike (or an input event) costs one accumulate for every synapse it meets, whatever the synapse's weight.
-- Average pooling passes each spike on to the layer behind it, since the pool's constant can be folded into that layer's
+- A spike (or an input event) costs one accumulate for every synapse it meets, regardless of the synapse's weight.
+- Average pooling passes each spike on to the next layer, since the pool's constant can be folded into that layer's
   weights: a pooled spike costs the fan-out at its pooled position, and nothing in a rim that the pool drops.
-- In a sum of currents a convolution as shortcut is a layer like others, and an identity shortcut costs one accumulate
-  for every spike that goes along it.
-- In a sum of spikes (SEW) nothing is added up: each branch's spikes go on by themselves, so that a sum of k counts as k
-  spikes and costs k times the fan-out behind it.
+- In a sum of currents, a convolution as shortcut is a layer like any other, and an identity shortcut costs one
+  accumulate for every spike that it carries.
+- In a sum of spikes (SEW) nothing is added up: each branch's spikes travel separately, so that a sum of k counts as k
+  spikes and costs k times the fan-out of the following layer.
 - Biases, thresholds, potentials and learnt scales per timestep belong to the neuron update, one per neuron and step.
 
-Every rule says that a spike has a price that depends on where it was sent from alone. So the price of each neuron is
-worked out once, from the network's end to its beginning, and counting is one product per layer of neurons.
+By every rule, a spike's price depends only on the place that sent it. So the price of each neuron is computed once,
+from the network's end to its beginning, and counting is one product per layer of neurons.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -35,12 +35,12 @@ __all__ = ["CountedLayer", "OperationLedger", "UncountableLayerError"]
 
 
 class UncountableLayerError(Exception):
-    """A layer that the ledger has no rule for, by its place in the network; energies of the workload are n/a."""
+    """A layer without a counting rule, named by its place in the network; energies of the workload are n/a."""
 
 
 @dataclass(frozen=True)
 class CountedLayer:
-    """A layer that operations are told of.
+    """A layer for which operations are reported.
 
     Attributes:
         name: its place in the network, as in the names of its weights.
@@ -61,7 +61,7 @@ class OperationLedger:
     Args:
         network: the network that will run.
         input_shape: (C, H, W) of a frame.
-        per_layer: tell accumulates and spikes layer by layer as well.
+        per_layer: report accumulates and spikes layer by layer as well.
 
     Raises:
         UncountableLayerError: naming the layer.
@@ -69,10 +69,11 @@ class OperationLedger:
     Attributes:
         macs_once: multiply-accumulates spent once per sample, under constant input, by the first layer; else 0.
         neuron_updates: per sample and timestep.
-        layers: those that operations are told of, input to output.
+        layers: those for which operations are reported, input to output.
     """
 
     def __init__(self, network: SpikingNetwork, input_shape: tuple[int, int, int], *, per_layer: bool = False) -> None:
+        """Compute the prices of all spikes; see the class."""
         self._constant_input = network.constant_input
         prices = _Prices(network, input_shape)
         self.layers = prices.layers
@@ -89,10 +90,10 @@ class OperationLedger:
 
     @contextmanager
     def counting(self) -> Iterator[Callable[[torch.Tensor], dict[str, torch.Tensor]]]:
-        """Count what the network does inside the block.
+        """Count the network's operations inside the block.
 
-        Yields a function that, given the network's input, returns what was spent since its last call: ``acs`` and
-        ``spikes``, int64 [B, T], and where asked for ``layer_acs`` and ``layer_spikes``, int64 [B, T, L].
+        Yields a function that, given the network's input, returns the operations since its last call: ``acs`` and
+        ``spikes``, int64 [B, T], and with ``per_layer`` also ``layer_acs`` and ``layer_spikes``, int64 [B, T, L].
         """
         hooks = [place.register_forward_hook(partial(self._count, neuron)) for neuron, place in self._seen_at.items()]
         try:
@@ -117,7 +118,7 @@ class OperationLedger:
         acs = torch.stack([values[..., :-1].sum(-1) for values in counted.values()]).sum(0)
         spikes = torch.stack([values[..., -1] for values in counted.values()]).sum(0)
         events = None
-        if not self._constant_input:  # each event is like a spike
+        if not self._constant_input:  # each event counts like a spike
             events = self._input.meet(self._input.gather(inputs))[..., :-1]
             acs = acs + events.sum(-1)
         found = {"acs": acs, "spikes": spikes}
@@ -140,16 +141,16 @@ class OperationLedger:
 
 
 class _Synapses:
-    """The synapses behind a layer of neurons: how many each of its spikes meets.
+    """The synapses after a layer of neurons: how many each of its spikes meets.
 
     Args:
-        costs: accumulates that a spike seen at each position causes, by the layer that does them, float64 [C, H, W]
+        costs: accumulates that a spike seen at each position causes, by the layer that performs them, float64 [C, H, W]
             or [F].
-        unit: what one spike adds to the values seen.
-        apart: count each layer by itself.
+        unit: contribution of one spike to the values seen.
+        apart: count each layer separately.
 
     Attributes:
-        layers: those behind, in the order of the columns.
+        layers: the following layers, in the order of the columns.
     """
 
     def __init__(self, costs: dict[nn.Module, torch.Tensor], unit: float, *, apart: bool) -> None:
@@ -161,14 +162,14 @@ class _Synapses:
         self._weights = torch.stack([*columns, torch.ones_like(columns[0])], dim=1)
 
     def gather(self, seen: torch.Tensor) -> torch.Tensor:
-        """What ``meet`` needs to know of values seen [T, B, ...], multiples of the unit: [T, B, positions], a copy.
+        """Return the input of ``meet`` from values seen [T, B, ...], multiples of the unit: [T, B, positions], a copy.
 
-        Where the fan-out is the same in every channel these are the sums over channels.
+        If the fan-out is the same in every channel, these are the sums over channels.
         """
         return seen.sum(2).flatten(2) if self._channels_alike else seen.flatten(2).clone()
 
     def meet(self, gathered: torch.Tensor) -> torch.Tensor:
-        """Synapses met, by column, and last the spikes themselves, per timestep and sample, float64 [T, B, columns].
+        """Return synapses met, by column, and last the spikes, per timestep and sample, float64 [T, B, columns].
 
         Whole numbers, exact below 2**53.
         """
@@ -181,12 +182,12 @@ class _Synapses:
 
 @dataclass(frozen=True)
 class _Behind:
-    """What lies behind a place in the network.
+    """The destinations of a place in the network's output.
 
     Attributes:
-        reached: for currents: 1 where they get to neurons or to the logits, 0 where a pool drops them, float64; None
-            where nothing takes a current.
-        costs: for spikes: accumulates that one causes, by the layer that does them, float64 each; None where nothing
+        reached: for currents: 1 where they reach neurons or the logits, 0 where a pool drops them, float64; None if
+            nothing takes a current.
+        costs: for spikes: accumulates that one causes, by the layer that performs them, float64 each; None if nothing
             takes a spike.
     """
 
@@ -194,7 +195,7 @@ class _Behind:
     costs: dict[nn.Module, torch.Tensor] | None = None
 
     def before(self, spread: Callable[[torch.Tensor], torch.Tensor]) -> "_Behind":
-        """What lies behind a layer that only passes on, where ``spread`` goes from its outputs to its inputs."""
+        """Return the destinations of the input of a pass-through layer; ``spread`` maps its outputs to its inputs."""
         reached = None if self.reached is None else spread(self.reached)
         costs = None if self.costs is None else {layer: spread(values) for layer, values in self.costs.items()}
         return _Behind(reached, costs)
@@ -205,9 +206,9 @@ class _Sent:
     """Spikes of a layer of neurons, and where they are seen.
 
     Attributes:
-        seen_at: the neurons themselves, or an average pool right behind them: it holds every spike in fewer values.
-        unit: what one spike adds to the output there.
-        costs: accumulates of a spike, by the layer that does them, float64 [C, H, W] or [F] of that output.
+        seen_at: the neurons themselves, or an average pool directly after them: it holds every spike in fewer values.
+        unit: contribution of one spike to the output there.
+        costs: accumulates of a spike, by the layer that performs them, float64 [C, H, W] or [F] of that output.
     """
 
     seen_at: nn.Module
@@ -216,13 +217,13 @@ class _Sent:
 
 
 class _Prices:
-    """What a spike costs, from wherever it is sent.
+    """The cost of a spike from every place that sends one.
 
     Attributes:
         input: accumulates of an input event, by layer, float64 [C, H, W] each.
         sent: the spikes of each layer of neurons.
-        counted: the modules that do something, input to output.
-        layers: what is told of them.
+        counted: the modules that perform operations, input to output.
+        layers: their descriptions, in the same order.
     """
 
     def __init__(self, network: SpikingNetwork, input_shape: tuple[int, int, int]) -> None:
@@ -230,7 +231,7 @@ class _Prices:
         self._shapes = self._measure(network, input_shape)
         self._synapses: dict[nn.Module, int] = {}
         self._costs: dict[nn.Module, dict[nn.Module, torch.Tensor]] = {}  # of a spike at a layer's output
-        self._next: dict[nn.Module, nn.Module | None] = {}  # the layer behind, in a row of layers
+        self._next: dict[nn.Module, nn.Module | None] = {}  # the following layer, in a row of layers
         stem, *others = network.layers
         logits = _Behind(torch.ones(self._shapes[network.layers[-1]][1], dtype=torch.float64))
         behind = self._walk(others, logits)
@@ -248,13 +249,13 @@ class _Prices:
     def _walk(self, row: Iterable[nn.Module], behind: _Behind) -> _Behind:
         layers = list(row)
         for layer, following in reversed(list(zip_longest(layers, layers[1:]))):
-            if type(row) in (list, nn.Sequential):  # what is derived from it may do anything between two layers
+            if type(row) in (list, nn.Sequential):  # a subclass may do anything between two layers
                 self._next[layer] = following
             behind = self._step(layer, behind)
         return behind
 
     def _step(self, layer: nn.Module, behind: _Behind) -> _Behind:
-        """What lies behind the input of ``layer``, where ``behind`` lies behind its output."""
+        """Return the destinations of the input of ``layer``, given those of its output, ``behind``."""
         if behind.costs is not None:
             self._costs[layer] = behind.costs
         if isinstance(layer, SpikingNeuron):
@@ -284,7 +285,7 @@ class _Prices:
         return _Behind(costs={layer: fan_out})
 
     def _before_residual(self, layer: Residual, behind: _Behind) -> _Behind:
-        if behind.reached is not None and behind.costs is None:  # a spike that comes to a sum of currents is added
+        if behind.reached is not None and behind.costs is None:  # a spike that reaches a sum of currents is added
             behind = _Behind(behind.reached, {layer: behind.reached})
         body, shortcut = (self._walk(branch, behind).costs for branch in (layer.body, layer.shortcut))
         if body is None or shortcut is None:
@@ -298,7 +299,7 @@ class _Prices:
 
     def _before_what_passes_on(self, layer: nn.Module, behind: _Behind) -> _Behind:
         if isinstance(layer, TemporalScale):
-            return _Behind(behind.reached)  # scaled currents; a scaled spike would be another thing
+            return _Behind(behind.reached)  # only currents: a scaled spike would no longer be a spike
         if isinstance(layer, Flatten):
             return behind.before(lambda values: values.reshape(self._shapes[layer][0]))
         if isinstance(layer, GlobalAveragePool):
@@ -312,7 +313,7 @@ class _Prices:
         pool = self._next.get(neuron)
         if type(pool) is AveragePool and all(side % pool.size == 0 for side in sides):
             window = pool.size**2
-            # The pool and the sum over channels, in float32, are off by at most this over 2**24 spikes: a quarter.
+            # The float32 error of the pool and the sum over channels is at most this over 2**24 spikes: a quarter.
             if window * channels * (window + channels) <= 2**22:
                 return _Sent(pool, neuron.amplitude / window, self._costs[pool])
         return _Sent(neuron, neuron.amplitude, self._costs[neuron])
@@ -325,7 +326,7 @@ class _Prices:
     def _measure(
         self, network: SpikingNetwork, input_shape: tuple[int, int, int]
     ) -> dict[nn.Module, tuple[torch.Size, torch.Size]]:
-        """Shapes of one sample's input and output at each layer, without time and batch."""
+        """Return the shapes of one sample's input and output at each layer, without time and batch."""
         shapes: dict[nn.Module, tuple[torch.Size, torch.Size]] = {}
 
         def look(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
@@ -352,7 +353,7 @@ class _Prices:
 
 
 def _spread(values: torch.Tensor, size: int, entered: torch.Size) -> torch.Tensor:
-    """From the outputs of an average pool to its inputs; a rim that the pool drops meets nothing."""
+    """Map values from the outputs of an average pool to its inputs; a rim that the pool drops gets zero."""
     before = torch.zeros(entered, dtype=torch.float64)
     spread = values.repeat_interleave(size, 1).repeat_interleave(size, 2)
     before[:, : spread.shape[1], : spread.shape[2]] = spread

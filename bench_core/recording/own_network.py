@@ -1,4 +1,4 @@
-"""A network of one's own on a registered data set: from a factory and a checkpoint to a trace, without a suite."""
+"""Recording of a user's network on a registered data set: from factory and checkpoint to a trace, without a suite."""
 
 import dataclasses
 import functools
@@ -31,10 +31,10 @@ from bench_core.util.progress import note
 
 __all__ = ["build_network", "load_weights", "read_checkpoint", "record_factory", "record_network"]
 
-_PARALLEL = "module."  # what DataParallel puts before every name
+_PARALLEL = "module."  # DataParallel's prefix of every name
 _SHOWN = 3
-_TRIED = 10  # samples run before the long run
-_BATCHES = 10  # per part; what progress is shown of
+_TRIED = 10  # samples in the trial run
+_BATCHES = 10  # per part, the unit of progress
 
 
 def record_factory(
@@ -47,16 +47,19 @@ def record_factory(
     name: str | None = None,
     batch: int = BATCH,
 ) -> Trace:
-    """The trace of the network that a factory builds and a checkpoint fills: ``exitbench record --model``.
+    """Return the trace of the network that a factory builds and a checkpoint fills (``exitbench record --model``).
 
     Args:
         reference: ``package.module:factory``; the current folder is searched first.
         checkpoint: a state_dict, as safetensors or written by ``torch.save``. It is read before the module is imported.
+        dataset: the data set to record on.
         split: ``train``, ``calibration`` or ``test``.
+        timesteps: T.
         name: of the workload; default the factory's.
+        batch: samples per step.
 
     Raises:
-        UsageError: for whatever module, factory, checkpoint or network do wrong; one line.
+        UsageError: the module, factory, checkpoint or network is invalid or fails.
         DataError: the split can't be read.
     """
     tensors = read_checkpoint(checkpoint)
@@ -83,23 +86,26 @@ def record_network(
     batch: int = BATCH,
     provenance: Mapping[str, str] | None = None,
 ) -> Trace:
-    """The trace of somebody's module on a split; operations are not counted.
+    """Return the trace of a user's module on a split; operations are not counted.
 
     Args:
-        module: follows the protocol of docs/networks.md, or is made of snnTorch's or SpikingJelly's neurons.
+        module: follows the protocol of docs/networks.md, or is built from snnTorch's or SpikingJelly's neurons.
+        dataset: the data set to record on.
+        split: ``train``, ``calibration`` or ``test``.
+        timesteps: T.
         name: of the workload.
         batch: samples per step; part of a trace's identity, since rounding may depend on it.
         provenance: further entries of the trace's header.
 
     Raises:
-        UsageError: the module can't be stepped, or gives something else than finite logits [B, K].
+        UsageError: the module can't be stepped, or does not return finite logits [B, K].
         DataError: the split can't be read.
     """
     with foreign_code(f"network {name}", minutes=STAGE_MINUTES):
         return _recorded(module, dataset, split, timesteps, name, batch, provenance or {})
 
 
-def _recorded(  # noqa: PLR0917  # of ``record_network``
+def _recorded(  # noqa: PLR0917  # the arguments of ``record_network``
     module: nn.Module,
     dataset: Dataset,
     split: str,
@@ -109,7 +115,7 @@ def _recorded(  # noqa: PLR0917  # of ``record_network``
     provenance: Mapping[str, str],
 ) -> Trace:
     weights = {key: value for key, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
-    digest = tensors_digest(weights)  # now, since a module may register its state as well
+    digest = tensors_digest(weights)  # before running, since a module may register its state as well
     network = SteppedNetwork(module, name, classes=dataset.classes, constant_input=dataset.constant_input)
     samples = dataset.split(split)
     _try_out(network, name, dataset.encode(samples.images[: min(batch, _TRIED)], timesteps), timesteps)
@@ -149,7 +155,7 @@ def _recorded(  # noqa: PLR0917  # of ``record_network``
 
 
 def _try_out(network: SteppedNetwork, name: str, inputs: torch.Tensor, timesteps: int) -> None:
-    """Run a few samples twice: what can't work fails before the long run, and what looks wrong is said."""
+    """Run a few samples twice, so that errors surface before the long run, and warn about suspicious results."""
     with torch.inference_mode():
         first, again = (network.run(inputs, timesteps) for _ in range(2))
     if not torch.equal(first.nan_to_num(), again.nan_to_num()):
@@ -162,16 +168,16 @@ def _try_out(network: SteppedNetwork, name: str, inputs: torch.Tensor, timesteps
 
 
 def build_network(reference: str) -> nn.Module:
-    """The network that ``package.module:factory`` makes when called without arguments.
+    """Return the network that ``package.module:factory`` creates when called without arguments.
 
     The module is found as ``python -m`` would find it: in the current folder first.
 
-    Raises UsageError, one line, for a module, factory or result that isn't one.
+    Raises UsageError for an invalid module, factory or result.
     """
     module_name, _, attribute = reference.partition(":")
     if not module_name or not attribute or not all(part.isidentifier() for part in module_name.split(".")):
         raise UsageError(f"--model {reference}: write package.module:factory")
-    here = os.getcwd()  # noqa: PTH109  # as it stands in sys.path
+    here = os.getcwd()  # noqa: PTH109  # in the form that sys.path uses
     if here not in sys.path:
         sys.path.insert(0, here)
     with foreign_code(f"--model {reference}", minutes=STAGE_MINUTES):
@@ -217,12 +223,12 @@ def _imported(name: str, reference: str) -> ModuleType:
 
 
 def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a state_dict file, by name.
+    """Return the tensors of a state_dict file, by name.
 
-    safetensors, or what ``torch.save`` wrote, read with ``weights_only=True``: nothing in the file is run. The
-    state_dict may be one entry of a dictionary, as training scripts save it.
+    The file is safetensors, or was written by ``torch.save`` and is read with ``weights_only=True``: no code in it is
+    run. The state_dict may be one entry of a dictionary, as training scripts save it.
 
-    Raises UsageError, one line, for anything else.
+    Raises UsageError for anything else.
     """
     try:
         with path.open("rb") as stream:
@@ -242,9 +248,9 @@ def _read_safetensors(path: Path) -> object:
 
 def _read_torch(path: Path) -> object:
     try:
-        with path.open("rb") as stream, warnings.catch_warnings(action="ignore"):  # of what the error says too
+        with path.open("rb") as stream, warnings.catch_warnings(action="ignore"):  # the error says the same
             return torch.load(stream, map_location="cpu", weights_only=True)
-    except Exception as error:  # the reader raises whatever a damaged file leads it to
+    except Exception as error:  # a damaged file can make the reader raise anything
         text = str(error)
         refused = "could run code, so it was not loaded; save the state_dict() alone"
         if "weights_only" not in text:
@@ -268,7 +274,7 @@ def _state_dict(content: object, path: Path) -> dict[str, torch.Tensor]:
 
 
 def _tensors(content: object) -> dict[str, torch.Tensor]:
-    """The content where it is a mapping of names to tensors and nothing else, or empty."""
+    """Return the content if it maps names to tensors and nothing else, or an empty dictionary."""
     if not isinstance(content, Mapping):
         return {}
     named = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
@@ -284,7 +290,7 @@ def load_weights(module: nn.Module, tensors: Mapping[str, torch.Tensor], place: 
         consume_prefix_in_state_dict_if_present(given, _PARALLEL)
     try:
         result = module.load_state_dict(given, strict=False)
-    except Exception as error:  # the module may have hooks of its own
+    except Exception as error:  # the module may have its own hooks
         said = " ".join(str(error).partition(":\n")[2].split()) or what_happened(error)
         raise UsageError(one_line(f"{place}: doesn't fit the network: {said:.300}")) from error
     problems = [

@@ -1,4 +1,4 @@
-"""Recording: run a network once over a split, and keep what it said and spent as a trace."""
+"""Recording: run a network once over a split, and store its outputs and operation counts as a trace."""
 
 import dataclasses
 import json
@@ -35,14 +35,14 @@ __all__ = [
 ]
 
 BATCH = 100  # samples per forward pass; part of a trace's identity, since rounding may depend on it
-FOLD = 1  # timesteps computed together; results agree up to rounding, and more of them lose to the cache
-HALVINGS = 3  # so often is the batch halved where memory runs out
-PART = 2_500  # samples per part; what a killed run loses at most
+FOLD = 1  # timesteps computed together; results agree up to rounding, and larger folds exceed the cache
+HALVINGS = 3  # how often the batch is halved if memory runs out
+PART = 2_500  # samples per part; the most that a killed run loses
 
 
 @dataclass(frozen=True)
 class Part:
-    """A trace's tensors, without labels and ids, for some of its samples; ``batch`` of them went in one pass."""
+    """A trace's tensors, without labels and ids, for some of its samples, recorded ``batch`` samples per pass."""
 
     tensors: dict[str, torch.Tensor]
     batch: int = BATCH
@@ -52,13 +52,13 @@ KeepPart = Callable[[int, Callable[[], Part]], Part]
 
 
 class RecordableNetwork(Protocol):
-    """What recording needs of a network. Operations are counted of a ``SpikingNetwork`` only."""
+    """The interface that recording needs of a network. Operations are counted for a ``SpikingNetwork`` only."""
 
     def reset(self) -> None:
-        """Forget all state."""
+        """Clear all state."""
 
     def run(self, inputs: torch.Tensor, timesteps: int, *, fold: int | None = None) -> torch.Tensor:
-        """o_t of all timesteps of new samples, [T, B, K], from what ``Dataset.encode`` gives."""
+        """Return o_t of all timesteps of new samples, [T, B, K], for input from ``Dataset.encode``."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,14 @@ class Recording:
 
     Attributes:
         network: prepared for inference.
-        dropout: probability with which the output of every spiking layer is dropped while recording (seeded).
-        per_layer: keep accumulates and spikes of each layer as well.
-        batch: samples per forward pass; fewer where memory doesn't suffice.
-        device: that the network is on; traces are made in memory all the same.
+        dataset: encodes the samples.
+        split: the samples.
+        timesteps: T.
+        dropout: probability of dropping each output of every spiking layer while recording (seeded).
+        per_layer: record accumulates and spikes of each layer as well.
+        batch: samples per forward pass; fewer if memory doesn't suffice.
         part: samples per part.
+        device: the network's device; traces are made in memory all the same.
     """
 
     network: RecordableNetwork
@@ -86,16 +89,16 @@ class Recording:
 
     @property
     def parts(self) -> tuple[torch.Tensor, ...]:
-        """The positions of the samples in each part."""
+        """Return the positions of the samples in each part."""
         return torch.split(torch.arange(len(self.split)), self.part)
 
     def run(self, positions: torch.Tensor, batch: int) -> dict[str, torch.Tensor]:
-        """A trace's tensors, without labels and ids, for the samples at ``positions``, ``batch`` of them at a time."""
-        ledger = None if self.dropout else self._ledger()  # what is dropped costs nothing that can be told
+        """Return a trace's tensors, without labels and ids, for the samples at ``positions``, in batches."""
+        ledger = None if self.dropout else self._ledger()  # with dropout, the cost of a spike is undefined
         tensors: dict[str, torch.Tensor] = {}
         start = 0
         with ExitStack() as stack:
-            stack.callback(self.network.reset)  # lets go of what the neurons hold
+            stack.callback(self.network.reset)  # frees the neurons' memory
             stack.enter_context(torch.inference_mode())
             if self.dropout:
                 assert isinstance(self.network, SpikingNetwork)
@@ -106,7 +109,7 @@ class Recording:
                 logits = self.network.run(inputs, self.timesteps, fold=FOLD).transpose(0, 1)
                 for name, values in {"logits": logits, **(collect(inputs) if collect else {})}.items():
                     if name not in tensors:
-                        with torch.inference_mode(False):  # a tensor like any other
+                        with torch.inference_mode(False):  # an ordinary tensor
                             tensors[name] = torch.empty((len(positions), *values.shape[1:]), dtype=values.dtype)
                     tensors[name][start : start + len(chosen)] = values
                 start += len(chosen)
@@ -130,9 +133,9 @@ class Recording:
 def record(
     recording: Recording, *, title: str, header: Mapping[str, Any] | None = None, keep_part: KeepPart | None = None
 ) -> Trace:
-    """The trace of a recording, with operation counts where the ledger knows every layer.
+    """Return the trace of a recording, with operation counts if the ledger can count every layer.
 
-    Args and errors are those of ``recorded_tensors``.
+    Arguments and errors are those of ``recorded_tensors``.
     """
     tensors, strings = recorded_tensors(recording, title=title, header=header, keep_part=keep_part)
     logits = tensors.pop("logits")
@@ -142,12 +145,14 @@ def record(
 def recorded_tensors(
     recording: Recording, *, title: str, header: Mapping[str, Any] | None = None, keep_part: KeepPart | None = None
 ) -> tuple[dict[str, SampleRows], dict[str, str]]:
-    """The tensors of a recording's trace under their names in a file, in the parts they were recorded in; the header.
+    """Return the tensors of a recording's trace by their names in a file, in recorded parts, and the header.
 
     Args:
+        recording: what to record.
         title: shown with the progress.
         header: JSON-able entries of the trace's header, such as workload and provenance.
-        keep_part: called with a part's number and a function that records it; may return the part from a store, mapped.
+        keep_part: called with a part's number and a function that records it; may return the part from a store,
+            memory-mapped.
 
     Raises:
         RecordingError: there is too little memory even for the smallest batch.
@@ -167,7 +172,7 @@ def recorded_tensors(
 
 
 def _header(recording: Recording, batch: int, *, by_layer: bool) -> dict[str, str]:
-    """What a trace's header says of how it was recorded, ``batch`` samples at a time."""
+    """Return the header entries that describe a recording made with ``batch`` samples at a time."""
     device = device_name(recording.device)
     how = {
         "batch": batch,
@@ -186,15 +191,15 @@ def _header(recording: Recording, batch: int, *, by_layer: bool) -> dict[str, st
 
 
 def record_part(recording: Recording, positions: torch.Tensor) -> Part:
-    """A part of a recording, from its start with half the batch where memory runs out, at most ``HALVINGS`` times.
+    """Return a part of a recording; if memory runs out, restart it with half the batch, at most ``HALVINGS`` times.
 
-    A smaller batch may round differently, which the trace's ``variant`` tells. Raises RecordingError where the
-    smallest batch is still too large.
+    A smaller batch may round differently; the trace's ``variant`` records it. Raises RecordingError if the smallest
+    batch is still too large.
     """
     for batch in dict.fromkeys(max(1, recording.batch >> halvings) for halvings in range(HALVINGS + 1)):
         try:
             return Part(recording.run(positions, batch), batch)
-        except (MemoryError, RuntimeError) as error:  # torch has several, all of them RuntimeError
+        except (MemoryError, RuntimeError) as error:  # torch has several types, all derived from RuntimeError
             if not out_of_memory(error):
                 raise
             note(f"record {recording.split.name}: out of memory at batch {batch}")

@@ -1,4 +1,4 @@
-"""Layers between neurons. Each takes and gives [T, B, ...] and holds no state over time."""
+"""Layers between neurons. Each takes and returns [T, B, ...] and holds no state over time."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,17 +12,19 @@ __all__ = ["AveragePool", "Flatten", "GlobalAveragePool", "Residual", "Synapse"]
 
 
 class Synapse(nn.Module):
-    """A convolution or a linear layer, with batch normalisation over the merged batch and time where asked.
+    """A convolution or linear layer, with optional batch normalisation over the merged batch and time.
 
     ``fuse`` folds the normalisation into the weights, after which the layer is one operation.
     """
 
     def __init__(self, operation: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | None = None) -> None:
+        """Create a synapse from a convolution or linear layer and its normalisation, None for no normalisation."""
         super().__init__()
         self.operation = operation
         self.norm = norm
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the current [T, B, ...] that the input [T, B, ...] causes."""
         return _fold_time(x, self._transmit)
 
     def _transmit(self, x: torch.Tensor) -> torch.Tensor:
@@ -37,18 +39,19 @@ class Synapse(nn.Module):
             self.norm = None
 
     def fan_out(self, input_shape: torch.Size, reached: torch.Tensor | None = None) -> torch.Tensor:
-        """How many accumulations a spike at each input position causes, float64 of ``input_shape`` ([C, H, W] or [F]).
+        """Return the accumulations that a spike at each input position causes, float64 of ``input_shape``.
 
         Exact at borders: only weights that meet an output inside the image count.
 
         Args:
-            reached: 1 at outputs that are used, 0 at others; float64 of the output's shape. Default: all are.
+            input_shape: [C, H, W] or [F].
+            reached: 1 at outputs that are used, 0 at others; float64 of the output's shape. Default: all are used.
         """
         operation = self.operation
         if isinstance(operation, nn.Linear):
             used = operation.out_features if reached is None else float(reached.sum())
             return torch.full(tuple(input_shape), float(used), dtype=torch.float64)
-        # Channels of a group are alike, so one channel in and one out stand for all of them.
+        # Channels of a group behave alike, so one input and one output channel represent all of them.
         groups, outputs = operation.groups, operation.out_channels
         probe = torch.zeros((1, groups, *input_shape[1:]), dtype=torch.float64, requires_grad=True)
         ones = torch.ones((groups, 1, *operation.kernel_size), dtype=torch.float64)
@@ -63,13 +66,15 @@ class Synapse(nn.Module):
 
 
 class AveragePool(nn.Module):
-    """Average pooling over windows of ``size`` x ``size`` that don't overlap."""
+    """Average pooling over non-overlapping windows of ``size`` x ``size``."""
 
     def __init__(self, size: int) -> None:
+        """Create a pool with windows of ``size`` x ``size``."""
         super().__init__()
         self.size = size
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Pool [T, B, C, H, W] to [T, B, C, H // size, W // size]."""
         return _fold_time(x, lambda y: F.avg_pool2d(y, self.size))
 
 
@@ -77,34 +82,38 @@ class GlobalAveragePool(nn.Module):
     """The mean over each channel: [T, B, C, H, W] to [T, B, C]."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the mean over each channel, [T, B, C]."""
         return _fold_time(x, lambda y: F.avg_pool2d(y, y.shape[2:]).flatten(1))
 
 
 class Residual(nn.Module):
     """Two branches from the same input, added.
 
-    Where a branch ends in a synapse or is empty, and neurons stand behind the sum, currents are added. Where both carry
-    spikes (SEW), the sum is a whole number of spikes.
+    If a branch ends in a synapse or is empty, and neurons follow the sum, currents are added. If both carry spikes
+    (SEW), the sum is a whole number of spikes.
 
     Args:
         body: the layers of one branch, in order.
-        shortcut: those of the other; none passes the input on as it is.
+        shortcut: those of the other; an empty one passes the input on unchanged.
     """
 
     def __init__(self, body: Sequence[nn.Module], shortcut: Sequence[nn.Module] = ()) -> None:
+        """Create the two branches; see the class."""
         super().__init__()
         self.body = nn.Sequential(*body)
         self.shortcut = nn.Sequential(*shortcut)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the sum of both branches, [T, B, ...]."""
         y: torch.Tensor = self.body(x) + self.shortcut(x)
         return y
 
 
 class Flatten(nn.Module):
-    """[T, B, C, H, W] to [T, B, C * H * W]."""
+    """Flattening of [T, B, C, H, W] to [T, B, C * H * W]."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Flatten all dimensions after time and batch."""
         return x.flatten(2)
 
 

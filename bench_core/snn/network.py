@@ -1,4 +1,4 @@
-"""A spiking network: layers in order, run folded over all timesteps or step by step."""
+"""Spiking networks: layers in order, run folded over all timesteps or step by step, and their ANN twins."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,8 +16,9 @@ __all__ = ["AnalogNetwork", "SpikingNetwork"]
 class SpikingNetwork(nn.Module):
     """A network whose first layer turns input into current and whose last gives the logits of each timestep.
 
-    Two modes whose results agree up to rounding: ``run`` computes all timesteps, layer by layer; ``reset``, ``step``,
-    ``keep`` and ``renew`` compute one timestep at a time, drop finished samples and let new ones take their places.
+    Two modes, with results that agree up to rounding: ``run`` computes all timesteps, layer by layer; ``reset``,
+    ``step``, ``keep`` and ``renew`` compute one timestep at a time, drop finished samples and let new ones take their
+    places.
 
     Args:
         layers: modules on [T, B, ...]; the first is a Synapse that reads the input.
@@ -25,35 +26,36 @@ class SpikingNetwork(nn.Module):
     """
 
     def __init__(self, layers: Sequence[nn.Module], *, constant_input: bool) -> None:
+        """Create a network from its layers; see the class."""
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.constant_input = constant_input
         self._current: torch.Tensor | None = None  # first layer's output under constant input, [1, B, ...]
-        self._holders: list[SpikingNeuron | TemporalScale] | None = None  # what holds state, once that is settled
+        self._holders: list[SpikingNeuron | TemporalScale] | None = None  # stateful modules, once they are fixed
 
     def neurons(self) -> Iterator[SpikingNeuron]:
-        """Every spiking neuron layer, in order."""
+        """Return every spiking neuron layer, in order."""
         return (module for module in self.modules() if isinstance(module, SpikingNeuron))
 
     def reset(self) -> None:
-        """Forget all state: the next step starts new samples."""
+        """Clear all state: the next step starts new samples."""
         self._current = None
         for module in self._stateful():
             module.reset()
 
     def keep(self, index: torch.Tensor) -> None:
-        """Go on with the samples at ``index`` [B'] only; all state is compacted."""
+        """Continue with the samples at ``index`` [B'] only; all state is compacted."""
         if self._current is not None:
             self._current = kept_rows(self._current[0], index).unsqueeze(0)
         for module in self._stateful():
             module.keep(index)
 
     def renew(self, index: torch.Tensor, frames: torch.Tensor) -> None:
-        """New samples take the places of others: all state there becomes that before a first step. Inference only.
+        """Replace samples with new ones, whose state is that before a first step. Inference only.
 
         Args:
             index: places in the batch, int64 [R].
-            frames: their input [R, C, H, W] under constant input; events come with every ``step``, and it is not read.
+            frames: their input [R, C, H, W] under constant input; ignored for events, which each ``step`` receives.
         """
         if self._current is not None:
             overwrite_rows(self._current[0], index, self.layers[0](frames.unsqueeze(0))[0])
@@ -61,7 +63,7 @@ class SpikingNetwork(nn.Module):
             module.renew(index)
 
     def step(self, frame: torch.Tensor) -> torch.Tensor:
-        """One timestep.
+        """Compute one timestep.
 
         Args:
             frame: this timestep's input [B, C, H, W]. Under constant input it is read at the first step only.
@@ -76,7 +78,7 @@ class SpikingNetwork(nn.Module):
         return self._advance(self._current)[0]
 
     def run(self, inputs: torch.Tensor, timesteps: int, *, fold: int | None = None) -> torch.Tensor:
-        """All timesteps of new samples.
+        """Compute all timesteps of new samples.
 
         Args:
             inputs: [B, C, H, W] under constant input, else [T, B, C, H, W].
@@ -111,10 +113,10 @@ class SpikingNetwork(nn.Module):
         return current
 
     def prepare_for_inference(self) -> "SpikingNetwork":
-        """Evaluation mode, normalisation fused, memory laid out for speed. Changes this network and returns it.
+        """Set evaluation mode, fuse normalisation and optimise the memory layout, in place; return the network.
 
-        Afterwards spikes overwrite the currents they come from or, where those are kept, the spikes of the step before;
-        a hook that wants to hold what a synapse or a neuron gives has to copy it.
+        Afterwards spikes overwrite the currents they come from or, if those are stored, the spikes of the previous
+        step; a hook that keeps the output of a synapse or a neuron must copy it.
         """
         self.eval()
         for module in list(self.modules()):
@@ -128,23 +130,24 @@ class SpikingNetwork(nn.Module):
 
 
 def _save_memory(layers: Sequence[nn.Module], *, kept: nn.Module | None = None, fresh: bool = False) -> bool:
-    """Let neurons write over a current that was just computed and that nobody else has, or over spikes read before.
+    """Let neurons overwrite a current that was just computed and has no other user, or spikes that were already read.
 
-    In layers that this doesn't know none do.
+    In unknown layers, no neurons do so.
 
     Args:
-        kept: a layer whose output is used again, step after step.
-        fresh: whether what the first layer is given was just computed, and nobody else has it.
+        layers: in order.
+        kept: a layer whose output is reused at every step.
+        fresh: whether the input of the first layer was just computed and has no other user.
 
     Returns:
-        Whether that holds of what the last one gives.
+        Whether the same is true of the output of the last layer.
     """
     for before, layer, behind in zip([None, *layers], layers, [*layers[1:], None], strict=False):
         if isinstance(layer, SpikingNeuron):
             read_again = kept is not None and before is kept
             layer.spike_memory = "current" if fresh else "own" if read_again and _only_reads(behind) else "new"
             fresh = False
-        elif type(layer) is nn.Sequential:  # what is derived from it may do anything
+        elif type(layer) is nn.Sequential:  # a subclass may do anything
             fresh = _save_memory(list(layer), fresh=fresh)
         elif type(layer) is Residual:
             _save_memory(list(layer.body))
@@ -157,27 +160,28 @@ def _save_memory(layers: Sequence[nn.Module], *, kept: nn.Module | None = None, 
 
 
 def _only_reads(layer: nn.Module | None) -> bool:
-    """Whether a layer is done with its input when it returns: it neither holds it nor passes it on."""
+    """Return whether a layer has finished with its input when it returns: it neither stores it nor passes it on."""
     if type(layer) is Residual:
         return all(_only_reads(branch[0]) for branch in (layer.body, layer.shortcut) if len(branch))
     return type(layer) in (AveragePool, GlobalAveragePool, Synapse)
 
 
 class AnalogNetwork(nn.Module):
-    """The ANN twin: the same layers with activation functions where the spiking network has neurons.
+    """The ANN twin: the same layers, with activation functions in place of the spiking network's neurons.
 
     Args:
         layers: modules on [1, B, ...].
-        activations: those modules, or parts of them, that stand where the spiking network has neurons, input to output.
+        activations: those modules, or parts of them, that replace the spiking network's neurons, input to output.
     """
 
     def __init__(self, layers: Sequence[nn.Module], activations: Sequence[nn.Module]) -> None:
+        """Create a network from its layers; see the class."""
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.activations = tuple(activations)  # a tuple, so that they aren't registered twice
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Images [B, C, H, W] to logits [B, K]."""
+        """Map images [B, C, H, W] to logits [B, K]."""
         x = inputs.unsqueeze(0)
         for layer in self.layers:
             x = layer(x)

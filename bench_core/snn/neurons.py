@@ -1,8 +1,8 @@
 """Spiking neurons that run over any number of timesteps at once and can drop finished samples.
 
-A neuron always receives current with two leading dimensions, [T, B, ...], where T is however many timesteps the
-caller has at hand: all of them (folded execution) or one (stepwise). Its potential carries over from call to
-call until ``reset``, so both give the same spikes by the same code.
+A neuron always receives current with two leading dimensions, [T, B, ...]; T is the number of timesteps in the call: all
+of them (folded execution) or one (stepwise). Its potential carries over from call to call until ``reset``, so both give
+the same spikes by the same code.
 """
 
 from typing import Any, Final, Literal
@@ -22,7 +22,7 @@ SpikeMemory = Literal["new", "current", "own"]
 class SpikingNeuron(nn.Module):
     """A leaky or perfect integrator that spikes at a threshold.
 
-    Per timestep: u <- decay * u + I;  s = 1 where u >= threshold;  then u <- 0 where it spiked (hard reset) or
+    Per timestep: u <- decay * u + I;  s = 1 if u >= threshold;  then, if it spiked, u <- 0 (hard reset), or
     u <- u - threshold * s (soft reset). The output is ``amplitude * s``.
 
     Args:
@@ -31,13 +31,13 @@ class SpikingNeuron(nn.Module):
         reset: ``hard`` or ``soft``.
         initial: potential before the first step.
         amplitude: value that a spike carries to the next layer.
-        surrogate: what stands in for the spike's derivative, one of ``bench_core.snn.surrogate.SURROGATES``.
+        surrogate: replacement of the spike's derivative, one of ``bench_core.snn.surrogate.SURROGATES``.
 
     Attributes:
-        spike_memory: where spikes go without gradients: to ``new`` memory; over the ``current`` that they come from; or
-            to memory of the neurons' ``own``, over those of the call before. The latter two are quicker.
-        keeps_potentials: keep the potential after every timestep of a training pass, for regularisers.
-        potentials: what was kept, after the reset, [T, B, ...], with gradient; else None.
+        spike_memory: where spikes are written without gradients: to ``new`` memory; over the ``current`` that they come
+            from; or to the neurons' ``own`` memory, over those of the previous call. The latter two are faster.
+        keeps_potentials: store the potential after every timestep of a training pass, for regularisers.
+        potentials: the stored potentials, after the reset, [T, B, ...], with gradient; else None.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class SpikingNeuron(nn.Module):
         amplitude: float = 1.0,
         surrogate: str = "triangle",
     ) -> None:
+        """Create a layer of neurons; see the class. Raises ValueError for an unknown reset."""
         super().__init__()
         if reset not in ("hard", "soft"):
             raise ValueError(f"reset is hard or soft, not {reset!r}")
@@ -59,29 +60,29 @@ class SpikingNeuron(nn.Module):
         self.initial = initial
         self.amplitude = amplitude
         self.surrogate = surrogate
-        self.potential: torch.Tensor | None = None  # [B, ...], written to in every step
+        self.potential: torch.Tensor | None = None  # [B, ...], updated in every step
         self.spike_memory: SpikeMemory = "new"
-        self._spikes: torch.Tensor | None = None  # that own memory
+        self._spikes: torch.Tensor | None = None  # the ``own`` memory
         self.keeps_potentials = False
         self.potentials: torch.Tensor | None = None
 
     def reset(self) -> None:
-        """Forget the potential: the next call starts new samples."""
-        own = self.__dict__  # as below: a module's own way to set something takes longer than a small layer's step
+        """Clear the potential: the next call starts new samples."""
+        own = self.__dict__  # as below: nn.Module's __setattr__ takes longer than a small layer's step
         own["potential"] = own["potentials"] = own["_spikes"] = None
 
     def keep(self, index: torch.Tensor) -> None:
-        """Go on with the samples at ``index`` [B'] only."""
+        """Continue with the samples at ``index`` [B'] only."""
         if self.potential is not None:
             self.potential = kept_rows(self.potential, index)
 
     def renew(self, index: torch.Tensor) -> None:
-        """New samples take the places at ``index`` [R]: their potential is the initial one. Inference only."""
+        """Set the potential at ``index`` [R] to the initial one, for new samples. Inference only."""
         if self.potential is not None:
             overwrite_rows(self.potential, index, self.initial)
 
     def forward(self, current: torch.Tensor) -> torch.Tensor:
-        """Current [T, B, ...] to spikes [T, B, ...], the next T timesteps of the samples under way."""
+        """Map current [T, B, ...] to spikes [T, B, ...], the next T timesteps of the current samples."""
         if torch.is_grad_enabled() and current.requires_grad:
             before = self.potential
             spikes: torch.Tensor
@@ -103,7 +104,7 @@ class SpikingNeuron(nn.Module):
         potential = self.potential
         spikes = self._memory_for_spikes(current)
         for step, fired in zip(current, spikes, strict=True):
-            place = potential  # new memory would cost more than the sum
+            place = potential  # allocating new memory would cost more than the sum
             if potential is None:
                 potential = torch.full_like(step, self.initial)
                 place = potential
@@ -112,7 +113,7 @@ class SpikingNeuron(nn.Module):
                 or potential.is_inference() != torch.is_inference_mode_enabled()
                 or potential.dtype != step.dtype
             ):
-                place = None  # it was made in another mode
+                place = None  # it was created in another mode
             potential = torch.add(step, potential, alpha=self.decay, out=place)
             torch.ge(potential, self.threshold, out=fired)
             if self.reset_mode == "hard":
@@ -127,7 +128,7 @@ class SpikingNeuron(nn.Module):
     def _memory_for_spikes(self, current: torch.Tensor) -> torch.Tensor:
         if self.spike_memory == "current":
             return current
-        if self.spike_memory == "new" or torch.is_grad_enabled():  # a gradient may want to see what was sent
+        if self.spike_memory == "new" or torch.is_grad_enabled():  # a gradient may need the spikes
             return _laid_out_like(current)
         spikes = self._spikes
         if (
@@ -141,11 +142,12 @@ class SpikingNeuron(nn.Module):
         return spikes
 
     def extra_repr(self) -> str:
+        """Return decay, threshold and reset, for PyTorch's ``repr``."""
         return f"decay={self.decay}, threshold={self.threshold}, reset={self.reset_mode}"
 
 
 def _laid_out_like(current: torch.Tensor) -> torch.Tensor:
-    """New memory [T, B, ...], every timestep laid out as that of ``current`` is, so that no layer has to reorder."""
+    """Return new memory [T, B, ...] with the strides of ``current`` at every timestep, so that no layer reorders it."""
     first = current[0]
     return torch.empty_strided(
         current.shape, (first.numel(), *first.stride()), dtype=current.dtype, device=current.device
@@ -153,30 +155,30 @@ def _laid_out_like(current: torch.Tensor) -> torch.Tensor:
 
 
 def lif_neuron() -> SpikingNeuron:
-    """Leaky integrate and fire: decay 0.5, threshold 1, hard reset, as SEENN, DT-SNN and Top-K cutoff train."""
+    """Return leaky integrate-and-fire neurons: decay 0.5, threshold 1, hard reset (SEENN, DT-SNN, Top-K cutoff)."""
     return SpikingNeuron(decay=0.5)
 
 
 def if_neuron(threshold: float) -> SpikingNeuron:
-    """Integrate and fire as QCFS conversion runs it: soft reset, u(0) = threshold / 2, spikes carry the threshold.
+    """Return integrate-and-fire neurons as QCFS conversion uses them.
 
-    Source: Bu et al., ICLR 2022.
+    Soft reset, u(0) = threshold / 2, spikes carry the threshold. Source: Bu et al., ICLR 2022.
     """
     return SpikingNeuron(decay=1.0, threshold=threshold, reset="soft", initial=threshold / 2, amplitude=threshold)
 
 
-NEURONS: Final[dict[str, float]] = {"lif": 0.5, "if": 1.0}  # decay of what is trained directly
+NEURONS: Final[dict[str, float]] = {"lif": 0.5, "if": 1.0}  # decay, of neurons that are trained directly
 
 
 def trained_neuron(kind: str = "lif", surrogate: str = "triangle") -> SpikingNeuron:
-    """What a network is trained with directly: one of ``NEURONS``, threshold 1, hard reset, spikes that carry 1."""
+    """Return neurons for direct training: one of ``NEURONS``, threshold 1, hard reset, spikes that carry 1."""
     return SpikingNeuron(decay=NEURONS[kind], surrogate=surrogate)
 
 
 class _SpikingSequence(torch.autograd.Function):
     """The neuron's loop over time with a hand-written backward pass (surrogate gradient, reset not detached).
 
-    Equal to autograd through the loop (a test compares), at a fraction of its memory traffic. Gives the spikes
+    Equal to autograd through the loop (a test compares), with a fraction of its memory traffic. Returns the spikes
     [T, B, ...] and the potential after every timestep [T, B, ...], or after the last one only [1, B, ...].
     """
 

@@ -1,7 +1,7 @@
-"""Rows of state tensors: some are kept, others overwritten. PyTorch's own indexing walks through them value by value.
+"""Row operations on state tensors: keeping and overwriting rows, faster than PyTorch's value-by-value indexing.
 
-State lies in memory sample by sample, whatever the order of its other dimensions (``channels_last`` as a rule), so a
-row can be moved as one block, if one looks at it in the order in which it lies there.
+State is stored sample by sample, whatever the order of its other dimensions (usually ``channels_last``), so a row can
+be moved as one block if the dimensions are viewed in memory order.
 """
 
 import torch
@@ -10,20 +10,20 @@ __all__ = ["kept_rows", "overwrite_rows"]
 
 
 def kept_rows(state: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """A new tensor of the rows at ``index`` [B'] of ``state`` [B, ...], laid out as they were."""
+    """Return a new tensor of the rows at ``index`` [B'] of ``state`` [B, ...], in the same layout."""
     order = _order_in_memory(state)
     return state.permute(order).index_select(0, index).permute(_inverse(order))
 
 
 def overwrite_rows(state: torch.Tensor, index: torch.Tensor, values: torch.Tensor | float) -> None:
-    """``state[index] = values``: rows [R] of ``state`` [B, ...] become ``values`` [R, ...] or one number.
+    """Set rows [R] of ``state`` [B, ...] to ``values`` [R, ...] or one number: ``state[index] = values``.
 
-    No gradient goes through it.
+    No gradient flows through it.
     """
     state = state.detach()
     alike = not isinstance(values, torch.Tensor) or values.dtype == state.dtype
     if state.device.type != "cpu" or state.dtype not in (torch.float32, torch.float64) or not alike:
-        state[index] = values  # NumPy can't look at it
+        state[index] = values  # NumPy can't view it
         return
     order = _order_in_memory(state)
     rows = state.permute(order).numpy()
@@ -31,7 +31,7 @@ def overwrite_rows(state: torch.Tensor, index: torch.Tensor, values: torch.Tenso
 
 
 def _order_in_memory(state: torch.Tensor) -> list[int]:
-    """The dimensions of ``state`` but the first, from the longest stride to the shortest, after the first."""
+    """Return the dimensions of ``state``: the first, then the others from the longest stride to the shortest."""
     strides = state.stride()
     return [0, *sorted(range(1, state.dim()), key=lambda dimension: -strides[dimension])]
 

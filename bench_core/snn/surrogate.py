@@ -1,6 +1,6 @@
-"""Surrogate gradients: what stands in for the derivative of the spike in the backward pass.
+"""Surrogate gradients: replacements of the spike's derivative in the backward pass.
 
-Each is the derivative of a smooth step, elementwise on ``distance`` = u - threshold, in a tensor of its own.
+Each is the derivative of a smooth step, elementwise on ``distance`` = u - threshold, returned as a new tensor.
 """
 
 import math
@@ -15,7 +15,7 @@ Surrogate = Callable[[torch.Tensor], torch.Tensor]
 
 
 def triangle(distance: torch.Tensor, width: float = 1.0) -> torch.Tensor:
-    """max(0, width - |u - threshold|) / width**2, elementwise on ``distance`` = u - threshold.
+    """Return max(0, width - |u - threshold|) / width**2, elementwise on ``distance`` = u - threshold.
 
     Source: Bellec et al., NeurIPS 2018; the form and width 1 as in SEENN's and TET's training.
     """
@@ -23,22 +23,25 @@ def triangle(distance: torch.Tensor, width: float = 1.0) -> torch.Tensor:
 
 
 def rectangle(distance: torch.Tensor, width: float = 1.0) -> torch.Tensor:
-    """1 / width where |u - threshold| < width / 2, else 0. Source: Wu et al., Frontiers in Neuroscience 2018 (STBP)."""
+    """Return 1 / width if |u - threshold| < width / 2, else 0.
+
+    Source: Wu et al., Frontiers in Neuroscience 2018 (STBP).
+    """
     return (distance.abs() < width / 2).to(distance.dtype).div_(width)
 
 
 def arctan(distance: torch.Tensor, sharpness: float = 2.0) -> torch.Tensor:
-    """The derivative of arctan(pi / 2 * a * (u - threshold)) / pi + 1 / 2, a = ``sharpness``.
+    """Return the derivative of a scaled arc tangent, with slope parameter a = ``sharpness``.
 
-    Source: Fang et al., ICCV 2021, with its a = 2.
+    The step is arctan(pi / 2 * a * (u - threshold)) / pi + 1 / 2. Source: Fang et al., ICCV 2021, with its a = 2.
     """
     return sharpness / 2 / (math.pi / 2 * sharpness * distance).square_().add_(1.0)
 
 
 def dspike(distance: torch.Tensor, region: float = 3.0, temperature: float = 3.0) -> torch.Tensor:
-    """The derivative of tanh(k clip(u - threshold, -r, r)) / (2 tanh(k r)) + 1 / 2, k the temperature, r the region.
+    """Return the derivative of tanh(k clip(u - threshold, -r, r)) / (2 tanh(k r)) + 1 / 2.
 
-    Source: Li et al., NeurIPS 2021; r = 3 and k = 3 as SEENN trains.
+    k is the temperature and r the region. Source: Li et al., NeurIPS 2021; r = 3 and k = 3 as in SEENN's training.
     """
     height = temperature / (2 * math.tanh(temperature * region))
     slope = (1.0 - torch.tanh(temperature * distance).square_()).mul_(height)

@@ -1,1 +1,1 @@
-"""Artifacts by content digest, in a folder or behind a URL."""
+"""Artifact stores: artifacts addressed by content digest, in a folder or behind a URL."""

@@ -1,4 +1,4 @@
-"""What a store holds: list it, describe it, check it against its digests, and throw out what no longer belongs."""
+"""Inventory of a store: list and describe its artifacts, verify their digests, and remove obsolete ones."""
 
 import json
 import time
@@ -39,11 +39,11 @@ class Entry:
     """An artifact file as its header describes it; its tensors are neither read nor checked.
 
     Attributes:
-        kind, key: what it is addressed by.
+        kind, key: the artifact's address.
         path: the file.
         size: bytes.
-        workload: name of the workload that it belongs to, where its header says so, else "".
-        what: what it is, in a few words.
+        workload: name of the workload that it belongs to, if its header names one, else "".
+        what: short description.
         tensors: dtype and shape of each, by name.
         metadata, header: as in ``Artifact``.
         damage: what is wrong with the header, else "".
@@ -62,26 +62,26 @@ class Entry:
 
 
 def entries(store: Store, kinds: Sequence[str] = KINDS) -> list[Entry]:
-    """The artifacts of a store, by kind and key."""
+    """Return the artifacts of a store, by kind and key."""
     return [_entry(path, kind, path.stem) for kind, path in _artifact_files(store) if kind in kinds]
 
 
 def left_alone(store: Store) -> list[str]:
-    """Return a line for each link, FIFO, socket and device below the store's folder; no command touches any of them."""
+    """Return a line for each link, FIFO, socket and device in the store's folder; no command touches any of them."""
     return [one_line(f"{path}: is {what}; left alone, and not followed") for path, what in strangers(store.root)]
 
 
 def shipped_entries(zoo: Path = ZOO) -> list[Entry]:
-    """The artifacts that come with the package, under the keys of their headers."""
+    """Return the artifacts that come with the package, under the keys in their headers."""
     found = [_entry(path, path.parent.name) for path in sorted(zoo.glob("*/*.safetensors"))]
     return [entry for entry in found if not entry.damage]
 
 
 def choose(found: Sequence[Entry], names: Sequence[str]) -> list[Entry]:
-    """The artifacts of the named workloads, and those whose keys, or kinds and keys, begin with a name.
+    """Return the artifacts of the named workloads, and those whose key or KIND/KEY begins with a name.
 
-    A workload's artifacts are its networks, its traces, and the policies that were fitted on one of these traces. Of
-    two with the same kind and key the first counts. Raises UsageError, one line, for a name that fits none, or several.
+    A workload's artifacts are its networks, its traces, and the policies fitted on one of these traces. If two have the
+    same kind and key, the first one counts. Raises UsageError for a name that matches none, or several.
     """
     chosen: dict[tuple[str, str], Entry] = {}
     for name in names:
@@ -103,11 +103,12 @@ def removable(store: Store, names: Sequence[str]) -> list[Entry]:
     """Return the artifacts of this store that ``remove`` is to delete.
 
     Args:
-        names: of workloads, for everything that was made for them, finished or not; or the first digits, at least
-            eight, of a key or of KIND/KEY, for one artifact.
+        store: the store.
+        names: workload names, for everything made for them, finished or not; or the first digits, at least eight, of a
+            key or of KIND/KEY, for one artifact.
 
     Raises:
-        UsageError: a name fits nothing here, or several artifacts; nothing is removed for the others either.
+        UsageError: a name matches nothing here, or several artifacts; nothing is removed for the other names either.
     """
     found = entries(store)
     chosen: dict[tuple[str, str], Entry] = {}
@@ -118,13 +119,13 @@ def removable(store: Store, names: Sequence[str]) -> list[Entry]:
 
 
 def remove(store: Store, chosen: Sequence[Entry]) -> None:
-    """Delete artifacts from the store's own folder, in the order given. Raises StoreError for one that can't be."""
+    """Delete artifacts from the store's own folder, in the order given. Raises StoreError if one can't be deleted."""
     for entry in chosen:
         store.remove_here(entry.kind, entry.key)
 
 
 def _of_workload(found: Sequence[Entry], name: str) -> list[Entry]:
-    """What was made for a workload; policies, and what doesn't say so itself, by the artifacts it belongs to."""
+    """Return the artifacts made for a workload; some are found only through the artifacts they belong to."""
     own = {(entry.kind, entry.key): entry for entry in found if entry.workload == name}
     if not name:
         return []
@@ -154,7 +155,7 @@ def _of_key(found: Sequence[Entry], name: str) -> Entry:
 
 
 def describe(entry: Entry) -> dict[str, Any]:
-    """Everything that an artifact's header says, JSON-able. Raises StoreError for one that is damaged."""
+    """Return everything that an artifact's header contains, JSON-able. Raises StoreError for a damaged artifact."""
     if entry.damage:
         raise DamagedArtifactError(one_line(f"{entry.path}: damaged ({entry.damage})"))
     return {
@@ -169,7 +170,7 @@ def describe(entry: Entry) -> dict[str, Any]:
 
 
 def verify(store: Store) -> tuple[int, list[str]]:
-    """Read every artifact and compare digests: how many are whole, and a line for each file that isn't one of them."""
+    """Read every artifact and compare digests; return the number of intact ones and a line for each problem."""
     whole, problems, known = 0, [], set()
     for kind, path in _artifact_files(store):
         known.add(path)
@@ -189,15 +190,16 @@ def verify(store: Store) -> tuple[int, list[str]]:
 
 
 def prune(store: Store, *, older_than: float | None = None, dry_run: bool = False) -> list[str]:
-    """Remove what no longer belongs in a store; a line for each thing removed.
+    """Remove obsolete content from a store; return a line for each item removed.
 
-    That is: what stopped processes left unfinished, damaged artifacts, training states and parts of traces whose
-    network or trace is whole by now, and scores and converted networks where there are newer ones of the same, made by
-    changed code, say. What other programs put there stays, and so do links and what they lead to.
+    That is: unfinished output of stopped processes; damaged artifacts; training states and trace parts whose network or
+    trace is complete; and scores and converted networks that a newer one replaces, for example because code changed.
+    Files of other programs stay, and so do links and their targets.
 
     Args:
-        older_than: days; artifacts that were written longer ago go too.
-        dry_run: remove nothing, only say what would be.
+        store: the store.
+        older_than: days; artifacts written longer ago are removed too.
+        dry_run: report what would be removed, without removing it.
     """
     removed = [f"{path}: left by a run that was stopped" for path in abandoned(store.root, remove=not dry_run)]
     outdated = _outdated(store)
@@ -221,7 +223,7 @@ _SAME = {"scores": ("strategy", "recordings", "operating_points"), "converted": 
 
 
 def _outdated(store: Store) -> set[Path]:
-    """Scores of which there are newer ones of the same strategy on the same traces, and such converted networks."""
+    """Return scores replaced by newer ones of the same strategy on the same traces, and likewise converted networks."""
     found: dict[str, list[Path]] = {}
     for entry in entries(store):
         if entry.kind in _SAME and not entry.damage:
@@ -232,13 +234,13 @@ def _outdated(store: Store) -> set[Path]:
 
 
 def _no_longer_wanted(store: Store, kind: str, path: Path) -> str:
-    """Why an artifact no longer belongs in the store, or ""."""
+    """Return why an artifact is obsolete, or ""."""
     try:
         metadata = read_artifact(path, path.stem, kind).metadata
     except DamagedArtifactError as error:
         return str(error).removeprefix(f"{path}: ")
     except StoreError:
-        return ""  # that it can't be read says nothing about its content
+        return ""  # an unreadable file says nothing about its content
     if kind == "training" and is_regular(store.root, store.path("networks", path.stem)):
         return "its network is trained"
     if kind == "trace-parts" and is_regular(store.root, store.path("traces", str(metadata.get("trace")))):
@@ -247,12 +249,12 @@ def _no_longer_wanted(store: Store, kind: str, path: Path) -> str:
 
 
 def _artifact_files(store: Store) -> list[tuple[str, Path]]:
-    """(kind, path) of every file that is where an artifact would be."""
+    """Return (kind, path) for every file in an artifact's place."""
     return [(kind, path) for kind in KINDS for path in store.files(kind)]
 
 
 def _entry(path: Path, kind: str, key: str = "") -> Entry:
-    """An artifact as its header describes it; an empty ``key`` stands for the header's own."""
+    """Return an artifact as its header describes it; an empty ``key`` means the header's own."""
     size = path.stat().st_size
     try:
         with safe_open(path, framework="pt") as handle:
@@ -267,7 +269,7 @@ def _entry(path: Path, kind: str, key: str = "") -> Entry:
 
 
 def _words(kind: str, metadata: Mapping[str, Any], header: Mapping[str, str]) -> tuple[str, str]:
-    """The name of the workload, and what the artifact is."""
+    """Return the name of the workload, and a short description of the artifact."""
     workload, detail = "", ""
     if kind == "networks":
         workload, detail = str(metadata["workload"]["name"]), f"seed {metadata['workload']['seed']}"

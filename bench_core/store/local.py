@@ -1,9 +1,9 @@
-"""The store: artifacts addressed by the digest of what produced them.
+"""The store: artifacts addressed by the digest of their inputs.
 
-An artifact is one safetensors file: tensors, and a header of strings in which ``artifact`` is JSON with kind, key,
-the digest of the tensors and whatever the stage adds; other header entries are the format's own (a trace's, say). It
-is written beside its place and renamed, so a name in the store always holds a whole file; its content is checked when
-it is read, and what is damaged is named and set aside. docs/store.md says which faults that survives.
+An artifact is one safetensors file: tensors, and a header of strings in which ``artifact`` is JSON with the kind, the
+key, the digest of the tensors and the stage's own facts; other header entries belong to the format (such as a trace's).
+It is written next to its final path and renamed, so a name in the store always refers to a complete file. Its content
+is checked when it is read; a damaged file is reported and removed. docs/store.md lists the faults that this survives.
 """
 
 import json
@@ -45,7 +45,7 @@ _REMEDY = "import a bundle that holds it, or run without --offline-store"
 
 
 class DamagedArtifactError(StoreError):
-    """An artifact file that holds something else than was written."""
+    """An artifact file whose content differs from what was written."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +58,21 @@ class Artifact:
 
     @property
     def digest(self) -> str:
-        """sha256 of the tensors' content."""
+        """Return the sha256 of the tensors' content."""
         return str(self.metadata["content"])
 
 
 class Store:
-    """Artifacts below one folder, with the package's zoo as a read-only layer beneath.
+    """Artifacts in one folder, with the package's zoo as a read-only layer beneath.
 
-    ``url`` says where its artifacts are shared, without a password, and ``address`` with it; empty for a folder alone.
-    ``lock_patience`` is for how many seconds it waits for another process's lock before it makes an artifact all the
-    same; None waits for as long as it takes.
+    ``url`` is the location where its artifacts are shared, without a password, and ``address`` the same with it; both
+    are empty for a local store. ``lock_patience`` is how many seconds to wait for another process's lock before making
+    an artifact anyway; None waits indefinitely.
 
     Args:
-        root: the folder; made when first written to.
-        zoo: folder of shipped artifacts that is consulted after the store; None leaves it out.
-        offline: make nothing: what is missing or damaged is an error that names it.
+        root: the folder; created at the first write.
+        zoo: folder of artifacts that come with the package, consulted after the store; None omits it.
+        offline: use only stored artifacts; a missing or damaged one is an error that names it.
     """
 
     url = ""
@@ -80,6 +80,7 @@ class Store:
     lock_patience: float | None = None
 
     def __init__(self, root: Path, zoo: Path | None = ZOO, *, offline: bool = False) -> None:
+        """Store the folder and options; see the class. Nothing is read or written yet."""
         self.root = root
         self.offline = offline
         self._zoo = zoo
@@ -87,45 +88,45 @@ class Store:
 
     @property
     def places(self) -> list[Path]:
-        """The folders that artifacts are read from: the store's own, by kind, and the zoo."""
+        """Return the folders that artifacts are read from: the store's own, by kind, and the zoo."""
         return [*(self.root / kind for kind in KINDS), *([self._zoo] if self._zoo else [])]
 
     def path(self, kind: str, key: str) -> Path:
-        """Where an artifact of this kind and key lives in the store."""
+        """Return the path of an artifact of this kind and key in the store."""
         return self.root / kind / key[:2] / f"{key}.safetensors"
 
     def get(self, kind: str, key: str) -> Artifact | None:
-        """The artifact, or None where there is none. A damaged one is named on stderr, removed, and not there.
+        """Return the artifact, or None if it is missing or damaged; a damaged one is reported on stderr and removed.
 
-        Raises StoreError for a file that can't be read, which says nothing about its content, for a link or anything
-        else that is no regular file, and, where the store is offline, for a damaged one.
+        Raises StoreError for a file that can't be read (its content may be intact), for a link or anything else that is
+        not a regular file, and, if the store is offline, for a damaged artifact.
         """
         return self._kept(kind, key) or self._from_zoo(kind, key)
 
     def files(self, kind: str) -> list[Path]:
-        """The files of this kind in the folder, by name; links and what they lead to aside."""
+        """Return the files of this kind in the folder, by name, excluding links and their targets."""
         return list(artifact_files(self.root, kind))
 
     def has(self, kind: str, key: str) -> bool:
-        """Whether there is such an artifact, here, in the zoo or where this store is shared; it may be damaged."""
+        """Return whether the artifact exists here, in the zoo or at the shared location; it may be damaged."""
         return is_regular(self.root, self.local(kind, key)) or (kind, key) in self._shipped()
 
     def local(self, kind: str, key: str) -> Path:
-        """The artifact's file, which may not exist; a store that shares its artifacts brings it here first."""
+        """Return the artifact's file, which may not exist; a shared store downloads it first."""
         return self.path(kind, key)
 
     def shared(self) -> dict[tuple[str, str], int]:
-        """Bytes by kind and key of what is shared at ``url``. Raises StoreError where it can't be reached."""
+        """Return sizes in bytes, by kind and key, of what is shared at ``url``. Raises StoreError if unreachable."""
         return {}
 
     def unsent(self) -> list[tuple[str, str]]:
-        """Kind and key of what is whole here and not yet at ``url``."""
+        """Return the kind and key of artifacts that are complete here and not yet at ``url``."""
         return []
 
     def obtain(self, kind: str, key: str, make: Callable[[], Artifact], *, again: bool = False) -> Artifact:
-        """The artifact; where there is none, or ``again`` is set, ``make`` puts it, in one process at a time.
+        """Return the artifact, creating it with ``make`` if it is missing or ``again`` is set, in one process only.
 
-        Raises StoreError where the store is offline or can't be written to.
+        Raises StoreError if the store is offline or can't be written to.
         """
         if not again and (found := self.get(kind, key)) is not None:
             return found
@@ -152,12 +153,13 @@ class Store:
         metadata: Mapping[str, Any] | None = None,
         header: Mapping[str, str] | None = None,
     ) -> Artifact:
-        """Write an artifact whole or not at all. Raises StoreError when the disk says no, or the store is offline.
+        """Write an artifact atomically. Raises StoreError if the file cannot be written, or the store is offline.
 
-        What is returned is read from the file, as ``get`` returns it.
+        The result is read back from the file, as ``get`` returns it.
 
         Args:
-            kind, key: where it is found again.
+            kind: the artifact's kind.
+            key: the artifact's key within its kind.
             tensors: its content; rows are written as they are read, a few at a time.
             metadata: JSON-able facts about how it was made.
             header: strings of the file format itself.
@@ -174,14 +176,14 @@ class Store:
         return Artifact(written, record, strings)
 
     def adopt(self, kind: str, key: str, file: Path) -> None:
-        """Give a finished artifact file on this disk its name in the store. Raises OSError, StoreError."""
+        """Move a finished artifact file on this disk to its path in the store. Raises OSError, StoreError."""
         path = self.path(kind, key)
         refuse_links(self.root, path)
         path.parent.mkdir(parents=True, exist_ok=True)
         publish(file, path)
 
     def remove(self, kind: str, keys: Iterable[str]) -> None:
-        """Delete artifacts that are no longer needed, such as the parts of one that is whole."""
+        """Delete artifacts that are no longer needed, such as the parts of a completed one."""
         for key in () if self.offline else keys:
             with suppress(OSError, StoreError):
                 path = self.path(kind, key)
@@ -189,7 +191,7 @@ class Store:
                 path.unlink()
 
     def remove_here(self, kind: str, key: str) -> None:
-        """Delete an artifact from this folder alone; where it is shared it stays.
+        """Delete an artifact from this folder only; shared copies stay.
 
         Raises:
             StoreError: it can't be removed, or its folder is a link that leads out of the store.
@@ -204,7 +206,7 @@ class Store:
             ) from error
 
     def _kept(self, kind: str, key: str) -> Artifact | None:
-        """The artifact of the store itself, where it has a whole one."""
+        """Return the store's own artifact if it exists and is intact."""
         path = self.path(kind, key)
         refuse_links(self.root, path)
         refuse_others(path)
@@ -221,7 +223,7 @@ class Store:
         return None
 
     def _refuse_or_note(self, error: StoreError) -> None:
-        """What a damaged artifact means: made again, or the end where nothing is made."""
+        """Report a damaged artifact as due to be remade, or raise StoreError if the store is offline."""
         if self.offline:
             raise StoreError(f"{error}; nothing is made offline: {_REMEDY}") from error
         note(f"store: {error}; it is made again")
@@ -248,11 +250,11 @@ class Store:
 
 
 def default_root() -> Path:
-    """Return ``$EXITBENCH_HOME``, or the platform's cache folder; for a URL a folder of its own in the cache folder.
+    """Return ``$EXITBENCH_HOME``, or the platform's cache folder; for a URL, a separate folder in the cache folder.
 
     Raises:
-        NoHomeError: neither the variable nor the user's home says where.
-        UsageError: ``~`` in the variable stands for a home that isn't known.
+        NoHomeError: neither the variable nor the user's home gives a location.
+        UsageError: ``~`` in the variable refers to an unknown home.
     """
     home = os.environ.get("EXITBENCH_HOME")
     if home and not _is_url(home):
@@ -264,13 +266,13 @@ def default_root() -> Path:
     except (KeyError, RuntimeError, OSError) as error:
         raise _no_home() from error
     if not cache.is_absolute() or (os.environ.get("HOME") == "" and not os.environ.get("XDG_CACHE_HOME")):
-        raise _no_home()  # an unknown home is left as ~, a folder of the current one
+        raise _no_home()  # an unknown home stays as ~, a folder of the current one
     return cache / "shared" / json_digest(home)[:16] if home else cache
 
 
 def home_path(variable: str, value: str) -> Path:
-    """Return the path in an environment variable, ``~`` and ``~user`` expanded. Raises UsageError for no such home."""
-    path = os.path.expanduser(value)  # noqa: PTH111  # leaves what it does not know, and never raises
+    """Return the path in an environment variable, expanding ``~`` and ``~user``. Raises UsageError if unknown."""
+    path = os.path.expanduser(value)  # noqa: PTH111  # keeps an unknown ~ as it is, and never raises
     user = value.split("/", maxsplit=1)[0]
     if path.startswith("~") or (user == "~" and os.environ.get("HOME") == ""):
         raise UsageError(f"{variable}={value}: there is no home folder of {user}; give an absolute path")
@@ -285,7 +287,7 @@ def _no_home() -> NoHomeError:
 
 
 def default_store(zoo: Path | None = ZOO, *, offline: bool = False) -> Store:
-    """The store that ``$EXITBENCH_HOME`` names: a folder, or a URL whose artifacts others share.
+    """Return the store that ``$EXITBENCH_HOME`` names: a folder, or a URL where artifacts are shared.
 
     Raises UsageError for a URL that can't be used here.
     """
@@ -304,8 +306,8 @@ def _is_url(home: str) -> bool:
 def read_artifact(path: Path, key: str | None = None, kind: str | None = None) -> Artifact:
     """Read and check an artifact file.
 
-    Raises DamagedArtifactError, one line with the file and what is wrong with its content, and StoreError for a file
-    that can't be read at all.
+    Raises DamagedArtifactError, which names the file and what is wrong with its content, and StoreError for a file that
+    can't be read at all.
     """
     try:
         tensors, header = read_safetensors(path)
@@ -324,8 +326,8 @@ def read_artifact(path: Path, key: str | None = None, kind: str | None = None) -
 
 
 def remove_damaged(path: Path, found: os.stat_result) -> None:
-    """Remove a file that was found damaged, unless another process has put a new one in its place since."""
-    with suppress(OSError):  # a store that can't be written to keeps it
+    """Remove a file that was found damaged, unless another process has replaced it since."""
+    with suppress(OSError):  # a read-only store keeps it
         if os.path.samestat(path.lstat(), found):
             path.unlink()
 
@@ -338,11 +340,11 @@ def _status(path: Path) -> os.stat_result | None:
 
 
 def _seal(record: Mapping[str, Any], header: Mapping[str, str]) -> str:
-    """Digest of an artifact's metadata and header."""
+    """Return the digest of an artifact's metadata and header."""
     facts = {name: value for name, value in record.items() if name != "seal"}
     return json_digest({"record": facts, "header": dict(header)})
 
 
 def copy_artifact(artifact: Artifact, path: Path) -> None:
-    """Write an artifact to a file of its own, as the package's zoo holds them. Raises StoreError."""
+    """Write an artifact to a standalone file, as in the package's zoo. Raises StoreError."""
     write_safetensors(path, artifact.tensors, {**artifact.header, "artifact": json.dumps(artifact.metadata)})

@@ -1,7 +1,7 @@
-"""What may be touched below a store's root: never what a link leads to, and regular files only.
+"""Path checks for a store: below its root, use regular files only and follow no link.
 
-The root itself may be a link. Below it a link could lead anywhere, and whoever deletes through it deletes what isn't
-the store's; a FIFO or a device would block whoever opens it.
+The root itself may be a link. A link below it could lead anywhere, and deleting through it would delete files that are
+not the store's; opening a FIFO or a device would block.
 """
 
 import os
@@ -28,12 +28,12 @@ __all__ = [
 
 KINDS = ("converted", "networks", "policies", "scores", "trace-parts", "traces", "training")
 LOCKS = ".locks"
-UNSENT = ".unsent"  # of a store that others share
+UNSENT = ".unsent"  # in shared stores only
 _SUFFIX = ".safetensors"
 
 
 def refuse_links(root: Path, path: Path) -> None:
-    """Raise StoreError where one of the folders between ``root`` and ``path`` is a link."""
+    """Raise StoreError if one of the folders between ``root`` and ``path`` is a link."""
     for folder in _between(root, path):
         if folder.is_symlink():
             raise StoreError(
@@ -45,22 +45,22 @@ def refuse_links(root: Path, path: Path) -> None:
 
 
 def refuse_others(path: Path) -> None:
-    """Raise StoreError where a path below the root leads to something else than a regular file; it may be missing."""
+    """Raise StoreError if a path below the root exists and is not a regular file."""
     try:
         mode = path.lstat().st_mode
-    except OSError:  # missing, or what is done next says why it can't be had
+    except OSError:  # missing, or the next operation reports why it is inaccessible
         return
     if not stat.S_ISREG(mode):
         raise StoreError(one_line(f"{path}: is {_what(mode)} where a store keeps regular files; move it away"))
 
 
 def is_regular(root: Path, path: Path) -> bool:
-    """Whether there is a regular file at ``path``, with no link on the way from ``root``."""
+    """Return whether there is a regular file at ``path``, with no link between it and ``root``."""
     return _is(stat.S_ISREG, path) and all(_is(stat.S_ISDIR, folder) for folder in _between(root, path))
 
 
 def artifact_files(root: Path, kind: str) -> Iterator[Path]:
-    """The regular files that are where an artifact of this kind would be, by name."""
+    """Yield the regular files in the places of artifacts of this kind, by name."""
     for folder in _key_folders(root, kind):
         for path in _entries(folder):
             if path.suffix == _SUFFIX and path.stem[:2] == folder.name and _is(stat.S_ISREG, path):
@@ -68,7 +68,7 @@ def artifact_files(root: Path, kind: str) -> Iterator[Path]:
 
 
 def notes_of(root: Path, name: str) -> Iterator[tuple[str, str]]:
-    """Kind and key of every regular file called KIND-KEY in the folder ``name``, which may be missing."""
+    """Yield the kind and key of every regular file called KIND-KEY in the folder ``name``, which may be missing."""
     if not _is(stat.S_ISDIR, root / name):
         return
     for path in _entries(root / name):
@@ -78,7 +78,7 @@ def notes_of(root: Path, name: str) -> Iterator[tuple[str, str]]:
 
 
 def abandoned(root: Path, *, remove: bool) -> Iterator[Path]:
-    """What stopped processes left where a store writes: unfinished folders, locks that nobody holds."""
+    """Yield the leftovers of stopped processes: unfinished folders, and locks that no process holds."""
     for kind, key in notes_of(root, LOCKS):
         yield from unfinished(root / LOCKS, pattern=f"{kind}-{key}", remove=remove)
     for folder in [root, *(found for kind in KINDS for found in _key_folders(root, kind))]:
@@ -86,20 +86,20 @@ def abandoned(root: Path, *, remove: bool) -> Iterator[Path]:
 
 
 def strangers(root: Path) -> Iterator[tuple[Path, str]]:
-    """Everything in the folders of a store that is neither folder nor regular file, and what it is; follow no link."""
+    """Yield every path in a store that is neither folder nor regular file, and its type; follow no link."""
     for top in (*KINDS, LOCKS, UNSENT):
         found = [root / top]
         for folder, folders, files in os.walk(root / top) if not (root / top).is_symlink() else ():
             found += [Path(folder, name) for name in sorted([*folders, *files])]
         for path in found:
-            with suppress(OSError):  # gone meanwhile
+            with suppress(OSError):  # removed meanwhile
                 mode = path.lstat().st_mode
                 if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                     yield path, _what(mode)
 
 
 def _key_folders(root: Path, kind: str) -> Iterator[Path]:
-    """The folder of a kind, and those in it that are named by how keys begin."""
+    """Yield the folder of a kind, and its subfolders, which are named after the first digits of keys."""
     top = root / kind
     if _is(stat.S_ISDIR, top):
         yield top
@@ -107,14 +107,14 @@ def _key_folders(root: Path, kind: str) -> Iterator[Path]:
 
 
 def _between(root: Path, path: Path) -> list[Path]:
-    """The folders on the way, the uppermost first."""
+    """Return the folders from ``root`` (exclusive) to ``path`` (exclusive), outermost first."""
     return [root / folder for folder in reversed(path.relative_to(root).parents[:-1])]
 
 
 def _entries(folder: Path) -> list[Path]:
     try:
         return sorted(folder.iterdir())
-    except OSError:  # gone meanwhile, or nobody may look
+    except OSError:  # removed meanwhile, or not readable
         return []
 
 

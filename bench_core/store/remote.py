@@ -1,9 +1,9 @@
-"""A store that others share: a folder here, and the same artifacts below a URL that fsspec can read and write.
+"""A shared store: a local folder, and the same artifacts below a URL that fsspec can read and write.
 
-The folder works as it always does: locks, whole files, checks. What it lacks is looked for below the URL, brought
-under a temporary name, checked and renamed; what is put into it is sent to the URL once it is whole here. A marker in
-``.unsent`` says what still has to be sent, so that neither a kill nor a broken network loses anything. There are no
-locks below the URL: two computers that make the same artifact at once both do, and the last one's file stays.
+The folder works like a local store: locks, atomic files, checks. A missing artifact is looked up below the URL,
+downloaded under a temporary name, checked and renamed; a new artifact is uploaded once it is complete here. A marker in
+``.unsent`` records what is still to be sent, so neither a kill nor a network failure loses anything. There are no locks
+below the URL: two computers that make the same artifact at once both do so, and the last upload wins.
 """
 
 import secrets
@@ -26,7 +26,7 @@ from bench_core.util.sample_rows import SampleRows
 
 __all__ = ["RemoteStore"]
 
-_PAUSE, _LONGEST_PAUSE = 300.0, 3600.0  # seconds after a failed try until the next
+_PAUSE, _LONGEST_PAUSE = 300.0, 3600.0  # seconds between a failed attempt and the next
 _now = time.monotonic
 _ATOMIC = frozenset({"abfs", "abfss", "az", "gcs", "gs", "oci", "oss", "r2", "s3", "s3a"})
 
@@ -35,22 +35,23 @@ class RemoteStore(Store):
     """Artifacts in a folder, shared with others below a URL.
 
     Args:
-        root: the folder on this computer; made when first written to.
+        root: the folder on this computer; created at the first write.
         url: where the artifacts are shared, such as ``s3://bucket/exitbench``.
-        zoo: as of ``Store``; consulted last.
-        offline: make and send nothing; what lies below the URL is still brought.
+        zoo: as for ``Store``; consulted last.
+        offline: make and send nothing; artifacts below the URL are still downloaded.
 
     Raises:
-        UsageError: where fsspec, or what it needs for this kind of URL, isn't installed.
+        UsageError: fsspec, or a package that it needs for this kind of URL, isn't installed.
     """
 
     def __init__(self, root: Path, url: str, zoo: Path | None = ZOO, *, offline: bool = False) -> None:
+        """Open the file system of ``url``; see the class."""
         super().__init__(root, zoo, offline=offline)
         self.address = url
         self.url = without_password(url)
         self._lock = threading.Lock()
-        self._silence: StoreError | None = None  # why it can't be reached, as of the last try
-        self._asked_again = 0.0  # when the next try may be
+        self._silence: StoreError | None = None  # why the server can't be reached, as of the last attempt
+        self._asked_again = 0.0  # time of the next permitted attempt
         self._pause = _PAUSE
         self._checked = False
         self._read_only = False
@@ -71,7 +72,7 @@ class RemoteStore(Store):
         self._base = self._files.base
 
     def local(self, kind: str, key: str) -> Path:
-        """The artifact's file, brought here where it lies below the URL only. Raises StoreError."""
+        """Return the artifact's file, downloading it if it exists only below the URL. Raises StoreError."""
         path = self.path(kind, key)
         refuse_links(self.root, path)
         refuse_others(path)
@@ -87,7 +88,7 @@ class RemoteStore(Store):
         metadata: Mapping[str, Any] | None = None,
         header: Mapping[str, str] | None = None,
     ) -> Artifact:
-        """As of ``Store``; then it is sent. Where that fails a line says so, and the next run sends it."""
+        """Write an artifact as ``Store`` does, then send it; a failure is reported, and the next run sends it."""
         if not self.offline:
             self._mark(kind, key)
         artifact = super().put(kind, key, tensors, metadata, header)
@@ -95,7 +96,7 @@ class RemoteStore(Store):
         return artifact
 
     def adopt(self, kind: str, key: str, file: Path) -> None:
-        """As of ``Store``; then it is sent."""
+        """Move a finished file into the store as ``Store`` does, then send it."""
         self._mark(kind, key)
         super().adopt(kind, key, file)
         self._send(kind, key)
@@ -111,16 +112,16 @@ class RemoteStore(Store):
                 self._files.remove(self._remote(kind, key))
             except SilentError as error:
                 self._rest(self._unreachable(self.url, error))
-            except Exception:  # what can't be removed is in nobody's way
+            except Exception:  # a file that can't be removed does no harm
                 continue
 
     def remove_here(self, kind: str, key: str) -> None:
-        """As of ``Store``; what wasn't sent yet no longer will be."""
+        """Delete an artifact as ``Store`` does; if it was not sent yet, it no longer will be."""
         super().remove_here(kind, key)
         self._unmark(kind, key)
 
     def shared(self) -> dict[tuple[str, str], int]:
-        """Bytes by kind and key of what lies below the URL. Raises StoreError where it can't be reached."""
+        """Return sizes in bytes, by kind and key, of artifacts below the URL. Raises StoreError if unreachable."""
         try:
             found = self._files.ask(self._find)
         except FileNotFoundError:
@@ -140,7 +141,7 @@ class RemoteStore(Store):
         return files.find(self._base or "/", detail=True)
 
     def obtain(self, kind: str, key: str, make: Callable[[], Artifact], *, again: bool = False) -> Artifact:
-        """As of ``Store``; nothing is made where it couldn't be shared, since the URL leads nowhere."""
+        """Return or make the artifact as ``Store`` does, but make nothing if the URL does not exist."""
 
         def checked() -> Artifact:
             self._refuse_nowhere()
@@ -149,7 +150,7 @@ class RemoteStore(Store):
         return super().obtain(kind, key, checked, again=again)
 
     def unsent(self) -> list[tuple[str, str]]:
-        """Kind and key of what is whole here and not yet below the URL."""
+        """Return the kind and key of artifacts that are complete here and not yet below the URL."""
         return [one for one in notes_of(self.root, UNSENT) if is_regular(self.root, self.path(*one))]
 
     def _kept(self, kind: str, key: str) -> Artifact | None:
@@ -161,12 +162,12 @@ class RemoteStore(Store):
         return found
 
     def _bring(self, kind: str, key: str) -> Artifact | None:
-        """Copy an artifact here, once it is checked; None where there is none, or a damaged one."""
+        """Download and check an artifact; return None if there is none, or it is damaged."""
         path, address = self.path(kind, key), self._address(kind, key)
         unfinished(self.root, remove=True)
         try:
-            # Not in the artifact's own folder, which would have to go again where there is nothing to bring, and just
-            # then another process may begin to write there.
+            # Not in the artifact's own folder: if there is nothing to download, that folder would have to be removed,
+            # while another process may start to write there.
             with workspace(self.root) as place:
                 file = place / path.name
                 if not self._copy_here(kind, key, file):
@@ -196,7 +197,7 @@ class RemoteStore(Store):
         return place.exists()
 
     def _refuse_nowhere(self) -> None:
-        """Raise StoreError where nothing can be put below the URL, once; note where it may only be read."""
+        """Raise StoreError, once, if nothing can be put below the URL; note if it is read-only."""
         with self._lock:
             if self._checked or self.offline:
                 return
@@ -216,15 +217,15 @@ class RemoteStore(Store):
             self._checked = True
 
     def _try(self, files: Any, probe: str) -> None:
-        """Put a small file below the URL, and remove it."""
+        """Write a small file below the URL, and remove it."""
         if not self._is_atomic:
             files.makedirs(self._base or "/", exist_ok=True)
         files.pipe_file(probe, b"exitbench")
-        with suppress(Exception):  # it is in nobody's way
+        with suppress(Exception):  # a leftover probe does no harm
             files.rm_file(probe)
 
     def _send(self, kind: str, key: str) -> None:
-        """Send an artifact that is whole here. Where that fails, its marker stays, and others wait for a while too."""
+        """Send an artifact that is complete here. If that fails, keep its marker and pause sending for a while."""
         if self._read_only or self._is_paused():
             return
         try:
@@ -236,7 +237,7 @@ class RemoteStore(Store):
             self._rest(problem if isinstance(error, SilentError) else None)
             return
         self._unmark(kind, key)
-        if self._pause != _PAUSE:  # it answers again: what has waited is sent too
+        if self._pause != _PAUSE:  # the server answers again: send what was waiting too
             self._silence, self._pause = None, _PAUSE
             for other in self.unsent():
                 self._send(*other)
@@ -252,11 +253,11 @@ class RemoteStore(Store):
         self._files.ask(lambda files: files.mv(unfinished, target))
 
     def _is_paused(self) -> bool:
-        """Whether the last try failed a short time ago."""
+        """Return whether the last attempt failed a short time ago."""
         return _now() < self._asked_again
 
     def _rest(self, problem: StoreError | None) -> None:
-        """Try nothing for a while; each time for twice as long."""
+        """Pause all attempts for a while, each time for twice as long."""
         self._silence = problem
         self._asked_again = _now() + self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
@@ -275,7 +276,7 @@ class RemoteStore(Store):
 
     @property
     def _is_atomic(self) -> bool:
-        """Whether an object appears whole or not at all, and a move would be a second copy."""
+        """Return whether uploads appear complete or not at all, and a move would be a second copy."""
         return bool(set(self._protocols()) & _ATOMIC)
 
     def _protocols(self) -> tuple[str, ...]:

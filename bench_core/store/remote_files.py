@@ -1,7 +1,7 @@
-"""Files below a URL of fsspec, with a limit on how long a server may be silent, and passwords kept out of messages.
+"""Files below an fsspec URL, with a limit on server silence, and with passwords kept out of messages.
 
-Each file system has time limits of its own, or none. Here every call is made by a thread of its own, and given up where
-nothing has moved for ``EXITBENCH_REMOTE_SECONDS``; the thread may hang on, but ends with the process.
+Each file system has time limits of its own, or none. Here each call runs in its own thread, and is abandoned if
+nothing has moved for ``EXITBENCH_REMOTE_SECONDS``; the thread may keep hanging, but ends with the process.
 """
 
 import os
@@ -20,13 +20,13 @@ __all__ = ["RemoteFiles", "SilentError", "scrubbed", "without_password"]
 T = TypeVar("T")
 _SECONDS = "EXITBENCH_REMOTE_SECONDS"
 _SECONDS_DEFAULT = 30.0
-_SLOWEST = 65_536  # bytes per second, of file systems that don't say how far an upload is
+_SLOWEST = 65_536  # bytes per second, assumed for file systems that don't report upload progress
 _BETWEEN_LOOKS = 0.25  # seconds
-_SHORTEST = 3  # letters of a password that is looked for by itself
+_SHORTEST = 3  # characters; shorter passwords are not searched for on their own
 
 
 class SilentError(OSError):
-    """A server that hasn't answered for as long as it may."""
+    """A server that hasn't answered within the time limit."""
 
 
 class RemoteFiles:
@@ -36,13 +36,14 @@ class RemoteFiles:
         url: such as ``s3://bucket/exitbench``.
 
     Raises:
-        UsageError: ``EXITBENCH_REMOTE_SECONDS`` is no number of seconds.
-        ImportError: fsspec, or what it needs for this kind of URL, isn't installed.
+        UsageError: ``EXITBENCH_REMOTE_SECONDS`` is not a number of seconds.
+        ImportError: fsspec, or a package that it needs for this kind of URL, isn't installed.
         SilentError: the server doesn't answer.
-        Exception: of any kind, where the URL can't be used.
+        Exception: of any kind, if the URL can't be used.
     """
 
     def __init__(self, url: str) -> None:
+        """Open the file system of ``url``; see the class."""
         from fsspec.core import url_to_fs
 
         self.seconds = _seconds()
@@ -51,16 +52,16 @@ class RemoteFiles:
 
     @property
     def protocols(self) -> tuple[str, ...]:
-        """Names of the file system's kind, such as ``s3``."""
+        """Return the names of the file system's protocol, such as ``s3``."""
         protocol = self.filesystem.protocol
         return (protocol,) if isinstance(protocol, str) else tuple(protocol)
 
     def ask(self, call: Callable[[Any], T]) -> T:
-        """Return what ``call`` returns of the file system. Raises SilentError, and what the call raises."""
+        """Return the result of ``call`` on the file system. Raises SilentError, and what the call raises."""
         return _answer(lambda _: call(self.filesystem), self.seconds)
 
     def get(self, remote: str, here: Path) -> None:
-        """Copy a file here. Raises SilentError where nothing arrives, and what the file system raises."""
+        """Download a file. Raises SilentError if no data arrives, and what the file system raises."""
         _answer(
             lambda callback: self.filesystem.get_file(remote, str(here), callback=callback), self.seconds, grows=here
         )
@@ -70,9 +71,9 @@ class RemoteFiles:
         self.ask(lambda files: files.rm_file(remote))
 
     def put(self, here: Path, remote: str) -> None:
-        """Copy a file there. Raises SilentError where nothing moves, and what the file system raises.
+        """Upload a file. Raises SilentError if nothing moves, and what the file system raises.
 
-        A file system that doesn't say how far it is may take as long as 64 KiB per second take.
+        A file system that doesn't report progress may take the time that an upload at 64 KiB per second takes.
         """
         _answer(
             lambda callback: self.filesystem.put_file(str(here), remote, callback=callback),
@@ -82,24 +83,24 @@ class RemoteFiles:
 
 
 def without_password(url: str) -> str:
-    """Return a URL for people to read, without user, password and query."""
+    """Return a URL for display, without user, password and query."""
     return _USER.sub("//…@", _QUERY.sub("?…", url)).rstrip("/")
 
 
 def scrubbed(text: str, url: str) -> str:
-    """Return a text without the user and password that are part of a URL, and without its query."""
+    """Return a text without the user and password of a URL, and without its query."""
     for secret in _secrets(url):
         text = text.replace(secret, "…")
     return text
 
 
-# Up to the last @ before the path; a password with a slash in it ends with the last @ there is. HOST:PORT is none.
+# Up to the last @ before the path; a password with a slash in it ends with the last @ of all. Not matched: HOST:PORT.
 _USER = re.compile(r"//(?![^/?#@:]*:\d+(?:[/?#]|$))(?:[^/?#@]*:[^@]*@(?:[^/?#]*@)*|[^/?#]*@)")
 _QUERY = re.compile(r"\?.*", re.DOTALL)
 
 
 def _secrets(url: str) -> list[str]:
-    """What of a URL nobody may see, the longest first."""
+    """Return the secret parts of a URL, longest first."""
     found = set()
     for match in [*_USER.finditer(_QUERY.sub("", url))]:
         user = match.group()[2:-1]
@@ -113,7 +114,7 @@ def _secrets(url: str) -> list[str]:
 
 
 class _Moves:
-    """What a transfer's thread and the one that waits for it share."""
+    """State shared by a transfer's thread and the thread that waits for it."""
 
     def __init__(self) -> None:
         self.last = time.monotonic()
@@ -123,7 +124,7 @@ class _Moves:
         self.error: BaseException | None = None
 
     def callback(self) -> Any:
-        """One of fsspec's, which is told how far a transfer is."""
+        """Return an fsspec callback that records the progress of a transfer."""
         from fsspec.callbacks import Callback
 
         moves = self
@@ -136,20 +137,20 @@ class _Moves:
 
 
 def _answer(call: Callable[[Any], T], seconds: float, *, grows: Path | None = None, more: float = 0.0) -> T:
-    """What a call returns, unless nothing moves for some seconds: no callback is called, and no file grows.
+    """Return the result of a call, unless nothing moves for some seconds: no callback call, and no file growth.
 
     Args:
-        call: takes a callback of fsspec.
+        call: takes an fsspec callback.
         seconds: of silence.
         grows: a file that is being written.
-        more: seconds that a call may be silent which never called the callback.
+        more: further seconds of silence allowed for a call that never called the callback.
     """
     moves = _Moves()
 
     def ask() -> None:
         try:
             moves.answers.append(call(moves.callback()))
-        except BaseException as error:  # whatever it is, it is raised where it is waited for
+        except BaseException as error:  # re-raised in the waiting thread
             moves.error = error
         moves.ended.set()
 

@@ -1,9 +1,9 @@
-"""Bundles: artifacts of a store in one file, for a colleague who ranks methods without running a network.
+"""Bundles: artifacts of a store in one file, for ranking methods elsewhere without running a network.
 
 A bundle is an uncompressed tar: ``manifest.json`` with kind, key, size and sha256 of each artifact, then the artifact
-files in the manifest's order. It comes from anywhere, so a reader trusts nothing: only plain files under exactly the
-names that the manifest gives are read, every size is checked against the file before anything is read or written, and
-nothing is visible in the store before all of it has been checked.
+files in the manifest's order. Bundles are untrusted: only plain files under exactly the names in the manifest are read,
+every size is checked against the file before anything is read or written, and nothing becomes visible in the store
+before all of it has been checked.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from bench_core.util.files import open_regular, unfinished, whole_file, workspac
 __all__ = ["SCHEMA", "SHARED", "Member", "export_bundle", "import_bundle"]
 
 SCHEMA = "exitbench.bundle/1"
-SHARED = ("networks", "policies", "traces")  # what is finished; training states and parts of traces stay at home
+SHARED = ("networks", "policies", "traces")  # finished artifacts; training states and trace parts are not exported
 MANIFEST = "manifest.json"
 _BLOCK = tarfile.BLOCKSIZE
 _LARGEST_MANIFEST = 1 << 22  # bytes: some 15,000 artifacts
@@ -47,14 +47,15 @@ class Member:
 
     @property
     def name(self) -> str:
-        """What it is called in the bundle."""
+        """Return the member's name in the bundle."""
         return f"{self.kind}/{self.key}.safetensors"
 
 
 def export_bundle(chosen: Sequence[Entry], path: Path) -> list[Member]:
-    """Write artifacts into a bundle; the same artifacts give the same bytes. Every one is checked first.
+    """Write artifacts into a bundle after checking each one; the same artifacts give the same bytes.
 
-    Raises StoreError for an artifact that is damaged or of a kind that isn't shared, and when the disk says no.
+    Raises StoreError for an artifact that is damaged or of a kind that isn't shared, and if the bundle cannot be
+    written.
     """
     ordered = sorted(chosen, key=lambda entry: (entry.kind, entry.key))
     members = []
@@ -76,15 +77,15 @@ def export_bundle(chosen: Sequence[Entry], path: Path) -> list[Member]:
 
 
 def import_bundle(path: Path, store: Store) -> list[Member]:
-    """Check all of a bundle, then put its artifacts into a store.
+    """Check the whole bundle, then put its artifacts into a store.
 
-    What the store has already stays; where it has something else under the same key, nothing is imported.
+    Artifacts that the store already has stay; if it has a different one under the same key, nothing is imported.
 
     Returns:
         The artifacts that are new in the store.
 
     Raises:
-        StoreError: one line with the bundle, the member and what is wrong; the store is as it was.
+        StoreError: names the bundle, the member and what is wrong; the store is unchanged.
     """
     try:
         unfinished(store.root, remove=True)
@@ -158,7 +159,7 @@ def _stage(bundle: IO[bytes], member: Member, file: Path, path: Path) -> Path:
 
 
 def _is_new(member: Member, file: Path, store: Store, path: Path) -> bool:
-    """Whether the store lacks an artifact, or has it damaged. Raises StoreError where it has another one."""
+    """Return whether the store lacks an artifact, or has a damaged one. Raises StoreError if it has a different one."""
     held = store.local(member.kind, member.key)
     refuse_links(store.root, held)
     refuse_others(held)
@@ -176,7 +177,7 @@ def _is_new(member: Member, file: Path, store: Store, path: Path) -> bool:
 
 
 def _next_member(bundle: IO[bytes], name: str, path: Path) -> int:
-    """Read the header of the next member, which is to be a plain file called ``name``; its size in bytes."""
+    """Read the header of the next member, which must be a plain file called ``name``; return its size in bytes."""
     header = bundle.read(_BLOCK)
     try:
         found = tarfile.TarInfo.frombuf(header, "ascii", "strict")
@@ -193,7 +194,7 @@ def _next_member(bundle: IO[bytes], name: str, path: Path) -> int:
 
 
 def _content(bundle: IO[bytes], size: int, name: str, path: Path) -> Iterator[bytes]:
-    """The ``size`` bytes of a member in blocks, and past its padding."""
+    """Yield the ``size`` bytes of a member in blocks, then skip its padding."""
     left = size
     while left:
         block = bundle.read(min(left, _COPIED_AT_ONCE))
@@ -211,7 +212,7 @@ def _check_end(bundle: IO[bytes], path: Path) -> None:
 
 
 def _described(name: str, size: int) -> tarfile.TarInfo:
-    """A member's header without owner and date."""
+    """Return a member's header without owner and date."""
     described = tarfile.TarInfo(name)
     described.size = size
     return described

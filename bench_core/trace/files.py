@@ -1,6 +1,6 @@
-"""Traces in files: one safetensors file, never pickle, or several, the shards, that a ``.json`` index names.
+"""Trace files: one safetensors file (never pickle), or several shards that a ``.json`` index names.
 
-Files are mapped when they are read, and written a few samples at a time.
+Files are memory-mapped for reading, and written a few samples at a time.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,21 +20,21 @@ __all__ = ["load_trace", "save_trace", "save_trace_shards"]
 
 
 def save_trace(trace: Trace, path: Path) -> None:
-    """Write a trace file, whole or not at all. Raises StoreError when the disk says no."""
+    """Write a trace file atomically. Raises StoreError if the file cannot be written."""
     write_safetensors(path, trace_tensors(trace), {**trace.header, "schema": SCHEMA})
 
 
 def save_trace_shards(trace: Trace | Iterable[Trace], path: Path, samples_per_shard: int) -> None:
-    """Write a trace as shards beside their index ``path``, which is written last.
+    """Write a trace as shards next to their index ``path``, which is written last.
 
     Args:
-        trace: a trace, or traces whose samples follow one another, as they are made: no more of them is held than
-            fills a shard. All need the same T, K, header and set of tensors.
+        trace: a trace, or an iterable of traces with consecutive samples; no more of them is held in memory than fills
+            a shard. All need the same T, K, header and set of tensors.
         path: the index, ``NAME.json``; shards become ``NAME.00000.safetensors`` and so on, replacing such files.
-        samples_per_shard: of each but the last.
+        samples_per_shard: in each shard but the last.
 
-    Raises UsageError for a path or size that won't do, TraceError for traces that don't go together, StoreError when
-    the disk says no.
+    Raises UsageError for an invalid path or size, TraceError for incompatible traces, and StoreError if a file cannot
+    be written.
     """
     if path.suffix != ".json":
         raise UsageError(f"{path}: an index of shards is a .json file; name it {path.with_suffix('.json').name}")
@@ -58,7 +58,7 @@ def _traces(given: Trace | Iterable[Trace]) -> Iterator[Trace]:
 
 
 def _cut(traces: Iterator[Trace], samples: int, path: Path) -> Iterator[Trace]:
-    """Traces that follow one another, cut anew: so many samples each, fewer in the last."""
+    """Yield consecutive traces re-cut into pieces of ``samples`` samples each, fewer in the last."""
     held: list[Trace] = []
     first: Trace | None = None
     for number, trace in enumerate(traces):
@@ -81,7 +81,7 @@ def _range(trace: Trace, start: int, stop: int) -> Trace:
 
 
 def _joined(traces: Sequence[Trace]) -> Trace:
-    """One trace of several that go together; logits are not copied."""
+    """Return several compatible traces as one; logits are not copied."""
     if len(traces) == 1:
         return traces[0]
     beside = [tensors_beside_logits(trace) for trace in traces]
@@ -90,7 +90,7 @@ def _joined(traces: Sequence[Trace]) -> Trace:
 
 
 def _difference(first: Trace, other: Trace) -> str:
-    """Why two traces are no parts of one, or nothing."""
+    """Return why two traces can't be parts of one trace, or ""."""
     for name in ("timesteps", "classes"):
         if getattr(first, name) != getattr(other, name):
             return f"it has {getattr(other, name)} {name}, not {getattr(first, name)}"
@@ -106,9 +106,9 @@ def _difference(first: Trace, other: Trace) -> str:
 
 
 def load_trace(path: Path | str) -> Trace:
-    """Read and validate a trace file, or a trace in shards from its ``.json`` index.
+    """Read and validate a trace file, or a sharded trace from its ``.json`` index.
 
-    Raises TraceError, one line with file, tensor and first bad index, for whatever isn't a valid trace.
+    Raises TraceError, which names the file, the tensor and the first bad index, for an invalid trace.
     """
     path = Path(path)
     if path.suffix == ".json":
@@ -156,7 +156,7 @@ def _load_shards(path: Path) -> Trace:
 
 
 def _check_ids_across(parts: Sequence[Trace], places: Sequence[Path]) -> None:
-    """Each shard's ids are unique; no two shards may share one."""
+    """Raise TraceError if two shards share a sample id; within each shard, ids are already known to be unique."""
     ids = torch.cat([part.sample_ids for part in parts])
     ordered, origins = torch.sort(ids, stable=True)
     twice = torch.nonzero(ordered[1:] == ordered[:-1]).flatten()

@@ -1,4 +1,4 @@
-"""The index of a trace in several files: which shards it has, what each holds, and that none lies elsewhere.
+"""The index of a sharded trace: its files, what each holds, and a check that all are in the index's folder.
 
 A ``.json`` file names safetensors files in its own folder::
 
@@ -28,9 +28,9 @@ class Shard:
     """One file of a trace.
 
     Attributes:
-        file: its path from the index's folder.
-        samples: how many it holds.
-        digest: sha256 over its tensors.
+        file: its path relative to the index's folder.
+        samples: number of samples.
+        digest: sha256 of its tensors.
     """
 
     file: str
@@ -39,7 +39,7 @@ class Shard:
 
 
 def write_index(path: Path, shards: Sequence[Shard]) -> None:
-    """Write an index, whole or not at all. Raises StoreError."""
+    """Write an index atomically. Raises StoreError."""
     content = {"schema": INDEX_SCHEMA, "shards": [vars(shard) for shard in shards]}
     try:
         with whole_file(path) as place:
@@ -49,7 +49,7 @@ def write_index(path: Path, shards: Sequence[Shard]) -> None:
 
 
 def read_index(path: Path) -> list[Shard]:
-    """The shards that an index names. Raises TraceError, one line, for whatever isn't a valid index."""
+    """Return the shards that an index names. Raises TraceError for an invalid index."""
 
     def refuse(problem: str) -> TraceError:
         return TraceError(one_line(f"trace {path}: {problem}"))
@@ -83,11 +83,11 @@ def read_index(path: Path) -> list[Shard]:
 
 
 def shard_place(index: Path, shard: Shard) -> Path:
-    """Where a shard lies. Raises TraceError for one that is missing, or that a link takes out of the folder."""
+    """Return a shard's path. Raises TraceError if it is missing, or a link leads it out of the folder."""
     place = index.parent / shard.file
     try:
         found = place.is_file()
-    except OSError:  # a name that is longer than names can be
+    except OSError:  # a name longer than the file system allows
         found = False
     if not found:
         problem = f"no such file, but {index} names it; put all shards beside it"
@@ -111,7 +111,7 @@ def _shard(entry: Any, place: str, refuse: Any) -> Shard:
 
 
 def _stays_inside(file: str) -> bool:
-    """Whether a name is a path downwards, on any system."""
+    """Return whether a name is a relative path without ``..``, on any system."""
     path = PurePosixPath(file)
     if not path.parts or "\\" in file or not file.isprintable() or PureWindowsPath(file).drive:
         return False

@@ -1,7 +1,8 @@
-"""The trace: what a network said and spent at every timestep, on every sample of a split.
+"""The trace: a network's outputs and operation counts at every timestep, for every sample of a split.
 
-``logits`` [N, T, K] and ``labels`` [N] suffice; people bring their own. Everything else is optional, and what is
-missing is reported as n/a, never as 0. Logits are read a few samples at a time. How traces lie in files: trace_files.
+``logits`` [N, T, K] and ``labels`` [N] suffice, so that users can bring their own. Everything else is optional, and
+missing values are reported as n/a, never as 0. Logits are read a few samples at a time. For the file format, see
+``bench_core.trace.files``.
 """
 
 import json
@@ -30,7 +31,7 @@ _LARGEST = 1e300
 
 
 class _Logits:
-    """The attribute ``logits`` of a trace: set from a tensor or rows, kept as ``rows``, read as a tensor."""
+    """The attribute ``logits`` of a trace: set from a tensor or rows, stored as ``rows``, read as a tensor."""
 
     def __get__(self, trace: "Trace | None", owner: type | None = None) -> torch.Tensor:
         if trace is None:
@@ -46,8 +47,8 @@ class Trace:
     """The recorded outputs and operation counts of one workload on one split.
 
     Attributes:
-        logits: o_t per sample and step, not accumulated, [N, T, K], K >= 2, floating point. Of a trace in shards and
-            of a selection this copies everything into memory and keeps it; ``pieces`` and ``totals`` don't.
+        logits: o_t per sample and step, not accumulated, [N, T, K], K >= 2, floating point. For a sharded trace or a
+            selection, reading it copies everything into memory and caches it; ``pieces`` and ``totals`` don't.
         labels: int64 [N].
         sample_ids: int64 [N], unique; index in the data set's own order.
         counts: those of ``macs``, ``acs``, ``neuron_updates``, ``spikes`` that were recorded, int64 [N, T].
@@ -59,7 +60,7 @@ class Trace:
     if TYPE_CHECKING:
         logits: torch.Tensor
     else:
-        logits: _Logits = _Logits()  # a descriptor, which is no default
+        logits: _Logits = _Logits()  # a descriptor, not a default
     labels: torch.Tensor
     sample_ids: torch.Tensor
     counts: Mapping[str, torch.Tensor] = field(default_factory=dict)
@@ -68,42 +69,44 @@ class Trace:
     layer_counts: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
+        """Return N, the number of samples."""
         return len(self.labels)
 
     def __repr__(self) -> str:
+        """Return a short description: N, T, K and the header."""
         return f"Trace(N={len(self)}, T={self.timesteps}, K={self.classes}, header={dict(self.header)!r})"
 
     @property
     def rows(self) -> SampleRows:
-        """The logits, to be read a few samples at a time."""
+        """Return the logits, to be read a few samples at a time."""
         rows: SampleRows = self.__dict__["rows"]
         return rows
 
     @property
     def timesteps(self) -> int:
-        """T."""
+        """Return T."""
         return self.rows.shape[1]
 
     @property
     def classes(self) -> int:
-        """K."""
+        """Return K."""
         return self.rows.shape[2]
 
     @property
     def layers(self) -> list[dict[str, Any]]:
-        """What the header says of each of the L layers: at least ``name`` and ``size``."""
+        """Return the header's description of each of the L layers: at least ``name`` and ``size``."""
         found = json.loads(self.header.get("layers", "[]"))
         return found if isinstance(found, list) else []
 
     @property
     def environment(self) -> dict[str, Any] | None:
-        """What the network was recorded with: versions, numerics fingerprint, threads; None where it isn't known."""
+        """Return the recording environment (versions, numerics fingerprint, threads), or None if unknown."""
         found = json.loads(self.header.get("environment", "null"))
         return found if isinstance(found, dict) else None
 
     @cached_property
     def predictions(self) -> torch.Tensor:
-        """argmax S_t, ties to the lowest class, int64 [N, T]."""
+        """Return argmax S_t, ties to the lowest class, int64 [N, T]."""
         found = torch.empty(self.rows.shape[:2], dtype=torch.int64)
         for start, totals in self.totals():
             found[start : start + len(totals)] = torch.from_numpy(totals.numpy().argmax(2))  # faster than torch's
@@ -111,43 +114,43 @@ class Trace:
 
     @cached_property
     def correct(self) -> torch.Tensor:
-        """Whether argmax S_t is the label, bool [N, T]."""
+        """Return whether argmax S_t is the label, bool [N, T]."""
         return self.predictions == self.labels[:, None]
 
     def pieces(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """The logits a few samples at a time: pairs of (first sample, o_t [n, T, K]).
+        """Yield the logits a few samples at a time: pairs of (first sample, o_t [n, T, K]).
 
-        Not to be written to, and each good until the next.
+        Each piece is read-only, and valid until the next one.
         """
         return self.rows.pieces()
 
     def totals(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """S_t a few samples at a time: pairs of (first sample, float64 [n, T, K])."""
+        """Yield S_t a few samples at a time: pairs of (first sample, float64 [n, T, K])."""
         for start, piece in self.pieces():
             totals = piece.to("cpu", torch.float64, copy=True)
             for t in range(1, self.timesteps):
-                totals[:, t] += totals[:, t - 1]  # what cumsum does, faster
+                totals[:, t] += totals[:, t - 1]  # same as cumsum, but faster
             yield start, totals
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over all tensors, the same however they are cut into shards."""
+        """Return the sha256 of all tensors, the same however they are cut into shards."""
         return tensors_digest(trace_tensors(self))
 
     def select(self, index: torch.Tensor) -> "Trace":
-        """The trace of the samples at ``index`` only; logits are not copied but read from where they are."""
+        """Return the trace of the samples at ``index`` only; logits are not copied but read from the original rows."""
         beside = {name: values[index] for name, values in tensors_beside_logits(self).items()}
         return Trace.of(self.rows.select(index), beside, self.header)
 
     def without_counts(self) -> "Trace":
-        """The same without what was spent."""
+        """Return the same trace without operation counts."""
         return Trace.of(self.rows, {"labels": self.labels, "sample_ids": self.sample_ids}, self.header)
 
     @classmethod
     def of(
         cls, rows: SampleRows | torch.Tensor, tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]
     ) -> "Trace":
-        """A trace from its logits and all other tensors under their names in a file; nothing is checked."""
+        """Return a trace from its logits and all other tensors under their names in a file; nothing is checked."""
         counts = {name: tensors[name] for name in COUNTS if name in tensors}
         by_layer = {name: tensors[name] for name in LAYER_COUNTS if name in tensors}
         labels, ids, once = tensors["labels"], tensors["sample_ids"], tensors.get("macs_once")
@@ -155,7 +158,7 @@ class Trace:
 
 
 def tensors_beside_logits(trace: Trace) -> dict[str, torch.Tensor]:
-    """All of a trace's tensors but the logits, under their names in a file."""
+    """Return all of a trace's tensors except the logits, under their names in a file."""
     tensors = {"labels": trace.labels, "sample_ids": trace.sample_ids, **trace.counts, **trace.layer_counts}
     if trace.macs_once is not None:
         tensors["macs_once"] = trace.macs_once
@@ -163,12 +166,12 @@ def tensors_beside_logits(trace: Trace) -> dict[str, torch.Tensor]:
 
 
 def trace_tensors(trace: Trace) -> dict[str, torch.Tensor | SampleRows]:
-    """All of a trace's tensors under their names in a file, the logits as rows."""
+    """Return all of a trace's tensors under their names in a file, the logits as rows."""
     return {"logits": trace.rows, **tensors_beside_logits(trace)}
 
 
 def trace_from_tensors(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str], place: str) -> Trace:
-    """A validated trace from tensors; ``place`` names it in errors. Raises TraceError."""
+    """Return a validated trace from tensors; ``place`` names it in errors. Raises TraceError."""
 
     def refuse(problem: str) -> TraceError:
         return TraceError(one_line(f"trace {place}: {problem}"))
@@ -210,7 +213,7 @@ def _check_finite(logits: torch.Tensor, refuse: Any) -> None:
     for start, piece in SampleRows([logits]).pieces():
         chunk = piece.to(torch.float64)
         low, high = chunk.aminmax()
-        if not (low >= -_LARGEST and high <= _LARGEST):  # a NaN is neither
+        if not (low >= -_LARGEST and high <= _LARGEST):  # both comparisons fail for NaN
             bad = ~(chunk.abs() <= _LARGEST)
             sample, t, k = (int(i) for i in torch.nonzero(bad)[0])
             raise refuse(
@@ -251,7 +254,7 @@ def _check_count(name: str, values: torch.Tensor, shape: tuple[int, ...], refuse
 
 
 def _layers(header: Mapping[str, str], refuse: Any) -> int:
-    """How many layers the header tells of."""
+    """Return the number of layers in the header."""
     layers = json.loads(header.get("layers", "null"))
     if not isinstance(layers, list):
         raise refuse("counts by layer need a header 'layers': a list with name and size of each")

@@ -1,6 +1,6 @@
-"""Augmentation of whole batches of raw images, from a seeded generator, on the device that the images are on.
+"""Augmentation of batches of raw images, from a seeded generator, on the images' own device.
 
-The random numbers are drawn on the CPU, so that a GPU sees the same augmentation.
+The random numbers are drawn on the CPU, so that a GPU applies the same augmentation.
 """
 
 import torch
@@ -22,16 +22,16 @@ def augment(
     cutout: int = 0,
     fill: tuple[int, ...] = (0,),
 ) -> torch.Tensor:
-    """Mirror, shift, AutoAugment and cutout, in this order, each where it is asked for.
+    """Mirror, shift, AutoAugment and cutout, in this order, each only if requested.
 
     Args:
-        images: [B, C, H, W], as a rule uint8; the result has the same shape and type.
-        generator: of the random numbers, on the CPU.
-        shift: move each image by up to so many pixels; zeros move in.
-        flip: mirror every other image, at random; or which to mirror, bool [B].
-        reflect: what moves in is the image's own reflection in its border instead of zeros.
-        autoaugment: a random policy of AutoAugment's for CIFAR; needs uint8.
-        cutout: erase a square of this side around a random pixel; what lies outside the image is lost (DeVries and
+        images: [B, C, H, W], usually uint8; the result has the same shape and type.
+        generator: source of the random numbers, on the CPU.
+        shift: move each image by up to this many pixels; zeros move in.
+        flip: mirror each image with probability one half; or which to mirror, bool [B].
+        reflect: move in the image's own reflection at its border instead of zeros.
+        autoaugment: apply a random policy of AutoAugment's for CIFAR; needs uint8.
+        cutout: erase a square of this side around a random pixel; the part outside the image is lost (DeVries and
             Taylor, arXiv 1708.04552).
         fill: raw value per channel (or one for all) of erased pixels.
     """
@@ -65,7 +65,7 @@ def augment_frames(
     reflect: bool = False,
     cutout: int = 0,
 ) -> torch.Tensor:
-    """The same for frames of events [T, B, C, H, W]: all frames of a sample are changed alike."""
+    """Augment event frames [T, B, C, H, W] like ``augment``; all frames of a sample are changed alike."""
     steps, channels = frames.shape[0], frames.shape[2]
     stacked = frames.transpose(0, 1).flatten(1, 2)
     changed = augment(stacked, generator, shift=shift, flip=flip, reflect=reflect, cutout=cutout)
@@ -73,7 +73,7 @@ def augment_frames(
 
 
 def _reflected(images: torch.Tensor, width: int) -> torch.Tensor:
-    """Images with a border of their own reflection, without the edge pixels; torch's own padding refuses uint8."""
+    """Return images with a border of their own reflection, without the edge pixels; torch's padding rejects uint8."""
     for dimension in (-2, -1):
         last = images.shape[dimension] - 1
         places = torch.arange(-width, last + width + 1, device=images.device).abs()

@@ -1,8 +1,8 @@
 """AutoAugment's policy for CIFAR, on whole batches (Cubuk et al., CVPR 2019, arXiv 1805.09501, table 7).
 
-Each image draws one of 25 sub-policies: two operations, each with a probability and a magnitude. The operations follow
-Pillow's, in which the policy was found; the geometric ones take the nearest pixel and fill with grey 128, as the
-authors' code does. Where Pillow truncates, so does this; tests compare the two.
+A random one of 25 sub-policies applies to each image: two operations, each with a probability and a magnitude. The
+operations follow Pillow's, with which the policy was found; the geometric ones take the nearest pixel and fill with
+grey 128, as the authors' code does. They truncate where Pillow does; tests compare the two.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ _LUMA = (299, 587, 114)  # thousandths
 
 
 class Operation(NamedTuple):
-    """One operation of a sub-policy: its name, how probable it is, and its level, 0 to 9."""
+    """One operation of a sub-policy: its name, its probability, and its level, 0 to 9."""
 
     name: str
     probability: float
@@ -61,7 +61,7 @@ _NAMES: Final = sorted({operation.name for pair in CIFAR_POLICY for operation in
 
 
 def autoaugment_cifar(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A random sub-policy for each image. ``images``: uint8 [B, 1 or 3, H, W]; returns the same shape and type."""
+    """Apply a random sub-policy to each image, uint8 [B, 1 or 3, H, W]; return the same shape and type."""
     if images.dtype != torch.uint8 or images.shape[1] not in (1, 3):
         raise ValueError(f"AutoAugment needs grey or RGB images in uint8, not {images.dtype} {list(images.shape)}")
     batch = len(images)
@@ -85,20 +85,23 @@ def autoaugment_cifar(images: torch.Tensor, generator: torch.Generator) -> torch
 
 
 def apply_operation(name: str, images: torch.Tensor, level: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:
-    """One operation on a batch.
+    """Apply one operation to a batch.
 
     Args:
         name: of the operation, as in ``CIFAR_POLICY``.
         images: uint8 [B, C, H, W].
         level: [B], 0 to 9.
-        sign: [B], -1 or 1; the direction of a movement, less or more of a colour operation.
+        sign: [B], -1 or 1: the direction of a movement, or whether a colour operation weakens or strengthens.
     """
     share = (level.double() / (LEVELS - 1)).to(images.device)
     return _OPERATIONS[name](images, share, sign.to(images.device))
 
 
 def _affine(images: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    """Sample each image where ``matrix`` [B, 2, 3] sends its pixel centres (in pixels from the image's middle)."""
+    """Sample each image at the positions to which ``matrix`` [B, 2, 3] maps its pixel centres.
+
+    Positions are in pixels from the image's middle.
+    """
     height, width = images.shape[-2:]
     rows, columns = torch.meshgrid(
         torch.arange(height, device=images.device) - (height - 1) / 2,
@@ -178,7 +181,7 @@ def _equalize(images: torch.Tensor, _share: torch.Tensor, _sign: torch.Tensor) -
 
 
 def _luma(images: torch.Tensor) -> torch.Tensor:
-    """Brightness as Pillow rounds it, [B, 1, H, W] whole numbers in float."""
+    """Return brightness as Pillow rounds it, [B, 1, H, W] whole numbers in float."""
     if images.shape[1] == 1:
         return images.float()
     weights = torch.tensor([round(part * 65536 / 1000) for part in _LUMA], device=images.device)
@@ -187,7 +190,7 @@ def _luma(images: torch.Tensor) -> torch.Tensor:
 
 
 def _blend(images: torch.Tensor, dull: torch.Tensor, share: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:
-    """``dull`` at factor 0, the image at 1, beyond it more than the image; the factor is 1 -+ 0.9 of the share."""
+    """Blend ``dull`` (factor 0) with the image (factor 1); the factor, 1 -+ 0.9 of the share, may exceed 1."""
     factor = (1 + sign * share * 0.9).float()[:, None, None, None]  # Pillow blends in single precision
     return (dull + factor * (images - dull)).clamp(0, 255).to(torch.uint8)
 
@@ -210,7 +213,7 @@ def _sharpness(images: torch.Tensor, share: torch.Tensor, sign: torch.Tensor) ->
     channels = images.shape[1]
     smooth = images.float()
     inner = F.conv2d(smooth.double(), kernel.expand(channels, 1, 3, 3), groups=channels)
-    smooth[:, :, 1:-1, 1:-1] = (inner + 0.5).floor().float()  # Pillow leaves the border as it is
+    smooth[:, :, 1:-1, 1:-1] = (inner + 0.5).floor().float()  # Pillow leaves the border unchanged
     return _blend(images, smooth, share, sign)
 
 

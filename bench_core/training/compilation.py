@@ -1,4 +1,4 @@
-"""Compilation of a network's forward and backward pass, where the machine can."""
+"""Compilation of a network's forward and backward pass, on machines that support it."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ _COMPILER = {"darwin": "clang++", "win32": "cl"}
 
 
 def compiled(forward: Forward, device: torch.device) -> Forward:
-    """Return ``forward`` behind ``torch.compile``, or as it is, with a note, where a CPU lacks a C++ compiler."""
+    """Return ``forward`` compiled with ``torch.compile``, or unchanged, with a note, if a CPU lacks a C++ compiler."""
     compiler = os.environ.get("CXX") or _COMPILER.get(sys.platform, "g++")
     if device.type == "cpu" and shutil.which(compiler) is None:
         note(f"compile: no C++ compiler ({compiler}) found; training without compilation")

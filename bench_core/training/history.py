@@ -1,4 +1,4 @@
-"""What training a network took, epoch by epoch, from what the artifact of its weights remembers."""
+"""The training history of a network, epoch by epoch, from the metadata of its weights."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ __all__ = ["training_log"]
 
 
 def training_log(workload: str, metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row of ``training.csv`` per epoch, in the order of training; weights that were not trained here have none.
+    """Return a row of ``training.csv`` per epoch, in the order of training; none for weights not trained here.
 
     Stages are ``branch``, before it ``trunk``, ``trunk 2``, …; without a trunk it is ``all``.
 
@@ -27,10 +27,10 @@ def training_log(workload: str, metadata: Mapping[str, Any]) -> list[dict[str, A
 def _epochs(workload: str, stage: str, metadata: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     if "history" not in metadata:
         return
-    place = metadata.get("environment", {})  # the first weights don't say where they were trained
+    place = metadata.get("environment", {})  # the earliest weights have no environment
     parts = (
         ("processor",) if "processor" in place else ("device", "machine", "cpu_capability")
-    )  # as older weights have it
+    )  # the names in older weights
     device = " ".join(str(place[name]) for name in parts if name in place)
     for record in metadata["history"]:
         figures = {name: record.get(name) for name in ("epoch", "loss", "accuracy", "seconds")}

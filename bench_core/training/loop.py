@@ -1,4 +1,4 @@
-"""The training loop: seeded, resumable after any epoch, the last epoch kept."""
+"""The training loop: seeded, resumable after any epoch; the last epoch's weights are the result."""
 
 import dataclasses
 import math
@@ -27,14 +27,14 @@ from bench_core.util.progress import Advance, note, progress
 __all__ = ["EpochRecord", "train_network"]
 
 _BATCHES_BETWEEN_REMARKS = 10
-_STATISTICS_BATCHES = 64  # that batch-norm statistics of averaged weights are estimated on
+_STATISTICS_BATCHES = 64  # for estimating the batch-norm statistics of averaged weights
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _clock = time.perf_counter
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What an epoch of training saw, mean loss and accuracy on the augmented training batches, and took in seconds."""
+    """Mean loss and accuracy of an epoch on the augmented training batches, and its duration in seconds."""
 
     epoch: int
     loss: float
@@ -58,17 +58,26 @@ def train_network(
     facts: Mapping[str, Any] | None = None,
     before_keeping: Callable[[], None] | None = None,
 ) -> list[EpochRecord]:
-    """Train ``network`` in place and on the device that it is on, with the training split only.
+    """Train ``network`` in place and on its own device, with the training split only.
 
-    After every epoch weights and optimiser state go to the store under ``key``; a run that was stopped goes on behind
-    the last one and ends with the same weights. The order and augmentation of epoch e depend on (seed, e) alone.
-    ``regularizer`` is the one that the recipe names; its term is part of the reported loss.
+    After every epoch, weights and optimiser state go to the store under ``key``; an interrupted run continues after the
+    last finished epoch and ends with the same weights. The order and augmentation of epoch e depend on (seed, e) alone.
 
     Args:
-        until: ``time.monotonic()`` at which it has to have stopped: no epoch is begun that would take longer, if it
-            takes as long as the one before. At least one is trained.
-        facts: further metadata of what goes to the store.
-        before_keeping: called before anything goes to the store; what it raises ends the training.
+        network: changed in place.
+        dataset: encodes the images.
+        split: the training split.
+        timesteps: T.
+        recipe: how to train.
+        seed: of order and augmentation.
+        store: for the training state.
+        key: of the training state in the store.
+        title: shown with the progress.
+        regularizer: the one that the recipe names; its term is part of the reported loss.
+        until: value of ``time.monotonic()`` by which to stop: an epoch that would exceed it, if it takes as long as the
+            previous one, is not started. At least one epoch is trained.
+        facts: further metadata of the training state.
+        before_keeping: called before anything goes to the store; an exception from it ends the training.
 
     Returns:
         One record per epoch.
@@ -95,7 +104,7 @@ def train_network(
 
 
 class _Training:
-    """What stays the same from epoch to epoch."""
+    """State that stays the same from epoch to epoch."""
 
     def __init__(
         self,
@@ -111,7 +120,7 @@ class _Training:
         self.network, self.dataset, self.split, self.regularizer = network, dataset, split, regularizer
         self.device = next(network.parameters()).device
         images = split.images
-        self.images = images.to(self.device) if isinstance(images, torch.Tensor) else images  # all there, if they fit
+        self.images = images.to(self.device) if isinstance(images, torch.Tensor) else images  # preloaded if in memory
         self.labels = split.labels.to(self.device)
         self.timesteps, self.recipe, self.seed = timesteps, recipe, seed
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
@@ -131,7 +140,7 @@ class _Training:
             raise UsageError(f"autoaugment: it changes images, but {dataset.name} holds recordings of events")
         self.samples = len(split)
         coins = torch.Generator().manual_seed(seed)
-        self.turns = torch.randint(2, (self.samples,), generator=coins)  # 0: mirrored in the first epoch, 1: the next
+        self.turns = torch.randint(2, (self.samples,), generator=coins)  # 0: mirrored in epochs 0, 2, …, 1: in 1, 3, …
         self.batches = self.samples // recipe.batch_size
         if not self.batches:
             raise UsageError(
@@ -139,17 +148,17 @@ class _Training:
             )
 
     def is_over(self, history: list[EpochRecord]) -> bool:
-        """Whether all epochs are trained or all time is used."""
+        """Return whether all epochs are trained or the time budget is used up."""
         return self._share(len(history) * self.batches, _seconds(history)) >= 1.0
 
     def run_epoch(self, history: list[EpochRecord], records: list[LayerRecord], advance: Advance) -> EpochRecord:
-        """Train the epoch after those of ``history``; where time runs out, the part of it that there was time for."""
+        """Train the epoch after those of ``history``, or the part of it that the time budget allows."""
         epoch, before = len(history), _seconds(history)
         recipe = self.recipe
         self.network.train()
         generator = self._generator(epoch)
         order = torch.randperm(self.samples, generator=generator)
-        seen = torch.zeros(2, dtype=torch.float64, device=self.device)  # stays there, so that the device needn't wait
+        seen = torch.zeros(2, dtype=torch.float64, device=self.device)  # stays on the device to avoid synchronisation
         start, done, shown = _clock(), 0, 0
         while done < self.batches:
             step = epoch * self.batches + done
@@ -170,7 +179,7 @@ class _Training:
         return EpochRecord(epoch + 1, loss, accuracy, _clock() - start)
 
     def finish(self) -> None:
-        """Turn what the last step left into what training returns."""
+        """Finalise the network: apply the weight average and re-estimate its batch-norm statistics, if there is one."""
         if self.average is not None:
             self.average.apply()
             uncompiled = _forward(self.network, self.timesteps, compile_for=None)
@@ -179,7 +188,7 @@ class _Training:
     def _step(
         self, index: torch.Tensor, epoch: int, generator: torch.Generator, records: list[LayerRecord]
     ) -> torch.Tensor:
-        """One step on the samples at ``index`` [B]: mean loss and share of right answers, float64 [2]."""
+        """Train one step on the samples at ``index`` [B]; return mean loss and accuracy as float64 [2]."""
         recipe = self.recipe
         inputs, labels = self._inputs(index, epoch, generator), self.labels[index]
         logits = self._run(self.forward, inputs).float()
@@ -195,12 +204,12 @@ class _Training:
         return torch.stack((loss.detach(), right)).double()
 
     def _run(self, forward: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
-        """Logits [T, B, K] in the recipe's precision."""
+        """Return logits [T, B, K], computed in the recipe's precision."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
             return forward(inputs)
 
     def _inputs(self, index: torch.Tensor, epoch: int, generator: torch.Generator) -> torch.Tensor:
-        """Augmented network input: images are changed before they are encoded, recordings afterwards."""
+        """Return augmented network input: images are augmented before encoding, recordings afterwards."""
         recipe, dataset = self.recipe, self.dataset
         images = self.images[index].to(self.device)
         flip = recipe.flip if isinstance(recipe.flip, bool) else (self.turns[index] + epoch) % 2 == 0
@@ -223,7 +232,7 @@ class _Training:
         return dataset.encode(images, self.timesteps)
 
     def _statistics_inputs(self) -> Iterator[torch.Tensor]:
-        """Augmented batches of a further epoch."""
+        """Yield augmented batches of a further epoch."""
         epoch, size = self.recipe.epochs, self.recipe.batch_size
         generator = self._generator(epoch)
         order = torch.randperm(self.samples, generator=generator)
@@ -234,7 +243,7 @@ class _Training:
         return torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
 
     def _share(self, step: int, seconds: float) -> float:
-        """Share of the training that is done, by steps or by the clock, whichever is further."""
+        """Return the finished share of the training, by steps or by the clock, whichever is larger."""
         share = step / (self.recipe.epochs * self.batches)
         return share if self.recipe.minutes is None else max(share, seconds / (60.0 * self.recipe.minutes))
 
@@ -259,7 +268,7 @@ class _Training:
         store.put("training", key, tensors, {**facts, "history": records, "data": self.split.digest})
 
     def resume(self, store: Store, key: str) -> list[EpochRecord]:
-        """Take up what ``save`` put into the store, if it did; the epochs that are done."""
+        """Restore the state that ``save`` stored, if any; return the records of the finished epochs."""
         saved = store.get("training", key)
         if saved is None:
             return []
@@ -280,7 +289,7 @@ class _Training:
 
 
 def _below(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors whose names begin with ``prefix``, under what follows it."""
+    """Return the tensors whose names begin with ``prefix``, with the prefix removed."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
@@ -296,7 +305,7 @@ def _remark(seen: torch.Tensor) -> str:
 def _forward(
     network: SpikingNetwork | AnalogNetwork, timesteps: int, *, compile_for: torch.device | None
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A function from inputs to logits [T, B, K]; an ANN counts as one timestep."""
+    """Return a function from inputs to logits [T, B, K]; an ANN counts as one timestep."""
     if isinstance(network, SpikingNetwork):
         if compile_for is not None:
             raise UsageError("compile: it is for networks that are converted; this one is trained directly")
@@ -306,7 +315,7 @@ def _forward(
 
 
 def _parameter_groups(modules: Iterable[nn.Module], recipe: Recipe) -> list[dict[str, Any]]:
-    """The optimiser's groups: parameters that the weight decay is on, and those that it spares."""
+    """Return the optimiser's groups: parameters with weight decay, and parameters without."""
     decayed: list[nn.Parameter] = []
     spared: list[nn.Parameter] = []
     for module in modules:

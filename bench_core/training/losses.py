@@ -1,6 +1,6 @@
 """Training losses of spiking networks, on the logits of every timestep.
 
-``smoothing`` is that of the labels: the share of the target that is spread evenly over all classes.
+``smoothing`` is label smoothing: the share of the target that is spread evenly over all classes.
 """
 
 from collections.abc import Callable
@@ -16,14 +16,14 @@ TET_TARGET = 1.0
 
 
 def mean_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
-    """Cross-entropy of the mean over time. ``logits``: o_t [T, B, K]; ``labels``: int64 [B]."""
+    """Return the cross-entropy of the mean over time. ``logits``: o_t [T, B, K]; ``labels``: int64 [B]."""
     return F.cross_entropy(logits.mean(0), labels, label_smoothing=smoothing)
 
 
 def temporal_efficient_training(logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
-    """TET: (1 - w) mean_t CE(o_t, y) + w MSE(o_t, 1), w = 1e-3 (Deng et al., ICLR 2022; weights as in SEENN's code).
+    """Return the TET loss, (1 - w) mean_t CE(o_t, y) + w MSE(o_t, 1), w = 1e-3.
 
-    ``logits``: o_t [T, B, K]; ``labels``: int64 [B].
+    ``logits``: o_t [T, B, K]; ``labels``: int64 [B]. Source: Deng et al., ICLR 2022; weights as in SEENN's code.
     """
     cross_entropy = F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)), label_smoothing=smoothing)
     distance = F.mse_loss(logits, torch.full_like(logits, TET_TARGET))
@@ -31,7 +31,7 @@ def temporal_efficient_training(logits: torch.Tensor, labels: torch.Tensor, smoo
 
 
 def accumulated_prefix(logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
-    """Mean over t of the cross-entropy of m_t, what the network says if it is stopped at t (DT-SNN's training loss).
+    """Return the mean over t of the cross-entropy of m_t, the network's output if stopped at t (DT-SNN's loss).
 
     ``logits``: o_t [T, B, K]; ``labels``: int64 [B]. Source: Li et al., DAC 2023: deep supervision of every prefix.
     """

@@ -1,4 +1,4 @@
-"""How a network is trained, as a suite states it."""
+"""Training recipes: how a network is trained, as a suite specifies it."""
 
 from typing import Any, Literal, Self
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = ["Recipe", "RegularizerSpec", "Trunk"]
 
-# Fields that came after the first recipes: at their default they are no part of the identity.
+# Fields added after the first recipes: at their defaults they are not part of the identity.
 _LATER = frozenset(
     {
         "autoaugment",
@@ -50,33 +50,35 @@ class Recipe(BaseModel):
     """Stochastic gradient descent with momentum and a learning rate that falls to zero, over epochs or by the clock.
 
     Attributes:
-        epochs, batch_size: the number of steps follows; an incomplete batch at the end of an epoch is dropped.
-        minutes: time budget. The learning rate follows the share of it that is used, or the share of the steps where
-            that is larger, so that training ends at rate zero when the time is up, in the middle of an epoch if need
-            be, and after ``epochs`` at the latest. Time is counted over all sittings; weights depend on the machine.
+        epochs, batch_size: determine the number of steps; an incomplete batch at the end of an epoch is dropped.
+        minutes: time budget. The learning rate follows the used share of it, or the share of the steps if that is
+            larger, so that training ends at rate zero when the time is up, in the middle of an epoch if necessary, and
+            after ``epochs`` at the latest. Time accumulates over interrupted runs; weights depend on the machine.
         learning_rate, momentum, weight_decay: of SGD; the rate is highest after the warm-up.
         nesterov: whether the momentum is Nesterov's.
         schedule: how the rate falls, step by step: along half a ``cosine`` or ``linear``.
         warmup: share of the training in which the rate rises linearly from zero.
-        decayed: which parameters the weight decay is on: ``all``, or ``weights`` of convolutions and linear layers only
-            (not normalisation, biases, thresholds).
-        average: decay per step of an exponential moving average of the weights, which is what training returns, with
-            batch-norm statistics estimated anew; 0 for none.
+        decayed: which parameters have weight decay: ``all``, or ``weights`` of convolutions and linear layers only (not
+            normalisation, biases, thresholds).
+        average: decay per step of an exponential moving average of the weights, which is the result of training, with
+            re-estimated batch-norm statistics; 0 for none.
         loss: see ``bench_core.training.losses``.
         label_smoothing: share of the target that is spread evenly over all classes.
-        shift, flip: augmentation of the raw images: shifts of up to so many pixels, random mirroring; ``alternating``
+        shift, flip: augmentation of the raw images: shifts of up to ``shift`` pixels, random mirroring; ``alternating``
             mirrors an image in every other epoch, and half of the images in the first.
-        border: what moves in at a shift: ``zeros``, or the image's ``reflection``.
-        autoaugment, cutout: more of it: AutoAugment's policy for CIFAR, an erased square of this side in pixels.
+        border: content that a shift moves in: ``zeros``, or the image's ``reflection``.
+        autoaugment, cutout: further augmentation: AutoAugment's policy for CIFAR, an erased square of this side in
+            pixels.
         normalization: between synapses and neurons: ``bn``, ``tdbn`` or ``tebn`` (``bench_core.snn.normalization``).
-        neuron: of a network that is trained directly: ``lif`` or ``if`` (``bench_core.snn.neurons.NEURONS``).
+        neuron: of a directly trained network: ``lif`` or ``if`` (``bench_core.snn.neurons.NEURONS``).
         surrogate: its gradient: ``triangle``, ``rectangle``, ``arctan`` or ``dspike`` (``bench_core.snn.surrogate``).
         regularizer: added to the loss, or None.
-        precision: of the network's forward and backward pass: ``float32``, or ``bfloat16`` where torch's autocast
-            allows it. Weights, normalisation statistics, losses and regularisers stay float32 either way.
-        compile: whether ``torch.compile`` makes the pass of an ANN that is to be converted faster, after a minute or so
-            of compilation.
-        trunk: what is trained first; this one goes on from its weights. Branches of one trunk share it.
+        precision: of the network's forward and backward pass: ``float32``, or ``bfloat16`` in operations for which
+            torch's autocast allows it. Weights, normalisation statistics, losses and regularisers stay float32 either
+            way.
+        compile: whether ``torch.compile`` speeds up the pass of an ANN that is to be converted, after about a minute of
+            compilation.
+        trunk: a recipe that is trained first; this one continues from its weights. Branches of one trunk share it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -125,7 +127,7 @@ class Recipe(BaseModel):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the trained weights depend on."""
+        """Return the fields that the trained weights depend on."""
         fields = type(self).model_fields
         return {
             name: value
@@ -135,11 +137,11 @@ class Recipe(BaseModel):
 
 
 class Trunk(Recipe):
-    """A recipe that another one goes on from.
+    """A recipe whose weights another recipe continues from.
 
     Attributes:
-        timesteps: T that it is trained with; default that of what goes on from it. Fewer make an epoch as much cheaper:
-            time inheritance training, Deng et al., ICLR 2022 (TET).
+        timesteps: T that it is trained with; default that of the recipe that continues from it. Fewer timesteps make an
+            epoch proportionally cheaper: time inheritance training, Deng et al., ICLR 2022 (TET).
     """
 
     timesteps: int | None = Field(None, ge=1)

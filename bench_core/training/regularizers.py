@@ -1,4 +1,4 @@
-"""What a regulariser is to this project: a loss on what the layers did, added to the task's loss."""
+"""The regulariser interface: a loss on the layers' activity, added to the task's loss."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ __all__ = ["LayerRecord", "Regularizer", "TrainingBatch", "layer_records"]
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """What one layer of neurons (or activations) saw and did in a batch.
+    """Input and output of one layer of neurons (or activations) in a batch.
 
     Attributes:
         current: its input, [T, B, ...]; for an ANN the pre-activation with T = 1.
@@ -36,8 +36,8 @@ class LayerRecord:
 def layer_records(network: SpikingNetwork | AnalogNetwork, *, wanted: bool = True) -> Iterator[list[LayerRecord]]:
     """Collect a record of every layer of neurons (or activations) while the network runs inside the block.
 
-    Clear the list before every batch; it stays empty where records aren't ``wanted``. A spiking network has to run
-    all its timesteps in one fold.
+    Clear the list before every batch; it stays empty unless records are ``wanted``. A spiking network must run all its
+    timesteps in one fold.
     """
     records: list[LayerRecord] = []
 
@@ -61,14 +61,14 @@ def layer_records(network: SpikingNetwork | AnalogNetwork, *, wanted: bool = Tru
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """What a regulariser sees of a batch; floating-point tensors are float32 whatever the network computed in.
+    """A batch as a regulariser sees it; floating-point tensors are float32, regardless of the network's precision.
 
     Attributes:
-        inputs: what the network sees first, float32 [B, C, H, W]; of events the first frame.
+        inputs: the network's first input, float32 [B, C, H, W]; for events, the first frame.
         layers: one record per layer of neurons, input to output.
         logits: o_t [T, B, K], T = 1 for an ANN.
         labels: int64 [B].
-        companion: what ``Regularizer.companion`` made, or None.
+        companion: the result of ``Regularizer.companion``, or None.
     """
 
     inputs: torch.Tensor
@@ -87,9 +87,9 @@ class Regularizer(Configurable, ABC):
 
     @abstractmethod
     def loss(self, batch: TrainingBatch) -> torch.Tensor:
-        """The term to add, a scalar with gradient."""
+        """Return the term to add, a scalar with gradient."""
 
     def companion(self, input_shape: tuple[int, int, int], timesteps: int) -> nn.Module | None:
-        """A module that is trained along with the network and thrown away afterwards; by default none."""
+        """Return a module that is trained along with the network and discarded afterwards, or None (the default)."""
         del input_shape, timesteps
         return None

@@ -1,4 +1,4 @@
-"""The learning rate over a training."""
+"""The learning-rate schedule of a training run."""
 
 import math
 from typing import Literal
@@ -7,11 +7,11 @@ __all__ = ["rate_factor"]
 
 
 def rate_factor(share: float, *, schedule: Literal["cosine", "linear"] = "cosine", warmup: float = 0.0) -> float:
-    """Return the factor of the learning rate after a share of the training: up to 1 along a line, then down to 0.
+    """Return the factor of the learning rate after a share of the training: up to 1 linearly, then down to 0.
 
     Args:
-        share: of the training that is done, from 0; 1 and above give 0.
-        schedule: how the rate falls: along half a cosine or along a line.
+        share: finished share of the training, from 0; 1 and above give 0.
+        schedule: how the rate falls: along half a cosine or linearly.
         warmup: share of the training during which the rate rises, below 1.
     """
     if share < warmup:

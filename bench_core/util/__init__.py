@@ -1,1 +1,1 @@
-"""Small tools that know nothing of networks, exits or boards."""
+"""General-purpose helpers with no knowledge of networks, exits or leaderboards."""

@@ -1,4 +1,4 @@
-"""Where networks are trained and recorded: the processor, or the GPU that the user names."""
+"""The device that networks are trained and recorded on: the CPU, or the GPU that the user names."""
 
 import os
 
@@ -13,14 +13,14 @@ VARIABLE = "EXITBENCH_DEVICE"
 
 
 def wanted_device() -> str:
-    """What ``EXITBENCH_DEVICE`` (or ``--device``) says, here or not."""
+    """Return the value of ``EXITBENCH_DEVICE`` (or ``--device``), available or not; ``cpu`` if it is unset."""
     return os.environ.get(VARIABLE) or "cpu"
 
 
 def compute_device() -> torch.device:
-    """What ``EXITBENCH_DEVICE`` (or ``--device``) says, such as ``cuda`` or ``cuda:1``; without it the processor.
+    """Return the device that ``EXITBENCH_DEVICE`` (or ``--device``) names, such as ``cuda:1``; the CPU if it is unset.
 
-    Raises UsageError, one line, for what is no device or isn't here.
+    Raises UsageError if the name is not a device or the device is not available.
     """
     wanted = wanted_device()
     try:
@@ -37,5 +37,5 @@ def compute_device() -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """``cpu``, or what the GPU calls itself."""
+    """Return ``cpu``, or the GPU's product name."""
     return one_line(torch.cuda.get_device_name(device)) if device.type == "cuda" else device.type

@@ -1,7 +1,7 @@
-"""Digests: what an artifact is made of, as one hexadecimal word.
+"""Digests: sha256 identities of JSON values, files and tensors.
 
-A digest covers declared content only (canonical JSON, tensor bytes, file bytes), never a ``repr``, so that it is the
-same in every process, on every machine and in every Python version.
+A digest covers declared content only (canonical JSON, tensor bytes, file bytes), never a ``repr``, so it is the same
+in every process, on every machine and in every Python version.
 """
 
 import hashlib
@@ -24,20 +24,20 @@ _CANONICAL: dict[str, Any] = {"sort_keys": True, "separators": (",", ":"), "ensu
 def canonical_json(value: Any) -> str:
     """Return ``value`` as JSON with sorted keys and no spaces.
 
-    Infinite numbers and NaN, which JSON doesn't know, are written as ``{"float": "inf"}`` and so on. Raises TypeError
-    for what JSON can't hold at all.
+    Infinities and NaN, which JSON cannot represent, become ``{"float": "inf"}`` and so on. Raises TypeError if
+    ``value`` cannot be represented in JSON at all.
     """
     try:
         return json.dumps(value, **_CANONICAL)
     except ValueError:
         try:
             return json.dumps(_with_named_floats(value), **_CANONICAL)
-        except (ValueError, RecursionError) as error:  # it contains itself
+        except (ValueError, RecursionError) as error:  # a circular reference
             raise TypeError(f"not canonical: {error}") from error
 
 
 def _with_named_floats(value: Any) -> Any:
-    """``value`` with infinite numbers and NaN replaced by their names."""
+    """Return ``value`` with infinities and NaN replaced by their names."""
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(float(value))}
     if isinstance(value, dict):
@@ -48,12 +48,12 @@ def _with_named_floats(value: Any) -> Any:
 
 
 def json_digest(value: Any) -> str:
-    """sha256 of the canonical JSON of ``value``, 64 hexadecimal digits."""
+    """Return the sha256 of the canonical JSON of ``value``, as 64 hexadecimal digits."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes."""
+    """Return the sha256 of a file's bytes."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(_BLOCK):
@@ -62,7 +62,7 @@ def file_digest(path: Path) -> str:
 
 
 def tensor_digest(tensor: torch.Tensor | SampleRows) -> str:
-    """sha256 over dtype, shape and contiguous little-endian bytes of a tensor, the same whatever parts it comes in."""
+    """Return the sha256 of a tensor's dtype, shape and contiguous little-endian bytes, regardless of its parts."""
     digest = hashlib.sha256(canonical_json({"dtype": str(tensor.dtype), "shape": list(tensor.shape)}).encode())
     for block in tensor_bytes(tensor):
         digest.update(block)
@@ -70,5 +70,5 @@ def tensor_digest(tensor: torch.Tensor | SampleRows) -> str:
 
 
 def tensors_digest(tensors: Mapping[str, torch.Tensor | SampleRows]) -> str:
-    """sha256 over a named set of tensors, whatever their order."""
+    """Return the sha256 of a set of named tensors, regardless of their order."""
     return json_digest({name: tensor_digest(tensor) for name, tensor in tensors.items()})

@@ -1,4 +1,7 @@
-"""What the last digits of a figure may depend on: versions, kernels, threads, device. No time, path or host name."""
+"""The environment that results depend on to the last digit: versions, kernels, threads, device.
+
+It includes no time, path or host name.
+"""
 
 import platform
 from collections.abc import Callable, Iterator
@@ -19,7 +22,7 @@ __all__ = ["environment", "numerics_fingerprint", "processor", "rounding_setting
 
 _Read = Callable[[], Any]
 _backends: Any = torch.backends
-_SETTINGS: Final[dict[str, tuple[_Read, Any]]] = {  # how each is read, and PyTorch's default
+_SETTINGS: Final[dict[str, tuple[_Read, Any]]] = {  # name: (function that reads it, PyTorch's default)
     "default dtype": (lambda: str(torch.get_default_dtype()), "torch.float32"),
     "default device": (lambda: str(torch.get_default_device()), "cpu"),
     "float32 matmul precision": (torch.get_float32_matmul_precision, "highest"),
@@ -49,9 +52,9 @@ _GPU_SETTINGS: Final[dict[str, tuple[_Read, Any]]] = {
 
 
 def environment(device: torch.device = CPU) -> dict[str, Any]:
-    """Return versions, the numerics fingerprint, threads, and the device that did the work.
+    """Return the versions, the numerics fingerprint, the number of threads, and the device that did the work.
 
-    Settings that rounding depends on are among them only where they aren't PyTorch's defaults.
+    Settings that affect rounding are included only if they differ from PyTorch's defaults.
     """
     return {
         "exitbench": __version__,
@@ -68,9 +71,9 @@ def environment(device: torch.device = CPU) -> dict[str, Any]:
 
 
 def rounding_settings() -> dict[str, Any]:
-    """Return the settings of PyTorch that rounding depends on where they differ from its defaults, by name.
+    """Return the PyTorch settings that affect rounding and differ from their defaults, by name.
 
-    Those of a GPU count where one is to be used. Empty in a process that sets none.
+    GPU settings are included only if a GPU is requested. Empty in a process that changes no settings.
     """
     known = _SETTINGS if wanted_device() == "cpu" else {**_SETTINGS, **_GPU_SETTINGS}
     found = {name: _setting(read) for name, (read, _) in known.items()}
@@ -80,23 +83,23 @@ def rounding_settings() -> dict[str, Any]:
 def _setting(read: _Read) -> Any:
     try:
         value = read()
-    except RuntimeError:  # PyTorch refuses to say where its old and its new settings contradict each other
+    except RuntimeError:  # PyTorch raises if its old and new settings contradict each other
         return "mixed"
-    return "none" if value == "ieee" else value  # which it becomes when a precision is set back; it rounds alike
+    return "none" if value == "ieee" else value  # resetting a precision leaves "ieee", which rounds like "none"
 
 
 def processor(device: torch.device = CPU) -> str:
-    """Return the device, the machine and the name of PyTorch's kernels, for people to read."""
+    """Return the device, the machine and PyTorch's CPU kernel name, for display."""
     return f"{device_name(device)} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def numerics_fingerprint() -> str:
-    """Return a digest of small computations whose last bits depend on the kernels that PyTorch chooses here.
+    """Return a digest of small computations whose last bits depend on the kernels that PyTorch selects on this machine.
 
-    Convolutions in both memory layouts, linear layers of several numbers of rows, softmax, exponential, logarithm, lerp
-    and sums, on one thread, of inputs that need no library. Two processes with equal fingerprints, versions and threads
-    record the same bytes; a name such as "AVX512" doesn't say as much, since libraries choose by the model of the
-    processor and the sizes of its caches.
+    The computations are convolutions in both memory layouts, linear layers with several row counts, softmax,
+    exponential, logarithm, lerp and sums, on one thread, with inputs that need no library. Two processes with equal
+    fingerprints, versions and threads record the same bytes. A name such as "AVX512" would not suffice, because
+    libraries choose kernels by processor model and cache sizes.
 
     Returns:
         16 hexadecimal digits.
@@ -136,14 +139,14 @@ def _computations() -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _numbers(*shape: int) -> torch.Tensor:
-    """Return float32 numbers in [-1, 1) of a shape, scattered, and the same everywhere."""
+    """Return scattered float32 numbers in [-1, 1) of the given shape, identical on every machine."""
     count = torch.Size(shape).numel()
     return ((torch.arange(count) * 7919 % 16_381 - 8_190).to(torch.float32) / 8_192.0).reshape(shape)
 
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Compute on one thread of the CPU, with PyTorch's usual types."""
+    """Compute on one CPU thread with PyTorch's default types."""
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float32)

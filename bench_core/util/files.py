@@ -1,9 +1,9 @@
-"""Files that are whole or absent, and locks that die with their process: what a store stands on when runs are killed.
+"""Atomic file writes, and locks that the kernel releases when their process ends.
 
-``refuse_outputs`` says before the work begins which files can't be written after it.
+``refuse_outputs`` rejects output files that cannot be written before any work begins.
 
-What is being written lies in a folder of its own, ``.writing-…``, beside its final place. The writer holds a lock on
-it, which the kernel lets go when the process ends, however it ends; what nobody holds was left by one that was killed.
+Unfinished output is written to its own folder, ``.writing-…``, next to its final location. The writer holds a lock on
+that folder, which the kernel releases however the process ends; an unlocked folder was left by a killed process.
 """
 
 import atexit
@@ -39,18 +39,18 @@ __all__ = [
 ]
 
 UNFINISHED = ".writing-"
-CONTESTED = 3.0  # seconds to make a folder that other processes remove whenever it is empty
+CONTESTED = 3.0  # seconds to keep trying to create a folder that other processes remove whenever it is empty
 _SECONDS_PER_DAY = 86_400.0
 _claims: set[tuple[int, Path]] = set()  # descriptors and folders that this process holds
 
 
 @contextmanager
 def workspace(folder: Path, prefix: str = UNFINISHED) -> Iterator[Path]:
-    """A new folder below ``folder``, so on the same disk, for what is not yet whole; removed at the end.
+    """Create a temporary folder in ``folder`` (so on the same disk) for unfinished files; remove it at the end.
 
     Args:
-        folder: made if need be.
-        prefix: how the new folder's name begins; 16 hexadecimal digits follow.
+        folder: created if it does not exist.
+        prefix: start of the new folder's name; 16 hexadecimal digits follow.
 
     Raises OSError.
     """
@@ -68,7 +68,7 @@ def workspace(folder: Path, prefix: str = UNFINISHED) -> Iterator[Path]:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to; at the end the file is flushed to disk and takes the name ``path``. Raises OSError."""
+    """Yield a path to write to; at the end, flush the file to disk and rename it to ``path``. Raises OSError."""
     with workspace(path.parent) as place:
         written = place / path.name
         yield written
@@ -76,15 +76,15 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def publish(written: Path, path: Path) -> None:
-    """Flush a file to disk, give it the permissions that new files have here, rename it. Raises OSError."""
+    """Flush a file to disk, give it the default permissions for new files, and rename it. Raises OSError."""
     written.chmod(written.parent.stat().st_mode & 0o666)  # safetensors writes for the owner only
     flush(written)
     written.replace(path)
-    flush(path.parent)  # the new name too, before anything is removed that it replaces
+    flush(path.parent)  # flush the new name too, before the caller removes anything that this file replaces
 
 
 def flush(path: Path) -> None:
-    """Have a file's content, or a folder's names, written to disk. Raises OSError."""
+    """Flush a file's content, or a folder's entries, to disk. Raises OSError."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
@@ -93,15 +93,15 @@ def flush(path: Path) -> None:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file to read its bytes, and nothing else: a FIFO would block and a device never end. Raises OSError."""
+    """Open a regular file for reading, refusing FIFOs (which block) and devices (which never end). Raises OSError."""
     mode = path.stat().st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # of a folder ``open`` says that it is one
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # ``open`` has its own message for a folder
         raise OSError(errno.EINVAL, "no regular file", str(path))
     return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a regular file, UTF-8. Raises OSError, and ValueError where it is no text."""
+    """Return the text of a regular UTF-8 file. Raises OSError, and ValueError if it is not text."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(f"{path.name} is no regular file")
     with path.open(encoding="utf-8", newline="") as stream:
@@ -109,11 +109,11 @@ def read_text(path: Path) -> str:
 
 
 def refuse_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path]) -> None:
-    """Raise UsageError for files that can't be written, or that would overwrite an input or one another.
+    """Raise UsageError for output files that can't be written, or that would overwrite an input or one another.
 
     Args:
-        outputs: by the flag that names them; None where it isn't given.
-        inputs: files, and folders in which nothing may be written; they need not exist.
+        outputs: path by the flag that names it; None if the flag is not given.
+        inputs: files to protect, and folders in which nothing may be written; they need not exist.
     """
     read = list(inputs)
     wanted = {f"{flag} {path}": path for flag, path in outputs.items() if path is not None}
@@ -128,23 +128,23 @@ def refuse_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path]) -
                     raise UsageError(
                         f"{name}: would overwrite what exitbench reads from {source}; choose another place"
                     )
-            with workspace(path.parent):  # as it will be written
+            with workspace(path.parent):  # the same steps as the real write
                 pass
         except OSError as error:
             raise UsageError(f"{name}: can't be written ({error.strerror}); choose another place") from error
 
 
 def unfinished(folder: Path, *, pattern: str = f"{UNFINISHED}*", remove: bool = False) -> list[Path]:
-    """What processes that have ended left unfinished in ``folder``, or of its lock files; removed where asked for."""
+    """Return the unfinished files, folders and locks of ended processes in ``folder``; with ``remove``, delete them."""
     return [path for path in sorted(folder.glob(pattern)) if _is_abandoned(path, remove=remove)]
 
 
 @contextmanager
 def exclusive(path: Path, waiting: Callable[[], None], *, patience: float | None = None) -> Iterator[None]:
-    """Hold the lock file ``path``; where another process holds it, call ``waiting`` once and wait. Raises OSError.
+    """Hold the lock file ``path``; if another process holds it, call ``waiting`` once and wait. Raises OSError.
 
-    A file system without locks lets everyone in: then two processes do the same work, and the last one's file stays.
-    So it is after ``patience`` seconds, where the holder may be frozen; None waits for as long as it takes.
+    On a file system without locks, every process enters: two processes may then do the same work, and the last file
+    written wins. The same happens after ``patience`` seconds, in case the holder is frozen; None waits indefinitely.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if patience is not None and not _free_within(path, patience):
@@ -161,7 +161,7 @@ def exclusive(path: Path, waiting: Callable[[], None], *, patience: float | None
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Hold a folder, made if need be, against other processes that ask to be alone in it too. Raises OSError."""
+    """Lock a folder, created if necessary, against other callers of ``alone_in`` on it. Raises OSError."""
     handle = _held_folder(folder)
     try:
         yield
@@ -179,20 +179,20 @@ def _refuse_place(name: str, path: Path) -> None:
 
 
 def _leads_into(path: Path, place: Path) -> bool:
-    """Whether a path is a place, under whatever name, or lies in it."""
+    """Return whether ``path`` is ``place``, under any name, or is inside it."""
     if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(place)):
         return True
     try:
         return path.samefile(place)
-    except OSError:  # one of the two is not there
+    except OSError:  # one of the two does not exist
         return False
 
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits until this is over; it reaches the main thread only, so that others need nothing."""
+    """Defer Ctrl-C until the block ends; only the main thread receives it, so other threads do nothing."""
     usual = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or usual is None:  # None: not Python's to restore
+    if threading.current_thread() is not threading.main_thread() or usual is None:  # None: not set from Python
         yield
         return
     waiting: list[int] = []
@@ -206,7 +206,7 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _held(path: Path, waiting: Callable[[], None]) -> int:
-    """The descriptor of a lock file that this process holds."""
+    """Lock a lock file and return its descriptor."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
         try:
@@ -220,12 +220,12 @@ def _held(path: Path, waiting: Callable[[], None]) -> int:
         except BaseException:
             os.close(handle)
             raise
-        os.close(handle)  # its last holder has removed it meanwhile
+        os.close(handle)  # its last holder has since removed it
         waiting = _nothing
 
 
 def _held_folder(folder: Path) -> int:
-    """The descriptor of a folder that this process holds."""
+    """Lock a folder and return its descriptor."""
     patience = time.monotonic() + CONTESTED
     while True:
         try:
@@ -242,11 +242,11 @@ def _held_folder(folder: Path) -> int:
         except BaseException:
             os.close(handle)
             raise
-        os.close(handle)  # its last holder has put another folder in its place
+        os.close(handle)  # its last holder has replaced it with another folder
 
 
 def _free_within(path: Path, seconds: float) -> bool:
-    """Whether a lock file that another process holds is let go in time."""
+    """Return whether a lock file that another process holds is released within ``seconds``."""
     end = time.monotonic() + seconds
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -265,13 +265,13 @@ def _nothing() -> None:
 
 
 def _claim(folder: Path, prefix: str) -> tuple[int, Path]:
-    """The descriptor of a new folder that this process holds, and its path."""
+    """Create and lock a new folder; return its descriptor and path."""
     while True:
         place = _new_folder(folder, prefix)
         try:
             handle = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
-            continue  # another process took it for abandoned before it was held
+            continue  # another process removed it as abandoned before it was locked
         _lock(handle, wait=True)
         if _names(place, handle):
             return handle, place
@@ -279,7 +279,7 @@ def _claim(folder: Path, prefix: str) -> tuple[int, Path]:
 
 
 def _new_folder(folder: Path, prefix: str) -> Path:
-    """Make a folder below ``folder``, which another process may remove between two steps, since it is empty."""
+    """Create a folder in ``folder``, retrying because another process may remove the empty parent between two steps."""
     patience = time.monotonic() + CONTESTED
     while True:
         place = folder / f"{prefix}{secrets.token_hex(8)}"
@@ -302,16 +302,16 @@ def _release(claimed: tuple[int, Path]) -> None:
 
 @atexit.register
 def _release_all() -> None:
-    """Remove what is left at the end: Ctrl-C may come between a ``finally`` and what it was to do."""
+    """Remove what remains at exit: Ctrl-C may prevent a ``finally`` block from running."""
     for claimed in list(_claims):
         _release(claimed)
 
 
-os.register_at_fork(after_in_child=_claims.clear)  # a child holds nothing, and mustn't remove its parent's
+os.register_at_fork(after_in_child=_claims.clear)  # a child holds no claims and must not remove its parent's
 
 
 def _is_abandoned(path: Path, *, remove: bool) -> bool:
-    """Whether nobody holds an unfinished file or folder; it is removed while held, so that nobody starts to use it."""
+    """Return whether no process holds an unfinished file or folder; remove it under the lock if ``remove`` is set."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -324,7 +324,7 @@ def _is_abandoned(path: Path, *, remove: bool) -> bool:
         old = time.time() - os.fstat(handle).st_mtime > _SECONDS_PER_DAY
         abandoned = old if lock is None else lock
         if abandoned and remove and stat.S_ISDIR(mode):
-            shutil.rmtree(path, ignore_errors=True)  # which follows no links, this path being one included
+            shutil.rmtree(path, ignore_errors=True)  # follows no links, nor ``path`` itself if it is one
         elif abandoned and remove:
             path.unlink(missing_ok=True)
         return abandoned
@@ -333,7 +333,7 @@ def _is_abandoned(path: Path, *, remove: bool) -> bool:
 
 
 def _lock(handle: int, *, wait: bool) -> bool | None:
-    """Whether the lock could be had; None where the file system has no locks."""
+    """Return whether the lock was acquired; None if the file system has no locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -344,7 +344,7 @@ def _lock(handle: int, *, wait: bool) -> bool | None:
 
 
 def _names(path: Path, handle: int) -> bool:
-    """Whether the path still leads to what the descriptor has open."""
+    """Return whether ``path`` still refers to the file that the descriptor has open."""
     try:
         return os.path.samestat(path.stat(), os.fstat(handle))
     except FileNotFoundError:

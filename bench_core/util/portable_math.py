@@ -1,11 +1,11 @@
 """Exponential, logarithm and sums that give the same bits on every processor.
 
-Libraries choose other instructions on other processors, and their exponentials, logarithms and sums then differ in the
-last digits; a threshold between two almost equal scores turns that into another decision. IEEE 754 fixes the result
-of every single addition, multiplication and division, so whatever is composed of those alone, one operation at a time
-and in a fixed order, is the same everywhere. All functions take and give NumPy float64 arrays.
+Libraries choose different instructions on different processors, so their exponentials, logarithms and sums differ in
+the last digits, and a threshold between two almost equal scores turns that into a different decision. IEEE 754 fixes
+the result of every single addition, multiplication and division, so a computation composed of those alone, one
+operation at a time and in a fixed order, is the same everywhere. Array functions take and return NumPy float64 arrays.
 
-``exponential`` and ``logarithm`` are off by less than 1.5 units in the last place (a test compares with 50 digits).
+``exponential`` and ``logarithm`` are accurate to 1.5 units in the last place (a test compares with 50 digits).
 """
 
 import math
@@ -29,19 +29,19 @@ __all__ = [
 
 Array = npt.NDArray[np.float64]
 
-FEW = 64  # values of which plain Python numbers are quicker than arrays
-_BLOCK = 2**14  # values worked on at once, what stays in a core's cache
+FEW = 64  # up to this many values, plain Python numbers are faster than arrays
+_BLOCK = 2**14  # values processed at once, sized to stay in a core's cache
 _LOG_PARTS = 6
 _PARTS = 1 << _LOG_PARTS  # an exponent is a multiple of log(2) / 64 and a remainder
 _ROOT_HALF = math.sqrt(0.5)  # correctly rounded wherever IEEE 754 holds
-_LOWEST, _HIGHEST = -800.0, 800.0  # beyond them the result is 0 or infinite in any case
-_ROUNDING = 1.5 * 2.0**52  # adding it rounds to a whole number, which then stands in the lowest bits
+_LOWEST, _HIGHEST = -800.0, 800.0  # beyond them the result is always 0 or infinite
+_ROUNDING = 1.5 * 2.0**52  # adding it rounds to a whole number, which then occupies the lowest bits
 _ROUNDING_BITS = np.float64(_ROUNDING).view(np.int64)
-_BIAS, _SPECIAL, _MANTISSA = 1023, 2047, 52  # of a float64's exponent
+_BIAS, _SPECIAL, _MANTISSA = 1023, 2047, 52  # float64: exponent bias, largest exponent field, mantissa bits
 
 
 def _constants() -> tuple[list[float], float, float, float, float, float]:
-    """2^(j / 64) for j = 0 .. 63, then log(2) / 64 and log(2), each as a short float plus the rest, and 64 / log(2)."""
+    """Return 2^(j / 64) for j = 0 .. 63, log(2) / 64 and log(2) (each as a short float plus the rest), 64 / log(2)."""
     with localcontext() as context:
         context.prec = 60
         log_2 = Decimal(2).ln()
@@ -76,7 +76,7 @@ _LOGARITHM = (
 
 
 def exponential(values: Array) -> Array:
-    """Replace each value by e to its power, below 2^-1022 by 0, and return the array: any shape, C-contiguous."""
+    """Replace each value x with e^x (0 if below 2^-1022) and return the same array: any shape, C-contiguous."""
     flat = values.reshape(-1)
     if len(flat) <= FEW:
         flat[:] = [one_exponential(x) for x in flat.tolist()]
@@ -89,15 +89,15 @@ def exponential(values: Array) -> Array:
 
 
 def _exponential(x: Array, whole: Array, result: Array, factor: Array) -> None:
-    """``exponential`` of a block, in place; the others are to compute in."""
+    """Apply ``exponential`` to a block in place; the other arrays are scratch space."""
     np.maximum(x, _LOWEST, out=x)
     np.minimum(x, _HIGHEST, out=x)
     np.multiply(x, _PARTS_PER_UNIT, out=whole)
     whole += _ROUNDING
-    np.subtract(whole, _ROUNDING, out=result)  # how many parts, as floats
+    np.subtract(whole, _ROUNDING, out=result)  # the number of parts, as a float
     x -= np.multiply(result, _PART, out=factor)
     result *= _PART_REST
-    x -= result  # what remains, at most half a part
+    x -= result  # the remainder, at most half a part
     np.multiply(x, _EXPONENTIAL[0], out=result)
     for coefficient in _EXPONENTIAL[1:]:
         result += coefficient
@@ -117,7 +117,7 @@ def _exponential(x: Array, whole: Array, result: Array, factor: Array) -> None:
 
 
 def logarithm(values: Array) -> Array:
-    """Return the natural logarithm of each value: -inf of 0, NaN of NaN and of what is below 0."""
+    """Return the natural logarithm of each value: -inf for 0, NaN for NaN and for negative values."""
     if values.size <= FEW:
         few: Array = np.array([one_logarithm(x) for x in values.reshape(-1).tolist()])
         return few.reshape(values.shape)
@@ -143,7 +143,7 @@ def logarithm(values: Array) -> Array:
 
 
 def row_sums(values: Array) -> Array:
-    """Return the sum of each row of ``values`` [B, K], [B], in an order that depends on K alone; overwrites it."""
+    """Return the sum of each row of ``values`` [B, K] as [B], in an order that depends on K alone; overwrites input."""
     width = values.shape[1]
     while width > 1:
         half = width // 2
@@ -153,7 +153,7 @@ def row_sums(values: Array) -> Array:
 
 
 def one_exponential(x: float) -> float:
-    """Return what ``exponential`` gives, for one number."""
+    """Return the ``exponential`` of one number, with the same bits."""
     if not _LOWEST <= x <= _HIGHEST:
         return math.nan if math.isnan(x) else 0.0 if x < 0.0 else math.inf
     parts = x * _PARTS_PER_UNIT + _ROUNDING - _ROUNDING
@@ -172,7 +172,7 @@ def one_exponential(x: float) -> float:
 
 
 def one_logarithm(x: float) -> float:
-    """Return what ``logarithm`` gives, for one number."""
+    """Return the ``logarithm`` of one number, with the same bits."""
     if not 0.0 < x < math.inf:
         return -math.inf if x == 0.0 else math.inf if x > 0.0 else math.nan
     fraction, exponent = math.frexp(x)
@@ -190,7 +190,7 @@ def one_logarithm(x: float) -> float:
 
 
 def row_sum(values: list[float]) -> float:
-    """Return what ``row_sums`` gives, for one row; overwrites it."""
+    """Return the ``row_sums`` result for one row, with the same bits; overwrites the row."""
     width = len(values)
     while width > 1:
         half = width // 2
@@ -201,5 +201,5 @@ def row_sum(values: list[float]) -> float:
 
 
 def exact_sum(values: Iterable[float]) -> float:
-    """Return the sum rounded once, which doesn't depend on any order."""
+    """Return the sum rounded once, which makes it independent of the order."""
     return math.fsum(values)

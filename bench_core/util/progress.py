@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, plain lines elsewhere, both on stderr."""
+"""Progress of long-running work: a bar on a terminal, plain lines elsewhere, both on stderr."""
 
 import sys
 import time
@@ -17,24 +17,24 @@ _pass_on: Callable[[str], None] | None = None
 
 
 def note(text: str) -> None:
-    """Say what is happening, in one line. Never raises: a stderr that can't be written to says nothing."""
+    """Print a one-line message to stderr. Never raises: if stderr can't be written to, the message is dropped."""
     text = printable(text)
     if _collected is not None:
         _collected.append(text)
         if _pass_on is not None:
             _pass_on(text)
     elif sys.stderr is not None:
-        with suppress(OSError, ValueError):  # ValueError: it was closed
+        with suppress(OSError, ValueError):  # ValueError: stderr is closed
             print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def collected(pass_on: Callable[[str], None] | None = None) -> Iterator[list[str]]:
-    """Collect what this process would say, notes and the last line of each progress, instead of printing it.
+    """Collect this process's notes, and the last line of each progress, instead of printing them.
 
-    ``pass_on`` is called with each line as it is said.
+    ``pass_on`` is called with each line as it is produced.
     """
-    global _collected, _pass_on  # as stderr is
+    global _collected, _pass_on  # process-wide, like stderr
     before, _collected, _pass_on = (_collected, _pass_on), [], pass_on
     try:
         yield _collected
@@ -46,7 +46,7 @@ def collected(pass_on: Callable[[str], None] | None = None) -> Iterator[list[str
 def progress(title: str, total: int, unit: str = "", *, estimate: bool = True) -> Iterator[Advance]:
     """Show progress of ``total`` units of work; call the yielded function with units done and an optional remark.
 
-    ``estimate`` shows a bar's own guess of the time to go.
+    ``estimate`` makes a bar show the estimated time remaining.
     """
     title, unit = one_line(title), one_line(unit)
     if _collected is None and _is_terminal(sys.stderr):
@@ -60,13 +60,13 @@ def progress(title: str, total: int, unit: str = "", *, estimate: bool = True) -
 def _is_terminal(stream: Any) -> bool:
     try:
         return bool(stream.isatty())
-    except (AttributeError, ValueError):  # it was closed, from the start or since
+    except (AttributeError, ValueError):  # stderr is None or closed
         return False
 
 
 @contextmanager
 def _bar(title: str, total: int, unit: str, estimate: bool) -> Iterator[Advance]:
-    from rich.console import Console  # heavy, and needed on a terminal only
+    from rich.console import Console  # slow to import, and needed only on a terminal
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
     columns: tuple[ProgressColumn, ...] = (
@@ -77,7 +77,7 @@ def _bar(title: str, total: int, unit: str, estimate: bool) -> Iterator[Advance]
         *([TimeRemainingColumn(elapsed_when_finished=True)] if estimate else []),
         TextColumn("{task.fields[remark]}", markup=False),
     )
-    file = getattr(sys.stderr, "rich_proxied_file", sys.stderr)  # of the command line's own stream the part for rich
+    file = getattr(sys.stderr, "rich_proxied_file", sys.stderr)  # unwrap the command line's own stream for rich
     with Progress(*columns, console=Console(file=file)) as bars:
         task = bars.add_task(title, total=total, remark="")
 

@@ -1,4 +1,4 @@
-"""safetensors files: written a piece at a time, whole or not at all, and read mapped, so that neither takes memory."""
+"""safetensors files, written atomically in pieces and read memory-mapped, so that neither loads the whole file."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from bench_core.util.sample_rows import SampleRows, tensor_bytes
 
 __all__ = ["read_safetensors", "write_safetensors"]
 
-_TYPES = {  # as the format calls them
+_TYPES = {  # the format's own names
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -34,11 +34,11 @@ _TYPES = {  # as the format calls them
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The tensors of a safetensors file, mapped, and the strings of its header.
+    """Return the memory-mapped tensors of a safetensors file, and the strings of its header.
 
-    Raises OSError, MemoryError, and SafetensorError or ValueError for what is no such file.
+    Raises OSError or MemoryError, and SafetensorError or ValueError if it is not a safetensors file.
     """
-    with open_regular(path):  # says more clearly than safe_open what forbids it
+    with open_regular(path):  # gives clearer errors than safe_open
         pass
     with safe_open(path, framework="pt") as handle:
         header = dict(handle.metadata() or {})
@@ -48,20 +48,20 @@ def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str
 def write_safetensors(
     path: Path, tensors: Mapping[str, torch.Tensor | SampleRows], header: Mapping[str, str]
 ) -> dict[str, torch.Tensor]:
-    """Write a safetensors file whole or not at all; its tensors as they lie there, mapped.
+    """Write a safetensors file atomically; return its tensors, memory-mapped from the file.
 
-    Raises StoreError when the disk says no.
+    Raises StoreError if the file cannot be written.
     """
     try:
         with whole_file(path) as place:
             _write(place, tensors, header)
-            return read_safetensors(place)[0]  # before the file has a name under which others might remove it
+            return read_safetensors(place)[0]  # before it gets its final name, under which others might remove it
     except (OSError, SafetensorError) as error:
         raise StoreError.unwritable(path, error) from error
 
 
 def _write(place: Path, tensors: Mapping[str, torch.Tensor | SampleRows], header: Mapping[str, str]) -> None:
-    ordered = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))  # so that all are aligned
+    ordered = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))  # keeps every tensor aligned
     content: dict[str, Any] = {"__metadata__": dict(header)}
     end = 0
     for name in ordered:

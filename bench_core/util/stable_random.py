@@ -1,7 +1,7 @@
-"""Counter-based hashing: numbers that look random and depend on (sample, salt) alone.
+"""Counter-based hashing: pseudo-random numbers that depend on (sample, salt) alone.
 
-Whatever must be "random" in this project and yet the same in any order, batch size and engine (a split, a random exit)
-comes from here. The mixer is the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+It supplies the randomness that must not depend on order, batch size or engine (a split, a random exit). The mixer is
+the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
 """
 
 from typing import Any
@@ -23,13 +23,13 @@ def _mix(values: UInt64Array) -> UInt64Array:
 
 
 def hash_order(keys: torch.Tensor, salt: int) -> UInt64Array:
-    """A 64-bit hash per key, to sort by. ``keys``: integers [B]; ``salt``: any integer, taken modulo 2**64."""
+    """Return a 64-bit hash per key, to sort by. ``keys``: integers [B]; ``salt``: any integer, taken modulo 2**64."""
     counters = keys.detach().cpu().to(torch.int64).numpy().view(np.uint64)
     salts = np.full(1, salt % (1 << 64), dtype=np.uint64)
     return _mix(_mix(counters) ^ _mix(salts))
 
 
 def uniform(keys: torch.Tensor, salt: int) -> torch.Tensor:
-    """One number in [0, 1) per key, float64 [B], on the device of ``keys``."""
+    """Return one number in [0, 1) per key, float64 [B], on the device of ``keys``."""
     fractions = (hash_order(keys, salt) >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return torch.from_numpy(fractions).to(keys.device)

@@ -1,10 +1,10 @@
-"""A folder whose own files change together: killed at any moment, it holds all of the old ones or all of the new ones.
+"""Atomic replacement of a folder's own files: killed at any moment, it holds all the old ones or all the new ones.
 
-New files are written to a folder beside it, with a link to whatever else it holds, and one rename makes the two change
-places. Where that can't be done (an old system or a network file system, a folder that somebody works in, a parent
-that can't be written to), they are written into the folder itself, in ``PENDING``, which appears by one rename. From
-then on they count, wherever ``place_of`` is asked; they are copied to their places, and ``PENDING`` goes by one rename.
-Whatever a killed process left is removed, or carried to its end, by the next one that writes.
+New files are written to a folder next to it, together with hard links to everything else it holds, and one rename
+exchanges the two. If that is impossible (an old system or a network file system, a folder in use as a working
+directory, a parent that can't be written to), the files are written inside the folder, to ``PENDING``, which appears by
+one rename. From then on ``place_of`` returns them; they are copied to their final paths, and ``PENDING`` disappears by
+one rename. The next writer removes, or completes, what a killed process left.
 """
 
 import ctypes
@@ -24,19 +24,20 @@ __all__ = ["PENDING", "Writer", "place_of", "replace_files"]
 
 PENDING = ".pending"
 Writer = Callable[[Path], object]
-_DIGITS = "[0-9a-f]" * 16  # at the end of the names that ``workspace`` gives
+_DIGITS = "[0-9a-f]" * 16  # the suffix of the names that ``workspace`` creates
 
 
 def replace_files(folder: Path, files: Mapping[str, Writer], owned: Collection[str] = ()) -> None:
-    """Give a folder new files, all at once; what others put there stays.
+    """Replace a folder's files atomically; files that others put there stay.
 
     Args:
-        folder: made if need be; it may be a link.
-        files: what writes each file, by its path below ``folder``. It is called with a path, once or twice.
-        owned: paths of files that go if they are not among ``files``.
+        folder: created if necessary; may be a symbolic link.
+        files: a function that writes each file, by the file's path in the folder. It is called with a path, once or
+            twice.
+        owned: paths of files that are deleted unless they are among ``files``.
 
     Raises:
-        StoreError: a file can't be written; the folder is as it was.
+        StoreError: a file can't be written; the folder is unchanged.
     """
     names = {*owned, *files}
     patience = time.monotonic() + CONTESTED
@@ -48,11 +49,11 @@ def replace_files(folder: Path, files: Mapping[str, Writer], owned: Collection[s
         except OSError as error:
             if time.monotonic() > patience or not isinstance(error, FileNotFoundError):
                 raise StoreError.unwritable(folder, error) from error
-            # While it was empty, another process removed it.
+            # Another process removed the folder while it was empty.
 
 
 def place_of(folder: Path, name: str = "") -> Path:
-    """Where the file ``name`` of a folder is, or without a name where all of its own files are."""
+    """Return the path of the file ``name`` in a folder; without a name, the folder that holds all of its own files."""
     pending = folder / PENDING / name
     return pending if pending.exists() and not (folder / PENDING).is_symlink() else folder / name
 
@@ -66,7 +67,7 @@ def _replace(real: Path, files: Mapping[str, Writer], names: Collection[str]) ->
 
 
 def _exchanged(real: Path, files: Mapping[str, Writer], names: Collection[str]) -> bool:
-    """Whether a new folder could be put in the place of the old one. Raises StoreError for a file that can't be."""
+    """Return whether the new folder replaced the old one. Raises StoreError for a file that can't be written."""
     if not _may_be_exchanged(real, files):
         return False
     try:
@@ -77,17 +78,17 @@ def _exchanged(real: Path, files: Mapping[str, Writer], names: Collection[str]) 
             _link(real, new, names)
             for folder, _, _ in os.walk(new):
                 flush(Path(folder))
-            with alone_in(new):  # who waits for the old folder then waits for this one
+            with alone_in(new):  # processes that wait for the old folder then wait for this one
                 _exchange(real, new)
                 flush(real.parent)
-                _link(new, real, names)  # what somebody put there meanwhile
+                _link(new, real, names)  # files that others added in the meantime
         return True
     except OSError:
         return False
 
 
 def _may_be_exchanged(real: Path, files: Mapping[str, Writer]) -> bool:
-    """Whether nobody would lose a folder that they own, work in or have linked or mounted."""
+    """Return whether no one would lose a folder that they own, work in, or have linked or mounted."""
     status, beside = real.stat(), real.parent.stat()
     if status.st_dev != beside.st_dev or os.path.samestat(status, beside) or status.st_uid != os.geteuid():
         return False
@@ -99,7 +100,7 @@ def _may_be_exchanged(real: Path, files: Mapping[str, Writer]) -> bool:
 
 
 def _link(source: Path, target: Path, names: Collection[str], inside: str = "") -> None:
-    """Link whatever is in ``source`` into ``target``, ``names`` aside; folders are made anew. Raises OSError."""
+    """Hard-link the content of ``source`` into ``target``, except ``names``; folders are recreated. Raises OSError."""
     with os.scandir(source) as entries:
         for entry in entries:
             place, name = target / entry.name, f"{inside}{entry.name}"
@@ -121,7 +122,7 @@ def _link(source: Path, target: Path, names: Collection[str], inside: str = "") 
 
 
 def _refuse_foreign(folder: Path, parent: Path) -> None:
-    """Raise OSError for a folder that can't be made anew as it is: it belongs to others, or is mounted there."""
+    """Raise OSError for a folder that can't be recreated: it belongs to another user, or is a mount point."""
     status = folder.stat()
     if status.st_uid != os.geteuid() or not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
@@ -130,7 +131,7 @@ def _refuse_foreign(folder: Path, parent: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Let two folders of one disk change places in one step. Raises OSError, also where the system has no such step."""
+    """Exchange two folders on one disk atomically. Raises OSError, also if the system does not support it."""
     system = ctypes.CDLL(None, use_errno=True)
     paths = os.fsencode(one), os.fsencode(other)
     if hasattr(system, "renameat2"):  # Linux; -100 is AT_FDCWD, 2 is RENAME_EXCHANGE
@@ -144,7 +145,7 @@ def _exchange(one: Path, other: Path) -> None:
 
 
 def _write_inside(real: Path, files: Mapping[str, Writer], names: Collection[str]) -> None:
-    """Write the files in ``PENDING``, and then to their places. Raises OSError, StoreError."""
+    """Write the files to ``PENDING``, and then to their final paths. Raises OSError, StoreError."""
     with workspace(real) as place:
         new = place / PENDING
         new.mkdir()
@@ -157,7 +158,7 @@ def _write_inside(real: Path, files: Mapping[str, Writer], names: Collection[str
 
 
 def _settle(real: Path, names: Collection[str]) -> None:
-    """Give the files in ``PENDING``, where it is, their places. Raises OSError."""
+    """Copy the files in ``PENDING``, if it exists, to their final paths, then remove it. Raises OSError."""
     pending = real / PENDING
     if pending.is_symlink() or not pending.is_dir():
         return
@@ -174,7 +175,7 @@ def _settle(real: Path, names: Collection[str]) -> None:
 
 
 def _write(files: Mapping[str, Writer], place: Path, real: Path) -> None:
-    """Write every file below ``place`` and flush it. Raises StoreError, which names it as it will be called."""
+    """Write every file into ``place`` and flush it. Raises StoreError, which names the file by its final path."""
     for name, write in files.items():
         file = place / name
         try:
@@ -194,7 +195,7 @@ def _refuse_folders(real: Path, names: Collection[str]) -> None:
 
 
 def _remove_abandoned(real: Path, names: Collection[str]) -> None:
-    """Remove what a killed process left beside the folder, in it, and where its files are."""
+    """Remove what a killed process left next to the folder, in it, and in the folders of its files."""
     unfinished(real.parent, pattern=glob.escape(_prefix(real)) + _DIGITS, remove=True)
     for folder in sorted({real / parent for name in names for parent in Path(name).parents}):
         if not folder.is_symlink():
@@ -202,5 +203,5 @@ def _remove_abandoned(real: Path, names: Collection[str]) -> None:
 
 
 def _prefix(real: Path) -> str:
-    """How the names of new folders beside a folder begin."""
+    """Return the prefix of the names of temporary folders next to a folder."""
     return f".{real.name}{UNFINISHED}"

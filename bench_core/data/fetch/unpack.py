@@ -1,7 +1,7 @@
-"""Archives, unpacked member by member: only wanted regular files, only below the folder, never more than promised.
+"""Archive unpacking, member by member: only wanted regular files, only inside the folder, only up to the size limit.
 
 No library's "extract all" is called. A member with an absolute path, with ``..`` in it, a link or a device makes the
-whole archive suspect and is refused, wanted or not.
+whole archive suspect, and the archive is refused, even if that member is not wanted.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ _NESTED = 2  # levels of archives within archives
 
 
 class _Target:
-    """Takes members in, and counts."""
+    """Receives members, and counts them."""
 
     def __init__(self, archive: Archive, folder: Path) -> None:
         self.archive, self.folder = archive, folder
@@ -39,7 +39,7 @@ class _Target:
         self.bytes = self.members = 0
 
     def take(self, place: Path, path: str, stream: IO[bytes] | gzip.GzipFile) -> None:
-        """Write a member where it belongs, if it is wanted."""
+        """Write a member to its place, if it is wanted."""
         match = re.fullmatch(self.archive.pick, path)
         if match is None:
             return
@@ -70,21 +70,26 @@ class _Target:
         self.inventory[final] = (written, digest.hexdigest())
 
     def count(self, place: Path) -> None:
-        """One member more."""
+        """Count one more member. Raises DataError above the limit."""
         self.members += 1
         if self.members > MOST_MEMBERS:
             raise DataError(f"{place}: holds more than {MOST_MEMBERS:,} members")
 
 
 def unpack(path: Path, archive: Archive, folder: Path) -> Inventory:
-    """Unpack the wanted members of the file at ``path`` below ``folder``, an empty folder.
+    """Unpack the wanted members of the file at ``path`` into ``folder``, an empty folder.
+
+    Args:
+        path: the archive file.
+        archive: its description: which members to take, and their limit.
+        folder: the target.
 
     Returns:
         The files written.
 
     Raises:
-        DataError: the file is damaged, of an unknown kind, unsafe, or larger inside than it may be.
-        OSError: the disk says no.
+        DataError: the file is damaged, of an unknown kind, unsafe, or larger inside than permitted.
+        OSError: a file can't be written.
     """
     target = _Target(archive, folder)
     _unpack(path, target, 0)
@@ -108,7 +113,7 @@ def _unpack(path: Path, target: _Target, level: int) -> None:
     except DataError:
         raise
     except Exception as error:  # the readers of four formats raise anything: struct.error, RuntimeError, KeyError, …
-        if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of a reader
+        if isinstance(error, OSError) and error.errno is not None:  # raised by the disk, not by a reader
             raise
         raise DataError(f"{path}: damaged archive ({str(error) or type(error).__name__:.200})") from error
 
@@ -144,7 +149,7 @@ def _unpack_zip(path: Path, target: _Target, level: int) -> None:
 
 
 def _unpack_inner(stream: IO[bytes], target: _Target, level: int) -> None:
-    """An archive within an archive: copied out beside the files, unpacked, removed."""
+    """Unpack an archive within an archive: copy it out next to the files, unpack it, remove it."""
     inner = target.folder / f".inner-{level}.zip"
     size = 0
     try:
@@ -160,7 +165,7 @@ def _unpack_inner(stream: IO[bytes], target: _Target, level: int) -> None:
 
 
 def _unpack_deb(path: Path, target: _Target) -> None:
-    """The files of a Debian package, whose tar archive dpkg-deb writes to a pipe."""
+    """Unpack the files of a Debian package, whose tar archive dpkg-deb writes to a pipe."""
     command = ["dpkg-deb", "--fsys-tarfile", str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
@@ -169,9 +174,9 @@ def _unpack_deb(path: Path, target: _Target) -> None:
 
 
 def parse_inventory(text: str) -> Inventory:
-    """Return the inventory that is kept as JSON beside unpacked files.
+    """Return the inventory that is stored as JSON next to unpacked files.
 
-    Raises ValueError, one line, for anything but ``{"files": {PATH: [BYTES, SHA256], …}}`` with paths that stay inside.
+    Raises ValueError for anything but ``{"files": {PATH: [BYTES, SHA256], …}}`` with paths inside the folder.
     """
     try:
         content = json.loads(text)
@@ -207,7 +212,7 @@ def _refuse_unsafe(path: Path, name: str) -> None:
 
 
 def _stays_inside(name: str) -> bool:
-    """Whether a name is a path downwards."""
+    """Return whether a name is a relative path without ``..``."""
     pure = PurePosixPath(name)
     return not (pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name)
 

@@ -1,4 +1,4 @@
-"""What a model is to this project: one definition that gives a spiking network and its ANN twin."""
+"""The model interface: one definition that gives a spiking network and its ANN twin."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -18,10 +18,10 @@ __all__ = ["Model", "Parts"]
 
 @dataclass(frozen=True)
 class Parts:
-    """What a definition is built from; which parts these are makes it a spiking network or its ANN twin.
+    """The components of a definition; they decide whether it becomes a spiking network or its ANN twin.
 
     Attributes:
-        node: makes what stands behind a synapse: a layer of neurons, or an activation function.
+        node: makes the module that follows a synapse: a layer of neurons, or an activation function.
         normalization: one of ``bench_core.snn.normalization.NORMALIZATIONS``.
         timesteps: T; 1 in an ANN.
     """
@@ -31,7 +31,7 @@ class Parts:
     timesteps: int = 1
 
     def synapse(self, convolution: nn.Conv2d, *, branches: int = 1) -> list[nn.Module]:
-        """A convolution with its normalisation; ``branches`` outputs are added before the next node."""
+        """Return a convolution with its normalisation; ``branches`` outputs are added before the next node."""
         norm = batch_norm(self.normalization, convolution.out_channels, branches=branches)
         layers: list[nn.Module] = [Synapse(convolution, norm)]
         return [*layers, TemporalScale(self.timesteps)] if self.normalization == "tebn" else layers
@@ -45,7 +45,7 @@ class Model(ABC):
 
     @abstractmethod
     def layers(self, input_shape: tuple[int, int, int], classes: int, parts: Parts) -> list[nn.Module]:
-        """The layers in order, freshly initialised: the first a Synapse that reads frames, the last gives logits."""
+        """Return newly initialised layers in order: the first a Synapse that reads frames, the last gives logits."""
 
     def spiking(
         self,
@@ -58,7 +58,7 @@ class Model(ABC):
         neuron: str = "lif",
         surrogate: str = "triangle",
     ) -> SpikingNetwork:
-        """A freshly initialised spiking network.
+        """Return a newly initialised spiking network.
 
         Args:
             input_shape: (C, H, W) of a frame.
@@ -75,7 +75,7 @@ class Model(ABC):
     def analog(
         self, input_shape: tuple[int, int, int], classes: int, activation: Callable[[], nn.Module]
     ) -> AnalogNetwork:
-        """The ANN twin, with ``activation()`` where the spiking network has neurons."""
+        """Return the ANN twin, with ``activation()`` in place of each layer of neurons."""
         activations: list[nn.Module] = []
 
         def node() -> nn.Module:

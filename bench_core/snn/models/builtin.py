@@ -1,4 +1,4 @@
-"""The models that come with exitbench, registered like anyone else's."""
+"""The built-in models, registered through the same hook as any plugin's."""
 
 from bench_core.markers import hookimpl
 from bench_core.snn.models.base import Model
@@ -10,6 +10,7 @@ from bench_core.snn.models.vgg import Vgg16, VggSnn
 
 @hookimpl
 def bench_models() -> list[Model]:
+    """Return the built-in models."""
     return [
         SmallConv(),
         SmallConvDeep(),

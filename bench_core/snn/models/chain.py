@@ -1,4 +1,4 @@
-"""Networks in a chain: 3 x 3 convolutions with neurons behind each, 2 x 2 average pools, one linear layer."""
+"""Chain networks: 3 x 3 convolutions, each followed by neurons, 2 x 2 average pools, and one linear layer."""
 
 from typing import ClassVar
 
@@ -14,15 +14,16 @@ POOL = "pool"
 
 
 class Chain(Model):
-    """Base of the networks in a chain.
+    """Base of the chain networks.
 
     Attributes:
-        plan: in order, the channels of each convolution, and ``POOL`` where height and width are halved.
+        plan: in order, the channels of each convolution, and ``POOL`` for each halving of height and width.
     """
 
     plan: ClassVar[tuple[int | str, ...]]
 
     def layers(self, input_shape: tuple[int, int, int], classes: int, parts: Parts) -> list[nn.Module]:
+        """Return the layers of the plan. Raises UsageError if the frames are too small for its pools."""
         channels, height, width = input_shape
         shrink = 2 ** self.plan.count(POOL)
         if min(height, width) < shrink:

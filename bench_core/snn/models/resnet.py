@@ -1,9 +1,9 @@
 """Residual networks: currents of both branches are added before the neurons.
 
-A block is convolution, neurons, convolution, plus the shortcut, then neurons. Where a block changes size, its shortcut
-is a 1 x 1 convolution with the block's stride; elsewhere the spikes themselves are the shortcut's current. Pooling is
+A block is convolution, neurons, convolution, plus the shortcut, then neurons. If a block changes size, its shortcut is
+a 1 x 1 convolution with the block's stride; otherwise the spikes themselves are the shortcut's current. Pooling is
 average pooling throughout, since conversion needs it: the stem of the ImageNet networks is a 7 x 7 convolution of
-stride 2 and a 2 x 2 average pool, where He et al. have a 3 x 3 maximum pool of stride 2.
+stride 2 and a 2 x 2 average pool; He et al. use a 3 x 3 maximum pool of stride 2.
 
 Figures with K = 10 at 32 x 32 (K = 1000 at 224 x 224 for ``resnet-34``); multiply-accumulates are per image and
 timestep, weights that reach outside the image included, as papers count:
@@ -19,8 +19,8 @@ network              parameters  multiply-accumulates  published
 ``resnet-34``        21,797,672              3.664 G   21.8 M and 3.6 G (He et al.)
 ===================  ==========  ====================  ==============================================================
 
-Parameters are those of the network with plain or threshold-dependent batch normalisation. ``resnet-19`` has one
-fully connected layer, 512 to K; the variant of Zheng et al. (AAAI 2021) has 256 units between, 0.13 M more.
+Parameters are those of the network with plain or threshold-dependent batch normalisation. ``resnet-19`` has one fully
+connected layer, 512 to K; the variant of Zheng et al. (AAAI 2021) has 256 units in between, 0.13 M more.
 """
 
 from typing import ClassVar
@@ -39,7 +39,7 @@ class ResNet(Model):
     Attributes:
         widths: channels of each stage; from the second on, a stage's first block halves height and width.
         blocks: blocks of each stage.
-        large_images: the stem shrinks the image four times.
+        large_images: whether the stem reduces height and width by a factor of four.
     """
 
     widths: ClassVar[tuple[int, ...]]
@@ -47,6 +47,7 @@ class ResNet(Model):
     large_images: ClassVar[bool] = False
 
     def layers(self, input_shape: tuple[int, int, int], classes: int, parts: Parts) -> list[nn.Module]:
+        """Return the stem, the blocks of all stages, global average pooling and a linear layer."""
         channels = self.widths[0]
         layers = self.stem(input_shape[0], channels, parts)
         for stage, (width, blocks) in enumerate(zip(self.widths, self.blocks, strict=True)):
@@ -56,14 +57,14 @@ class ResNet(Model):
         return [*layers, GlobalAveragePool(), Synapse(nn.Linear(channels, classes))]
 
     def stem(self, inputs: int, outputs: int, parts: Parts) -> list[nn.Module]:
-        """From the frame to the first block's input."""
+        """Return the layers from the frame to the first block's input."""
         if self.large_images:
             convolution = nn.Conv2d(inputs, outputs, 7, stride=2, padding=3, bias=False)
             return [*parts.synapse(convolution), parts.node(), AveragePool(2)]
         return [*parts.synapse(convolution_3x3(inputs, outputs)), parts.node()]
 
     def block(self, inputs: int, outputs: int, stride: int, parts: Parts) -> list[nn.Module]:
-        """One residual block and the neurons behind its sum."""
+        """Return one residual block and the neurons after its sum."""
         body = [
             *parts.synapse(convolution_3x3(inputs, outputs, stride)),
             parts.node(),
@@ -76,12 +77,12 @@ class ResNet(Model):
 
 
 def convolution_3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    """The convolution inside a block."""
+    """Return the convolution inside a block."""
     return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
 
 
 def convolution_1x1(inputs: int, outputs: int, stride: int) -> nn.Conv2d:
-    """The convolution of a shortcut that changes size."""
+    """Return the convolution of a shortcut that changes size."""
     return nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
 
 
@@ -120,7 +121,7 @@ class ResNet19(ResNet):
 
 
 class ResNet18(ResNet):
-    """64 - 128 - 256 - 512, two blocks each, for images of 32 x 32 or so."""
+    """64 - 128 - 256 - 512, two blocks each, for images of about 32 x 32."""
 
     name: ClassVar[str] = "resnet-18"
     reference: ClassVar[str] = "He et al., CVPR 2016"

@@ -23,6 +23,7 @@ class SewResNet34(ResNet34):
     reference: ClassVar[str] = "Fang et al., NeurIPS 2021"
 
     def block(self, inputs: int, outputs: int, stride: int, parts: Parts) -> list[nn.Module]:
+        """Return one residual block with neurons at the end of both branches."""
         body = [
             *parts.synapse(convolution_3x3(inputs, outputs, stride)),
             parts.node(),

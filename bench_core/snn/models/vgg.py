@@ -7,7 +7,7 @@ network               input, classes            parameters  multiply-accumulates
 ``vggsnn``            2 x 48 x 48, 10            9,268,746           1,361.65 M   none known
 ====================  ========================  ==========  ====================  ===================================
 
-Convolutions have no bias, because the normalisation behind them has one (with it ``vgg-16`` would have 14,728,266
+Convolutions have no bias, because the normalisation after them has one (with it ``vgg-16`` would have 14,728,266
 parameters). The figures count as in ``bench_core.snn.models.resnet``.
 """
 
