@@ -1,10 +1,9 @@
-"""A board in memory and its files: deterministic tables, measurements (csv), manifest.json, leaderboard.md.
+"""A board in memory and on disk: deterministic tables, measurements (csv), manifest.json, leaderboard.md.
 
-Its files are replaced in one step (``whole_folder.py``) and checked when they are read (``board_files.py``). The
-tables of ``TABLES`` are deterministic, and so are those of ``OPTIONAL_TABLES``, which only some boards have. What a
-clock said is no part of them and lives in ``KEPT_TABLES``: wall clock (joined when a board is shown, it stays until it
-is measured again), every single measurement, and what training took. What papers published is read from beside the
-board (``published.py``).
+Files are replaced in one step (``util/whole_folder.py``) and checked on reading (``board/files.py``). The tables of
+``TABLES`` and ``OPTIONAL_TABLES`` (which only some boards have) are deterministic. Timings are in ``KEPT_TABLES``:
+wall clock (joined for display, valid until measured again), the single measurements, and training times. Published
+figures are read from a file next to the board (``published.py``).
 """
 
 import json
@@ -59,7 +58,7 @@ __all__ = [
 
 @dataclass
 class Board:
-    """Everything a board shows; the tables of ``TABLES`` and ``OPTIONAL_TABLES`` by their names."""
+    """Everything a board shows; the attributes are the tables of ``TABLES`` and ``OPTIONAL_TABLES``."""
 
     rows: pd.DataFrame
     workloads: pd.DataFrame
@@ -70,14 +69,15 @@ class Board:
     summary: pd.DataFrame
     measurements: pd.DataFrame | None
     manifest: dict[str, Any]
-    raw: pd.DataFrame | None = None  # every single measurement
-    seeds: pd.DataFrame | None = None  # where workloads differ in their seed only
-    shift: pd.DataFrame | None = None  # where the suite asks for corrupted test data
-    training: pd.DataFrame | None = None  # what training the networks took, epoch by epoch
-    published: pd.DataFrame | None = None  # what papers say of the same data sets; empty where none does
-    problems: list[str] = field(default_factory=list)  # what failed beside rows: tables, cost models, wall clock
+    raw: pd.DataFrame | None = None  # the single measurements
+    seeds: pd.DataFrame | None = None  # if workloads differ only in their seed
+    shift: pd.DataFrame | None = None  # if the suite requests corrupted test data
+    training: pd.DataFrame | None = None  # accuracy, loss and time of the networks' training, per epoch
+    published: pd.DataFrame | None = None  # figures from papers on the same data sets; empty if there are none
+    problems: list[str] = field(default_factory=list)  # failures other than rows: tables, cost models, wall clock
 
     def __post_init__(self) -> None:
+        """Index the measurements by policy."""
         self._by_policy: dict[str, dict[str, Any]] = {}
         if self.measurements is not None:
             for record in self.measurements.to_dict("records"):
@@ -89,28 +89,28 @@ class Board:
 
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
-        """The deterministic tables that this board has, by name."""
+        """The board's deterministic tables, by name."""
         found = {name: getattr(self, name) for name in (*TABLES, *OPTIONAL_TABLES)}
         return {name: table for name, table in found.items() if table is not None}
 
     @property
     def kept(self) -> dict[str, pd.DataFrame]:
-        """The tables of ``KEPT_TABLES`` that this board has, by name."""
+        """The board's tables of ``KEPT_TABLES``, by name."""
         found = {"measurements": self.measurements, "measurements-raw": self.raw, "training": self.training}
         return {name: table for name, table in found.items() if table is not None}
 
     @property
     def failures(self) -> int:
-        """How much failed: rows without figures, those under corruption included, and other problems."""
+        """Number of failures: rows without figures, including those under corruption, and other problems."""
         tables = [self.rows] if self.shift is None else [self.rows, self.shift]
         return len(self.problems) + sum(int(table["status"].str.startswith("failed").sum()) for table in tables)
 
     def is_measured(self, policy: str) -> bool:
-        """Whether wall clock is known for the policy of this digest."""
+        """Return whether the wall clock of the policy with this digest is known."""
         return policy in self._by_policy
 
     def add_timings(self, workload: str, timings: Timings, facts: Mapping[str, Any]) -> None:
-        """Take in the wall clock of policies, by digest, beside that of static T, and how it was measured."""
+        """Add the wall clock of policies, by digest, and of static T, with how they were measured."""
         session = 1 + max([record["session"] for record in self._raw], default=0)
         for policy, seconds in timings.seconds.items():
             if policy != STATIC:
@@ -123,7 +123,7 @@ class Board:
                 self._raw.append(dict(zip(RAW_COLUMNS, cells, strict=True)))
 
     def place_measurements(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Say which rows (workload, strategy, operating point, policy digest) the measurements belong to."""
+        """Assign measurements to rows (workload, strategy, operating point, policy digest)."""
         self._placed += [{**self._by_policy[row["policy"]], **row} for row in rows if self.is_measured(row["policy"])]
         self.measurements = pd.DataFrame(self._placed, columns=list(MEASUREMENT_COLUMNS))
         shown = set(self.measurements["policy"])
@@ -132,7 +132,7 @@ class Board:
         self.raw = pd.DataFrame(kept, columns=list(RAW_COLUMNS))
 
     def joined(self) -> pd.DataFrame:
-        """Rows with their wall clock beside them."""
+        """Return the rows joined with their wall clock."""
         keys = ["workload", "strategy", "operating_point"]
         measured = (
             self.measurements if self.measurements is not None else pd.DataFrame(columns=list(MEASUREMENT_COLUMNS))
@@ -142,10 +142,10 @@ class Board:
 
 
 def read_kept(folder: Path, name: str) -> pd.DataFrame | None:
-    """A table of ``KEPT_TABLES`` that an earlier run left in ``folder``; None where it left none.
+    """Return a table of ``KEPT_TABLES`` from an earlier run in ``folder``, or None if there is none.
 
-    One that can't be read, has other columns or odd cells is said to be passed over, and counts as none; one that was
-    edited since it was written is said to be kept.
+    A table that is unreadable, has other columns or invalid cells is skipped with a note; one edited since it was
+    written is kept with a note.
     """
     content = kept_content(folder, name)
     table = None if content is None else _kept_table(folder, name, content)
@@ -166,7 +166,7 @@ def _kept_table(folder: Path, name: str, content: bytes) -> pd.DataFrame | None:
         note(f"{path}: not readable ({error!s:.300}); passed over")
         return None
     if name == "measurements" and "clock_remark" not in table:
-        table["clock_remark"] = None  # of a version that didn't look
+        table["clock_remark"] = None  # from a version without this column
     if list(table.columns) != list(KEPT_TABLES[name]):
         note(f"{path}: has other columns than schema {SCHEMA}; passed over")
         return None
@@ -176,16 +176,17 @@ def _kept_table(folder: Path, name: str, content: bytes) -> pd.DataFrame | None:
 def write_board(
     board: Board, folder: Path, pages: Mapping[str, str], traces: Mapping[str, Trace] | None = None
 ) -> None:
-    """Replace the board in ``folder`` by this one in one step; what else is in the folder stays.
+    """Replace the board in ``folder`` in one step; other files in the folder are unaffected.
 
     Args:
         board: its manifest is written with the sha256 of every table.
-        folder: made if need be.
-        pages: texts for people, by file name.
-        traces: by file name, to be written to ``traces/`` in the same step.
+        folder: created if necessary.
+        pages: human-readable texts, by file name.
+        traces: by file name, written to ``traces/`` in the same step.
 
     Raises:
-        UsageError, StoreError: the folder or a file can't be written; the board before is there as it was.
+        UsageError: the folder cannot be written; the previous board is unchanged.
+        StoreError: a file cannot be written; the previous board is unchanged.
     """
     make_folder(folder)
     texts = _csv_texts({**board.tables, **board.kept})
@@ -199,10 +200,19 @@ def write_board(
 def write_tables(
     board: Board, folder: Path, more: Mapping[str, str] | None = None, *, owned: Collection[str] = ()
 ) -> None:
-    """Write the deterministic tables of a board, without a manifest, and more files with these texts, in one step.
+    """Write a board's deterministic tables without a manifest, and further files, in one step.
 
-    Tables that an earlier board had and this one hasn't are removed, and so are those ``owned`` that aren't among
-    ``more``. Raises UsageError for a folder that holds a whole board, StoreError.
+    Tables that an earlier board had and this one lacks are removed, as are ``owned`` files not in ``more``.
+
+    Args:
+        board: the board.
+        folder: where to write.
+        more: texts of further files, by file name.
+        owned: file names to remove if they are not in ``more``.
+
+    Raises:
+        UsageError: the folder holds a whole board.
+        StoreError: a file cannot be written.
     """
     refuse_board(folder)
     names = [f"{name}.csv" for name in (*TABLES, *OPTIONAL_TABLES)]
@@ -210,7 +220,7 @@ def write_tables(
 
 
 def refuse_board(folder: Path) -> None:
-    """Raise UsageError where ``folder`` holds a board: tables without its manifest would make another one of it."""
+    """Raise UsageError if ``folder`` holds a board: tables written without its manifest would invalidate it."""
     if (folder / MANIFEST).exists():
         raise UsageError(f"{folder}: holds a board; keep recomputed tables in another folder")
 
@@ -224,15 +234,15 @@ def _text_writers(texts: Mapping[str, str]) -> dict[str, Writer]:
 
 
 def read_board(folder: Path, *, verified: bool = True) -> Board:
-    """A board from its files.
+    """Read a board from its files.
 
     Args:
         folder: of the results.
-        verified: refuse a table that isn't as it was written, by its sha256 in the manifest.
+        verified: reject a table whose sha256 differs from the manifest.
 
     Raises:
-        UsageError: one line, for a folder that holds no board, one of another schema or one that was edited; names
-            the first file that is wrong.
+        UsageError: one line, for a folder without a board, with another schema or with edited files; names the first
+            invalid file.
     """
     manifest, contents = read_files(folder, verified=verified)
     columns = FIXED_COLUMNS | {name: column for name, column in OPTIONAL_TABLES.items() if name in contents}
@@ -270,7 +280,7 @@ def read_board(folder: Path, *, verified: bool = True) -> Board:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all. Raises StoreError when the disk says no."""
+    """Write a text file atomically; raise StoreError if it cannot be written."""
     try:
         with whole_file(path) as place:
             place.write_bytes(text.encode())
@@ -279,16 +289,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for results, before anything is computed. Raises UsageError where that can't be."""
+    """Create a folder for results before anything is computed; raise UsageError if it cannot be written to."""
     patience = time.monotonic() + CONTESTED
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / ".exitbench-probe"
             probe.touch()
-            probe.unlink(missing_ok=True)  # another run may have been quicker
+            probe.unlink(missing_ok=True)  # another run may have removed it first
             return
         except OSError as error:
             gone = isinstance(error, FileNotFoundError | FileExistsError) and not os.path.lexists(folder)
-            if not gone or time.monotonic() > patience:  # another run removes what it made, where it fails
+            if not gone or time.monotonic() > patience:  # a failing run removes the folders it created
                 raise UsageError(f"--output {folder}: can't be written to ({error.strerror})") from error

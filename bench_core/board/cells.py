@@ -1,4 +1,4 @@
-"""What the cells of a board's tables may hold: text, figures and lists, so that a reader of a board can rely on it."""
+"""Validation of the cells of a board's tables: text, figures and lists, so that readers of a board can rely on them."""
 
 import json
 from collections.abc import Callable
@@ -13,17 +13,17 @@ from bench_core.board.schema import TEXT_COLUMNS
 __all__ = ["check_cells"]
 
 _REQUIRED: Final = frozenset({"workload", "strategy", "rival", "operating_point", "suite", "corruption"})
-_UNBOUNDED: Final = ("energy_", "edp_")  # what a cost model makes of it
+_UNBOUNDED: Final = ("energy_", "edp_")  # determined by the cost model
 _LARGEST: Final = 1e300
 _MOST_TIMESTEPS: Final = 1_000_000
 
 
 def check_cells(name: str, table: pd.DataFrame) -> None:
-    """Compare the cells of a board's table with what their columns hold, and turn figures that were read as text.
+    """Validate the cells of a board's table, and convert figures that were read as text.
 
     Args:
         name: of the table, such as ``rows``.
-        table: as ``read_table`` gives it.
+        table: as returned by ``read_table``; modified in place.
 
     Raises:
         ValueError: one line with file, row (from 1, below the header), column and cell.
@@ -39,7 +39,7 @@ def check_cells(name: str, table: pd.DataFrame) -> None:
         elif column in TEXT_COLUMNS:
             if column in _REQUIRED:
                 _refuse_first(name, column, cells, cells.isna(), "empty")
-        elif column != "value":  # of a knob, which may be a choice
+        elif column != "value":  # a knob's value may be a choice
             _check_figures(name, column, table)
     if name == "workloads":
         _refuse_first(name, "workload", table["workload"], table["workload"].duplicated(), "there twice")
@@ -79,7 +79,7 @@ def _are_figures(value: Any) -> bool:
 
 
 def _are_some_figures(value: Any) -> bool:
-    return value == [] or _are_figures(value)  # between timesteps: with T = 1 there are none
+    return value == [] or _are_figures(value)  # between timesteps: empty for T = 1
 
 
 def _are_counts(value: Any) -> bool:

@@ -1,7 +1,7 @@
-"""What a board says twice must agree: figures that were edited by hand, or boards that were merged, are found here.
+"""Consistency of a board: redundant figures must agree, which reveals hand-edited or merged files.
 
-A board carries most figures in more than one place (a mean and its histogram, a digest and its manifest, a row and its
-classes). Nothing here needs traces; ``exitbench reproduce`` recomputes everything from them.
+A board stores most figures in more than one place (a mean and its histogram, a digest and its manifest, a row and its
+classes). No check here needs traces; ``exitbench reproduce`` recomputes everything from them.
 """
 
 import json
@@ -31,7 +31,7 @@ Record = Mapping[Any, Any]
 
 
 def refuse_contradictions(board: Board, name: str) -> None:
-    """Raise UsageError with the first contradiction of the board called ``name``, and how many more there are."""
+    """Raise UsageError with the first contradiction in the board called ``name`` and the number of others."""
     if lacking := [key for key in _MANIFEST if not isinstance(board.manifest.get(key), dict | list)]:
         raise UsageError(f"results {name}: manifest.json lacks {lacking[0]}; run the suite again")
     if lacking := [column for column in ROW_COLUMNS if column not in board.rows]:
@@ -48,7 +48,7 @@ def refuse_contradictions(board: Board, name: str) -> None:
 
 
 def contradictions(board: Board) -> Iterator[str]:
-    """A line for each place where the files of a board disagree."""
+    """Yield a line for each place where the files of a board disagree."""
     yield from _identity(board)
     workloads = {record["workload"]: record for record in board.workloads.to_dict("records")}
     for workload in workloads.values():
@@ -126,7 +126,7 @@ def _row(row: Record, workload: Record) -> Iterator[str]:
 
 
 def _energies(board: Board) -> Iterator[str]:
-    """Energy over share is the energy of static T: one figure for a workload."""
+    """Check that energy over share, the energy of static T, is the same for all rows of a workload."""
     for cost in priced(board.rows.columns):
         share = f"energy_{cost.model}_share"
         for workload, rows in board.rows.groupby("workload", sort=False):
@@ -207,7 +207,7 @@ def _seeds(board: Board) -> Iterator[str]:
 
 
 def _seed_groups(suite: Record) -> list[list[str]]:
-    """Names of the workloads that differ in their seed only, two or more."""
+    """Return the names of workloads that differ only in their seed, in groups of two or more."""
     alike: dict[str, dict[Any, str]] = {}
     for workload in suite["workloads"]:
         rest = {key: value for key, value in workload.items() if key not in ("name", "seed")}
@@ -245,7 +245,7 @@ def _shift_name(row: Record) -> str:
 
 
 def _shift_rows_of(board: Board, workload: Record, rows: pd.DataFrame) -> Iterator[str]:
-    """Which policies have rows under which corruptions, and what all rows of one corruption have in common."""
+    """Check which policies have rows under which corruptions, and what the rows of one corruption have in common."""
     where = f"shift.csv: {workload['workload']}"
     own = board.rows[board.rows["workload"] == workload["workload"]]
     pairs, scored = (
@@ -271,7 +271,7 @@ def _shift_rows_of(board: Board, workload: Record, rows: pd.DataFrame) -> Iterat
 
 
 def _condition(rows: pd.DataFrame) -> "pd.Series[str]":
-    """What the manifest calls the corruption and severity of each row."""
+    """Return the manifest's name for the corruption and severity of each row."""
     return rows["corruption"] + "-" + rows["severity"].map("{:.0f}".format)
 
 
@@ -311,13 +311,13 @@ def _training(board: Board) -> Iterator[str]:
 
 
 def _promises(row: Record, timesteps: int) -> tuple[str, ...]:
-    """What may be said of a promise, as far as the columns tell."""
+    """Return the possible states of a promise, as far as the columns determine it."""
     point = OperatingPoint.parse(row["operating_point"])
     if point.kind == "iso-accuracy":
         beyond = -point.value - row["delta_points_high"]
     elif point.kind == "budget":
         beyond = row["average_exit_timestep_low"] - point.value * timesteps
-    else:  # the interval of the harmed share is no column
+    else:  # the interval of the harmed share is not a column
         beyond = 0.0 if 100 * row["harmed_share"] > point.value else -1.0
     if abs(beyond) <= _TOLERANCE:
         return "kept", "broken"

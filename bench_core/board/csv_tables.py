@@ -1,8 +1,8 @@
-"""Tables as csv that a spreadsheet opens without running anything, and that is read back as it was.
+r"""Tables as csv that spreadsheets can open without executing formulas, and that are read back unchanged.
 
-A text cell that begins with one of ``= + - @ '``, a tab or a carriage return, or that holds a character that isn't
-printable, is escaped: an apostrophe goes before it, backslashes are doubled, and what isn't printable becomes ``\\n``,
-``\\x1b``, ``\\u202e`` and so on. The names of columns are escaped alike. Numbers are written as they are.
+A text cell that begins with one of ``= + - @ '``, a tab or a carriage return, or that contains a non-printable
+character, is escaped: it is prefixed with an apostrophe, backslashes are doubled, and non-printable characters become
+``\n``, ``\x1b``, ``\u202e`` and so on. Column names are escaped likewise. Numbers are written unchanged.
 """
 
 import csv
@@ -25,7 +25,7 @@ _FORMULAS = tuple("=+-@＝＋－＠")
 _MARK = "'"
 _ESCAPES = re.compile(r"\\(?:(\\)|([nrt])|x([0-9a-f]{2})|u([0-9a-f]{4})|U(00[01][0-9a-f]{5}))")
 _LETTERS = {"n": "\n", "r": "\r", "t": "\t"}
-# Before 3.1 pandas took a faster way by default, which can miss the last digit.
+# Before 3.1, pandas' default parser is faster but can lose the last digit.
 _EXACT: dict[str, Any] = (
     {"float_precision": "round_trip"} if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1) else {}
 )
@@ -42,20 +42,21 @@ def csv_text(table: pd.DataFrame) -> str:
 
 
 def read_table(path: Path, types: Mapping[str, type] | None = None) -> pd.DataFrame:
-    """Return a table as it was written, to the last digit; columns of ``TEXT_COLUMNS`` hold text or NaN.
+    """Return a table exactly as it was written; columns of ``TEXT_COLUMNS`` hold text or NaN.
 
     Args:
         path: a regular file, UTF-8.
         types: of further columns, by name.
 
     Raises:
-        OSError, ValueError: it can't be read, or is no csv.
+        OSError: the file cannot be read.
+        ValueError: the file is not csv.
     """
     return table_of(read_text(path), types)
 
 
 def table_of(text: str, types: Mapping[str, type] | None = None) -> pd.DataFrame:
-    """Return the table that ``csv_text`` wrote, as ``read_table`` does. Raises ValueError for what is no csv."""
+    """Return the table that ``csv_text`` wrote, as ``read_table`` does; raise ValueError if the text is not csv."""
     options: dict[str, Any] = {"keep_default_na": False, **_EXACT}
     names = _header(text)
     text_columns = [name for name in names if unescaped(name) in TEXT_COLUMNS]
@@ -78,7 +79,8 @@ def _header(text: str) -> list[str]:
 def parse_csv(text: str, **options: Any) -> pd.DataFrame:
     """Return the table in a csv text; ``options`` are those of ``pandas.read_csv``.
 
-    Raises ValueError for what is no csv, and for rows with more cells than there are columns.
+    Raises:
+        ValueError: the text is not csv, or a row has more cells than there are columns.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
@@ -92,7 +94,7 @@ def parse_csv(text: str, **options: Any) -> pd.DataFrame:
 
 
 def escaped(text: str) -> str:
-    """Return text as a cell that no spreadsheet takes for a formula; ``unescaped`` gives it back."""
+    """Return text as a cell that no spreadsheet takes for a formula; ``unescaped`` reverses it."""
     if text.isprintable() and not text.startswith((*_FORMULAS, _MARK)):
         return text
     return _MARK + visible(text.replace("\\", "\\\\"))

@@ -1,7 +1,7 @@
-"""Two boards of one suite beside each other: which rows changed, by how much, and which can't be compared.
+"""Comparison of two boards of one suite: which rows changed, by how much, and which are not comparable.
 
-Rows are comparable where data, split, weights and traces are the same (design 5.4); what is not is named and never
-subtracted. A difference is called clear where either board's 95 % interval leaves the other's figure out.
+Rows are comparable if data, split, weights and traces are the same (design 5.4); anything else is named but never
+subtracted. A difference is clear if one board's 95 % interval excludes the other's figure.
 """
 
 import json
@@ -21,17 +21,18 @@ __all__ = ["Differences", "compare_boards"]
 _KEYS = ("workload", "strategy", "operating_point")
 _DIGESTS = ("weights", "calibration_trace", "test_trace")
 _FIGURES = {"accuracy": (100, "{:.2f}"), "average_exit_timestep": (1, "{:.4f}"), "rank": (1, "{:.0f}")}
-# Suite options that intervals, ranks or choices follow from.
+# Suite options that determine intervals, ranks or choices.
 _OPTIONS = {"resamples": "intervals and ranks", "seed": "intervals and ranks", "first_layer": "energies"}
 
 
 @dataclass
 class Differences:
-    """What two boards differ in.
+    """The differences between two boards.
 
     Attributes:
         incomparable: by workload, why its rows are not compared.
-        only_first, only_second: rows that only one of the boards has.
+        only_first: rows that only the first board has.
+        only_second: rows that only the second board has.
         changed: one record per row with a difference: its key, figures of both, and the names of other columns.
         equal: number of rows without a difference.
         remarks: differences of versions and options.
@@ -46,7 +47,7 @@ class Differences:
 
     @property
     def text(self) -> str:
-        """Everything, as lines."""
+        """The differences as text, line by line."""
         lines = list(self.remarks)
         lines += [f"not comparable: {workload}: {reason}" for workload, reason in self.incomparable.items()]
         lines += [f"only in the first: {name}" for name in self.only_first]
@@ -62,7 +63,7 @@ def compare_boards(first: Board, second: Board) -> Differences:
     """Compare two boards of one suite, row by row.
 
     Raises:
-        UsageError: where the suites are not the same, or no workload of the two is comparable.
+        UsageError: the suites differ, or no workload is comparable.
     """
     names = [board.manifest["suite"]["name"] for board in (first, second)]
     if names[0] != names[1]:
@@ -110,7 +111,7 @@ def _remarks(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[st
 
 
 def _incomparable(first: Mapping[str, Any] | None, second: Mapping[str, Any] | None) -> str:
-    """Why the rows of a workload can't be compared; empty where they can."""
+    """Return why the rows of a workload are not comparable; empty if they are."""
     if first is None or second is None:
         return "a manifest does not have it"
     data = [name for name in ("calibration", "test") if first["data"].get(name) != second["data"].get(name)]
@@ -120,7 +121,7 @@ def _incomparable(first: Mapping[str, Any] | None, second: Mapping[str, Any] | N
 
 
 def _other_table(name: str, first: Board, second: Board, incomparable: Mapping[str, str]) -> Iterator[str]:
-    """What to say of a table that only some boards have: how many of its comparable rows differ, and the first."""
+    """Describe differences in a table that only some boards have: how many comparable rows differ, and the first."""
     one, other = (board.tables.get(name) for board in (first, second))
     if one is None or other is None:
         if one is not other:
@@ -143,7 +144,7 @@ def _other_table(name: str, first: Board, second: Board, incomparable: Mapping[s
 
 
 def _shares_samples(ours: Mapping[Any, Any], theirs: Mapping[Any, Any], incomparable: Mapping[str, str]) -> bool:
-    """Whether two rows of seeds.csv or shift.csv are about the same networks and samples."""
+    """Return whether two rows of seeds.csv or shift.csv are about the same networks and samples."""
     names = json.loads(ours["workloads"]) if "workloads" in ours else [ours["workload"]]
     return not (set(names) & incomparable.keys()) and _same(ours.get("trace"), theirs.get("trace"))
 
@@ -170,7 +171,7 @@ def _compare_row(found: Differences, key: tuple[str, ...], ours: Any, theirs: An
 
 
 def _is_clear(name: str, ours: Any, theirs: Any) -> bool:
-    """Whether one of the two 95 % intervals leaves the other's figure out."""
+    """Return whether one of the two 95 % intervals excludes the other's figure."""
     pairs = ((ours, theirs), (theirs, ours))
     return any(not here[f"{name}_low"] <= there[name] <= here[f"{name}_high"] for here, there in pairs) and not (
         pd.isna(ours[name]) or pd.isna(theirs[name])

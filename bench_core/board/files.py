@@ -1,6 +1,6 @@
-"""The files of a board as they are on disk: which there are, whether they are as they were written, all of one board.
+"""The files of a board on disk: which ones exist, whether they are unmodified, and whether all are of one board.
 
-``manifest.json`` holds the sha256 of every table. A board may be replaced while it is read; then it is read again.
+``manifest.json`` holds the sha256 of every table. If a board is replaced during reading, it is read again.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ __all__ = [
     "read_files",
 ]
 
-FIXED_COLUMNS = {  # rows.csv has more, of the cost models
+FIXED_COLUMNS = {  # rows.csv has more, from the cost models
     "workloads": WORKLOAD_COLUMNS,
     "curves": CURVE_COLUMNS,
     "pairwise": PAIRWISE_COLUMNS,
@@ -55,34 +55,34 @@ KEPT_TABLES = {"measurements": MEASUREMENT_COLUMNS, "measurements-raw": RAW_COLU
 MANIFEST, LEADERBOARD = "manifest.json", "leaderboard.md"
 _CSV_FILES = tuple(f"{name}.csv" for name in (*TABLES, *OPTIONAL_TABLES, *KEPT_TABLES))
 OWN_FILES = (*_CSV_FILES, MANIFEST, LEADERBOARD)
-_DIGESTS = "sha256"  # of every table, in the manifest
+_DIGESTS = "sha256"  # key of the tables' digests in the manifest
 _ATTEMPTS = 20
 
 Found = TypeVar("Found")
 
 
 def digest_of(content: bytes) -> str:
-    """Return the sha256 of a table as the manifest has it."""
+    """Return the sha256 of a table in the form the manifest uses."""
     return hashlib.sha256(content).hexdigest()
 
 
 def read_files(folder: Path, *, verified: bool = True) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Return the manifest of the board in ``folder``, and its tables by name, all of one board.
+    """Return the manifest of the board in ``folder`` and its tables by name, all of one board.
 
     Args:
         folder: of the results.
         verified: compare every table with its digest in the manifest.
 
     Raises:
-        UsageError: one line, for a file that is missing or can't be read, or the first table that differs.
+        UsageError: one line, for a file that is missing or unreadable, or the first table that differs.
     """
     return _undisturbed(folder, lambda place: _read_once(folder, place, verified=verified))
 
 
 def kept_content(folder: Path, name: str) -> bytes | None:
-    """Return a table of ``KEPT_TABLES`` that an earlier run left in ``folder``, or None.
+    """Return the content of a table of ``KEPT_TABLES`` from an earlier run in ``folder``, or None.
 
-    A note says of one that can't be read that it is passed over, and of one that was edited that it is kept.
+    An unreadable table is skipped with a note; an edited one is kept with a note.
     """
     file = f"{name}.csv"
 
@@ -96,7 +96,7 @@ def kept_content(folder: Path, name: str) -> bytes | None:
         try:
             expected = json.loads(_bytes(place / MANIFEST))[_DIGESTS][file]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return content, ""  # nothing to compare with, as beside a board of an earlier version
+            return content, ""  # nothing to compare with, as in boards of an earlier version
         edited = expected != digest_of(content)
         return content, "not as it was written; kept as it is, --remeasure measures again" if edited else ""
 
@@ -107,7 +107,7 @@ def kept_content(folder: Path, name: str) -> bytes | None:
 
 
 def _undisturbed(folder: Path, read: Callable[[Path], Found]) -> Found:
-    """What ``read`` finds where the board's files are, read again where another board takes their place meanwhile."""
+    """Call ``read`` on the folder of the board's files, again if another board replaces them meanwhile."""
     for _ in range(_ATTEMPTS):
         before = _state(folder)
         try:
@@ -122,7 +122,7 @@ def _undisturbed(folder: Path, read: Callable[[Path], Found]) -> Found:
 
 
 def _state(folder: Path) -> tuple[Path, bytes]:
-    """Where the board's files are, and its manifest, which no two boards have in common."""
+    """Return the folder of the board's files, and its manifest, which is unique to the board."""
     place = place_of(folder)
     try:
         return place, _bytes(place / MANIFEST)
@@ -154,7 +154,7 @@ def _read_once(folder: Path, place: Path, *, verified: bool) -> tuple[dict[str, 
 
 
 def _compare(folder: Path, digests: object, contents: Mapping[str, bytes]) -> None:
-    """Raise UsageError for the first table that isn't the one whose digest the manifest holds."""
+    """Raise UsageError for the first table whose digest differs from the manifest's."""
     remedy = "run the suite again, or read the board as it is (--unverified)"
     if not isinstance(digests, dict):
         raise UsageError(f"results {folder}: manifest.json holds no {_DIGESTS} of the tables; {remedy}")

@@ -1,4 +1,4 @@
-"""What manifest.json of a board has to hold, so that whoever shows the board can rely on it."""
+"""Validation of a board's manifest.json, so that code that shows the board can rely on it."""
 
 from typing import Annotated, Any, Literal
 
@@ -10,7 +10,7 @@ __all__ = ["check_manifest"]
 
 
 class _Part(BaseModel):
-    """A part of a manifest: what is named here is checked, the rest may be anything."""
+    """A part of a manifest: the fields named here are validated, others may hold anything."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -45,7 +45,7 @@ class _Suite(_Part):
 
 
 class _Facts(_Part):
-    """What was recorded of one workload; empty where it failed."""
+    """Facts recorded about one workload; empty if it failed."""
 
     weights: str | None = None
     calibration_trace: str | None = None
@@ -65,9 +65,10 @@ class _Manifest(_Part):
 
 
 def check_manifest(manifest: Any, place: str) -> None:
-    """Compare a manifest with what it has to hold; ``place`` names the board in errors.
+    """Validate a manifest; ``place`` names the board in errors.
 
-    Raises UsageError, one line with the first part that is missing or wrong.
+    Raises:
+        UsageError: one line with the first part that is missing or wrong.
     """
     try:
         _Manifest.model_validate(manifest)

@@ -1,8 +1,8 @@
-"""Rows over training seeds: what stays of a figure when the same network is trained again from another seed.
+"""Rows over training seeds: how stable a figure is when the same network is trained from other seeds.
 
 With at least five seeds the interval of a mean is Student's t at 95 %, mean ± t s / √n with n - 1 degrees of freedom,
-which takes the seeds as a sample of all seeds and their figures as roughly normal. With fewer of them no interval
-is claimed: the smallest and the largest value are shown.
+which assumes that the seeds are a sample of all seeds and their figures roughly normal. With fewer seeds no interval
+is claimed; the smallest and the largest value are shown.
 """
 
 import json
@@ -28,9 +28,9 @@ _MISSED = ("missed target", "over budget on test")
 
 
 def over_seeds(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float, str]:
-    """Mean, low, high and what low and high are, of one figure at one or more seeds.
+    """Return mean, low, high and the kind of interval of one figure at one or more seeds.
 
-    The t interval from five values on, else the range; of a single value neither, and both are NaN.
+    The interval is Student's t for five or more values, otherwise the range; for a single value both ends are NaN.
     """
     mean, count = float(np.mean(values)), len(values)
     if count == 1:
@@ -42,11 +42,11 @@ def over_seeds(values: Sequence[float], confidence: float = 0.95) -> tuple[float
 
 
 def seed_table(rows: pd.DataFrame, groups: Mapping[str, Sequence[str]]) -> pd.DataFrame | None:
-    """Every strategy at every operating point over the seeds of each group, from rows.csv; None without a group.
+    """Return every strategy at every operating point over the seeds of each group, from rows.csv; None without groups.
 
     Args:
         rows: of the whole board.
-        groups: by common name, the workloads that differ in their seed only.
+        groups: by common name, the workloads that differ only in their seed.
     """
     records: list[dict[str, Any]] = []
     for name, workloads in groups.items():
@@ -66,7 +66,7 @@ def seed_table(rows: pd.DataFrame, groups: Mapping[str, Sequence[str]]) -> pd.Da
 
 
 def _figures(rows: pd.DataFrame) -> dict[str, Any]:
-    """What one strategy at one operating point came to at the seeds where it has figures."""
+    """Return the figures of one strategy at one operating point, over the seeds that have figures."""
     found: dict[str, Any] = {"workloads": json.dumps(rows["workload"].tolist()), "seeds": len(rows)}
     if len(rows):
         for name in _FIGURES:

@@ -1,14 +1,14 @@
-"""Figures that papers published on a board's data sets: shown beside its rows, never ranked with them.
+"""Published figures on a board's data sets, shown next to its rows but never ranked with them.
 
 They come from other networks and other training, and most of their thresholds were chosen on the test data. A file
-``published.csv`` in a board's folder, or beside it, holds them, a row per figure:
+``published.csv`` in a board's folder, or next to it, holds them, one row per figure:
 
 =====================  ================================================================================================
 column                 meaning
 =====================  ================================================================================================
-``method``             exit strategy, with what sets it apart
+``method``             exit strategy, with what distinguishes it
 ``network``            its base network, as named by the source
-``dataset``            name of a data set, as ``exitbench list datasets`` has it
+``dataset``            name of a data set, as listed by ``exitbench list datasets``
 ``timesteps``          T of the network
 ``accuracy``           in percent
 ``average_timesteps``  mean exit timestep, or the reference point that ``method`` names
@@ -17,7 +17,7 @@ column                 meaning
 ``thresholds``         how the source chose its thresholds
 =====================  ================================================================================================
 
-A cell without a figure is not known.
+A cell without a figure means unknown.
 """
 
 from collections.abc import Collection
@@ -33,7 +33,7 @@ from bench_core.util.files import read_text
 __all__ = ["FIGURES", "PUBLISHED_COLUMNS", "REMARK", "published_table", "read_published"]
 
 FILE: Final = "published.csv"
-PUBLISHED_COLUMNS: Final = {  # and what they are called where people read
+PUBLISHED_COLUMNS: Final = {  # and their headings for readers
     "method": "method",
     "network": "network",
     "dataset": "data set",
@@ -45,7 +45,7 @@ PUBLISHED_COLUMNS: Final = {  # and what they are called where people read
     "thresholds": "thresholds chosen",
 }
 _LARGEST = {"timesteps": 1e6, "accuracy": 100.0, "average_timesteps": 1e6}
-FIGURES: Final = tuple(PUBLISHED_COLUMNS[name] for name in _LARGEST)  # columns of figures, as people read them
+FIGURES: Final = tuple(PUBLISHED_COLUMNS[name] for name in _LARGEST)  # columns of figures, by heading
 REMARK: Final = (
     "As published, not measured here and not ranked: other networks, other training, and thresholds mostly chosen on "
     "the test data."
@@ -53,13 +53,14 @@ REMARK: Final = (
 
 
 def read_published(folder: Path, datasets: Collection[str]) -> pd.DataFrame:
-    """The published figures on these data sets, in the file's order; none where there is no file.
+    """Return the published figures on these data sets, in the file's order; empty without a file.
 
     Args:
         folder: of a board.
+        datasets: names of data sets.
 
     Raises:
-        UsageError: a file that isn't one; names file, row and column.
+        UsageError: the file is invalid; names file, row and column.
     """
     path = next((place for place in (folder / FILE, folder.absolute().parent / FILE) if place.is_file()), None)
     if path is None:
@@ -81,5 +82,5 @@ def read_published(folder: Path, datasets: Collection[str]) -> pd.DataFrame:
 
 
 def published_table(published: pd.DataFrame) -> pd.DataFrame:
-    """The same as text for people: ``n/a`` for what is not known."""
+    """Return the figures as text for display, with ``n/a`` for unknown ones."""
     return published.replace("", "n/a").rename(columns=PUBLISHED_COLUMNS)

@@ -1,4 +1,4 @@
-"""Scored policies to rows: figures, intervals and ranks, in the columns of the dictionary."""
+"""Conversion of scored policies to rows: figures, intervals and ranks, in the columns of the schema."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -45,10 +45,16 @@ def row_table(
     first_layer: FirstLayer,
     failed: dict[str, str],
 ) -> pd.DataFrame:
-    """Every strategy at every operating point, a row each, ranked within workload and operating point.
+    """Return a row for every strategy at every operating point, ranked within workload and operating point.
 
     Args:
-        failed: takes in, by cost model, why it gave nothing.
+        suite: name of the suite.
+        workloads: scored workloads.
+        points: the operating points.
+        cost_models: the cost models that give energies.
+        comparisons: by workload and operating point.
+        first_layer: when a first layer under constant input is charged.
+        failed: receives, by cost model, why it gave no result.
     """
     rows: list[dict[str, Any]] = []
     board = partial(_Board, cost_models=cost_models, first_layer=first_layer, failed=failed)
@@ -87,7 +93,7 @@ def _workload_rows(
 
 
 def _cost_columns(model: CostModel) -> list[str]:
-    """Energy, its share of static T's, EDP, its share."""
+    """Return the columns of energy, its share of static T's, EDP and its share."""
     return list(cost_columns(model.label, model.unit, model.latency_unit))
 
 
@@ -96,7 +102,7 @@ def _failed(entry: Entry, point: OperatingPoint) -> dict[str, Any]:
 
 
 class _Board:
-    """The rows of one workload, with what they have in common."""
+    """The rows of one workload and the values they share."""
 
     def __init__(
         self,
@@ -106,6 +112,7 @@ class _Board:
         first_layer: FirstLayer,
         failed: dict[str, str],
     ) -> None:
+        """Compute the values that all rows share."""
         self._workload, self._test = workload, test
         self._cost_models, self._first_layer, self._failed = cost_models, first_layer, failed
         self._static = static_accuracy(test)
@@ -119,6 +126,7 @@ class _Board:
         }
 
     def row(self, entry: Entry, policy: ScoredPolicy, standing: Standing | None) -> dict[str, Any]:
+        """Return the row of one strategy at one operating point; without figures if the policy has no outcome."""
         assert entry.scores is not None
         row: dict[str, Any] = {
             "strategy": entry.label,
@@ -183,7 +191,7 @@ def _annotate(row: dict[str, Any], text: str) -> None:
 
 
 def workload_table(workloads: Sequence[WorkloadScores], diagrams: Mapping[str, Reliability]) -> pd.DataFrame:
-    """Static accuracy and reference points of every workload that was recorded; ``diagrams``: of each by name."""
+    """Return static accuracy and reference points of every recorded workload; ``diagrams``: reliability by name."""
     rows = []
     for workload in workloads:
         if workload.test is not None:
@@ -204,7 +212,7 @@ def workload_table(workloads: Sequence[WorkloadScores], diagrams: Mapping[str, R
 
 
 def curve_table(workloads: Sequence[WorkloadScores]) -> pd.DataFrame:
-    """The curve of every strategy on test, at most 100 policies each."""
+    """Return the curve of every strategy on test, at most 100 policies each."""
     rows = [
         (workload.name, entry.label, entry.knob, value, average, accuracy)
         for workload in workloads

@@ -1,4 +1,4 @@
-"""The dictionary of columns: what every figure in the result files means. Its version is part of each manifest."""
+"""The schema of the result files: the meaning of every column. Its version is part of each manifest."""
 
 import re
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ __all__ = [
 
 SCHEMA = "exitbench.rows/1"
 
-# How the units of cost models are spelt in the names of columns.
+# Spelling of the cost models' units in column names.
 _ENERGIES = {"J": "joules", "E(1)": "relative"}
 _PRODUCTS = {"J": "joule", "E(1)": "relative"}
 _LATENCIES = {"s": "seconds", "timestep": "timesteps"}
@@ -242,7 +242,7 @@ TRAINING_COLUMNS = {
     "torch": "its version",
 }
 
-# Read as text whatever their cells look like: a workload may be called 007 or nan.
+# Always read as text: a workload may be called 007 or nan.
 TEXT_COLUMNS = frozenset(
     {
         "calibration_trace",
@@ -273,7 +273,7 @@ TEXT_COLUMNS = frozenset(
 
 
 def cost_columns(model: str, unit: str = "J", latency_unit: str = "timestep") -> dict[str, str]:
-    """The columns that a cost model adds to rows.csv: energy, its share of static T's, EDP and its share."""
+    """Return the columns that a cost model adds to rows.csv: energy, its share of static T's, EDP and its share."""
     energy = f"energy_{model}_{_ENERGIES[unit]}"
     edp = f"edp_{model}_{_PRODUCTS[unit]}_{_LATENCIES[latency_unit]}"
     return {
@@ -286,7 +286,7 @@ def cost_columns(model: str, unit: str = "J", latency_unit: str = "timestep") ->
 
 @dataclass(frozen=True)
 class Priced:
-    """A cost model as it stands on a board: its columns, how they are headed, and what to multiply by for that."""
+    """A cost model on a board: its columns, their units for display, and the scale factor to those units."""
 
     model: str
     energy: str
@@ -297,7 +297,7 @@ class Priced:
 
 
 def priced(columns: Iterable[str]) -> list[Priced]:
-    """The cost models among the columns of a board, in order."""
+    """Return the cost models among the columns of a board, in order."""
     names = list(columns)
     found = []
     for energy in names:

@@ -1,6 +1,6 @@
 """For maintainers: write the sha256 of a board's tables, as they are on disk, to its manifest.
 
-A board of an earlier version has none there, and one that was edited on purpose has others:
+Needed for a board of an earlier version, which has no digests, or one that was edited on purpose:
 
 python -m bench_core.board.seal results/quick
 """
@@ -19,7 +19,9 @@ __all__ = ["seal"]
 def seal(folder: Path) -> dict[str, str]:
     """Write the sha256 of every table in ``folder`` to its manifest, and return them by file name.
 
-    Raises UsageError for a folder that holds no board, or one whose files contradict each other, and StoreError.
+    Raises:
+        UsageError: the folder holds no board, or its files contradict each other.
+        StoreError: the manifest cannot be written.
     """
     refuse_contradictions(read_board(folder, verified=False), str(folder))
     manifest, contents = read_files(folder, verified=False)

@@ -40,12 +40,17 @@ def board_tables(
     seed: int,
     problems: list[str] | None = None,
 ) -> dict[str, pd.DataFrame]:
-    """Every table that is a function of traces and policies, by name. One that can't be made is empty.
+    """Return every table that is a function of traces and policies, by name. A table that fails is empty.
 
     Args:
+        suite: name of the suite.
+        workloads: scored workloads.
+        points: the operating points.
+        cost_models: the cost models that give energies.
         first_layer: when a first layer under constant input is charged.
-        resamples, seed: of the bootstrap.
-        problems: takes in why tables are empty, and why cost models gave nothing.
+        resamples: number of bootstrap resamples.
+        seed: of the bootstrap.
+        problems: receives why tables are empty and why cost models failed.
     """
     problems = [] if problems is None else problems
 
@@ -72,7 +77,7 @@ def board_tables(
 
 
 def pairwise_table(comparisons: Mapping[tuple[str, str], Comparison]) -> pd.DataFrame:
-    """Every pair of rows of one workload and operating point."""
+    """Return every pair of rows of one workload and operating point."""
     records = [
         {"workload": workload, "operating_point": point, **pair}
         for (workload, point), comparison in comparisons.items()
@@ -82,7 +87,7 @@ def pairwise_table(comparisons: Mapping[tuple[str, str], Comparison]) -> pd.Data
 
 
 def class_table(workloads: Sequence[WorkloadScores]) -> pd.DataFrame:
-    """What exiting early does to each class; classes without a test sample are left out."""
+    """Return the effect of early exits on each class; classes without test samples are omitted."""
     records: list[dict[str, Any]] = []
     for workload in workloads:
         if workload.test is None:
@@ -120,7 +125,7 @@ def class_table(workloads: Sequence[WorkloadScores]) -> pd.DataFrame:
 
 
 def reliability_table(diagrams: Mapping[str, Reliability]) -> pd.DataFrame:
-    """The reliability diagram of every workload at every timestep; empty bins have a count and nothing else."""
+    """Return the reliability diagram of every workload at every timestep; empty bins have only a count."""
     records = []
     for name, diagram in diagrams.items():
         for t in range(len(diagram.samples)):
@@ -139,9 +144,9 @@ def reliability_table(diagrams: Mapping[str, Reliability]) -> pd.DataFrame:
 
 
 def summary_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Every strategy at every operating point over all workloads where it has a rank, from rows.csv alone.
+    """Return every strategy at every operating point over all workloads in which it has a rank, from rows.csv alone.
 
-    Strategies that are ranked on more workloads come first, then those of the lower average rank.
+    Strategies ranked on more workloads come first, then those of lower average rank.
     """
     records: list[dict[str, Any]] = []
     for point, at_point in rows[rows["rank"].notna()].groupby("operating_point", sort=False):

@@ -1,4 +1,4 @@
-"""Traces beside a board: where they lie, and whether they are the ones that its manifest names."""
+"""Traces stored with a board: their paths, and whether they match its manifest."""
 
 from pathlib import Path
 
@@ -11,24 +11,25 @@ __all__ = ["kept_trace", "trace_name", "trace_path"]
 
 
 def trace_path(results: Path, workload: str, split: str) -> Path:
-    """Where the board in ``results`` keeps a trace."""
+    """Return the path of a trace stored with the board in ``results``."""
     return place_of(results, f"traces/{trace_name(workload, split)}")
 
 
 def trace_name(workload: str, what: str) -> str:
-    """Return the file name of a trace beside a board: of a split, or of corrupted samples of one."""
+    """Return the file name of a trace stored with a board: of a split, or of corrupted samples."""
     return f"{workload}-{what}.safetensors"
 
 
 def kept_trace(path: Path, digest: str | None) -> Trace:
-    """The trace at ``path``.
+    """Load the trace at ``path`` and check it against the manifest.
 
     Args:
-        digest: of its tensors, as the manifest has it; None where the manifest has none.
+        path: of the trace file.
+        digest: of its tensors, from the manifest; None if the manifest has none.
 
     Raises:
-        TraceError: for a file that is missing or no trace.
-        UsageError: for another trace than the manifest's.
+        TraceError: the file is missing or not a trace.
+        UsageError: the trace differs from the manifest's.
     """
     trace = load_trace(path)
     if trace.digest != digest:

@@ -1,8 +1,8 @@
-"""Policies under corruption: what was fitted and chosen on clean data, replayed on corrupted test samples.
+"""Policies under corruption: fitted and chosen on clean data, replayed on corrupted test samples.
 
-A policy's promise is judged against the same corrupted samples, and by the same test as on the board: iso-accuracy d
-promises at least the accuracy of static T less d points, a budget b at most b T timesteps, risk d at most d points
-harmed. It counts as broken where the 95 % interval says so.
+A policy's promise is judged on the same corrupted samples, with the same test as on the board: iso-accuracy d promises
+at least the accuracy of static T minus d points, a budget b at most b T timesteps, risk d at most d points harmed. It
+counts as broken if the 95 % interval excludes it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ from bench_core.util.progress import progress
 
 __all__ = ["CLEAN", "REMARK", "Condition", "shift_table"]
 
-CLEAN = "clean"  # the same samples as they are, severity 0
+CLEAN = "clean"  # the unmodified samples, severity 0
 REMARK = (
     "The same policies, chosen on clean calibration data, on {samples} test samples under corruption; severity 0 is "
     "the same samples as they are. A promise is broken where it is significantly missed on these samples: accuracy at "
@@ -34,7 +34,7 @@ _DIGITS = 16
 
 @dataclass(frozen=True)
 class Condition:
-    """Test samples under one corruption, recorded, and where they are to be had their inputs."""
+    """Test samples under one corruption: their trace and inputs."""
 
     corruption: str
     severity: int
@@ -42,13 +42,13 @@ class Condition:
 
     @property
     def name(self) -> str:
-        """As in file names and manifests."""
+        """Name in file names and manifests."""
         return f"{self.corruption}-{self.severity}"
 
 
 @dataclass(frozen=True)
 class _Replayed:
-    """One policy under one condition: what it did on every sample, or why that is not known."""
+    """One policy under one condition: its per-sample results, or why they are unknown."""
 
     entry: Entry
     policy: ScoredPolicy
@@ -63,12 +63,13 @@ def shift_table(
     resamples: int,
     seed: int,
 ) -> pd.DataFrame:
-    """Every policy of the board under every condition, a row each.
+    """Return a row for every policy of the board under every condition.
 
     Args:
-        workloads: scored on clean data; policies that weren't chosen there have no row.
-        conditions: by workload: what its policies are replayed on, or in words why there is nothing.
-        resamples, seed: of the bootstrap.
+        workloads: scored on clean data; policies not chosen there have no row.
+        conditions: by workload: the conditions to replay its policies on, or a message why there are none.
+        resamples: number of bootstrap resamples.
+        seed: of the bootstrap.
     """
     rows: list[dict[str, Any]] = []
     for workload in workloads:
@@ -128,7 +129,7 @@ def _rows(workload: WorkloadScores, condition: Condition, *, resamples: int, see
 def _replay(workload: WorkloadScores, condition: Condition) -> Iterator[_Replayed]:
     trace = condition.recorded.trace
     for entry in workload.entries:
-        done: dict[Any, Outcome | str] = {}  # operating points often pick the same policy
+        done: dict[Any, Outcome | str] = {}  # operating points often choose the same policy
         for policy in entry.scores.policies if entry.scores else ():
             if policy.make is None:
                 continue
@@ -143,7 +144,7 @@ def _replay(workload: WorkloadScores, condition: Condition) -> Iterator[_Replaye
 
 
 def _outcome(what: str, scored: ScoredPolicy, condition: Condition) -> Outcome | str:
-    """Where the policy stopped each sample, or in words why that is not known."""
+    """Return where the policy stopped each sample, or a message why that is unknown."""
 
     def replay() -> Outcome:
         assert scored.policy is not None

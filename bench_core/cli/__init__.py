@@ -1,6 +1,6 @@
-"""The command line: parse, call, print. Heavy imports happen inside the commands, so ``--help`` answers at once.
+"""The command line: parse, call, print. Heavy imports happen inside the commands, so that ``--help`` is fast.
 
-Each module holds the commands of one room of the house and registers them on ``common.app``.
+Each module holds related commands and registers them on ``common.app``.
 """
 
 import gc
@@ -16,7 +16,7 @@ from bench_core.errors import ExitBenchError, ForeignCodeError, PluginError, one
 from bench_core.util.version import __version__
 
 # isort: off
-# Importing a room registers its commands; `exitbench --help` shows them in this order.
+# Importing a module registers its commands; `exitbench --help` shows them in this order.
 from bench_core.cli import run, boards, replay, record, listings, data, store, plugins  # noqa: F401
 # isort: on
 
@@ -26,12 +26,12 @@ INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run the command line; errors a user can cause are one line and exit code 2, Ctrl-C is 130.
+    """Run the command line; user errors print one line with exit code 2, Ctrl-C exits with 130.
 
-    Whatever is printed can be printed: see ``cli.streams``. Output that is lost, because its disk is full, say, is an
-    error as well; a reader that goes away and an output that was closed from the start are not.
+    All output is made printable: see ``cli.streams``. Lost output, for instance on a full disk, is an error too; a
+    reader that leaves, or an output that was closed from the start, is not.
     """
-    # Threads that spin for long make small operations many times slower on a machine that does other work too.
+    # Long spinning of threads makes small operations many times slower on a busy machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     with standard_streams() as (output, _):
         code = _exit_code()
@@ -48,16 +48,16 @@ def _exit_code() -> int:
         code = app(standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
-    except SystemExit as error:  # nothing of ours leaves in this way
+    except SystemExit as error:  # our own code never exits this way
         print(f"exitbench: something called sys.exit({error.code!s:.60}); the command is not finished", file=sys.stderr)
         return 1
     except ExitBenchError as error:
         _show_traceback(error)
         _complain(f"{error}{_their_place(error)}")
         return 2
-    except BaseException as error:  # a plugin's, or a defect; SystemExit too: of ours there is none in this mode
+    except BaseException as error:  # a plugin's, or a defect; also SystemExit, which is never ours in this mode
         if hasattr(error, "format_message"):  # a click usage error
-            if message := " ".join(error.format_message().split()):  # empty where the help was shown instead
+            if message := " ".join(error.format_message().split()):  # empty if the help was shown instead
                 _complain(message)
             return 2
         from bench_core.isolation.tracebacks import debugging, described, is_foreign
@@ -69,19 +69,19 @@ def _exit_code() -> int:
         _complain(f"{described(error)}" + ("" if debugging() else "; --debug shows the traceback"))
         return 2
     if code == INTERRUPTED:
-        exec("")  # Ctrl-C in code that came from a string, as a dataclass's, would end us by signal 2; this clears that
+        exec("")  # after Ctrl-C in code from a string (a dataclass's), Python would end by signal 2; this prevents it
         print("stopped; what is finished is kept, the same command continues", file=sys.stderr)
-        gc.freeze()  # else Python looks at every object once more before it ends: seconds, with PyTorch loaded
+        gc.freeze()  # otherwise Python examines every object once more on exit: seconds with PyTorch
     return int(code or 0)
 
 
 def _complain(message: str) -> None:
-    """Print one line of error."""
+    """Print an error in one line."""
     print(f"exitbench: {one_line(message)}", file=sys.stderr)
 
 
 def _their_place(error: ExitBenchError) -> str:
-    """Return where the plugin's code is that ended in such an error; empty where none did."""
+    """Return the location in a plugin's code that caused an error; empty if no plugin did."""
     if error.__cause__ is None or not isinstance(error, ForeignCodeError | PluginError):
         return ""
     from bench_core.isolation.tracebacks import is_foreign, raised_at
@@ -103,7 +103,7 @@ def _named(error: OSError) -> str:
 @app.callback(invoke_without_command=True)
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
-    debug: Annotated[  # read by common._Commands, which accepts it after a command too
+    debug: Annotated[  # read by common._Commands, which also accepts it after a command
         bool, typer.Option("--debug", help="Show tracebacks of errors; may also follow a command.")
     ] = False,
 ) -> None:

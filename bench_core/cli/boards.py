@@ -1,4 +1,4 @@
-"""``exitbench leaderboard``, ``report``, ``compare`` and ``reproduce``: what can be done with a board."""
+"""``exitbench leaderboard``, ``report``, ``compare`` and ``reproduce``: commands on existing boards."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from bench_core.errors import ExitBenchError, UsageError
 
 @contextmanager
 def refusing_odd_cells(*folders: Path) -> Iterator[None]:
-    """Raise UsageError where a board that was read can't be shown: its files hold what no run writes."""
+    """Raise UsageError if a board cannot be shown because its files hold something that no run writes."""
     try:
         yield
     except (ExitBenchError, OSError):
@@ -41,7 +41,7 @@ def leaderboard(
     ] = None,
     unverified: Unverified = False,
 ) -> None:
-    """Print a board that was made before."""
+    """Print an existing board."""
     from bench_core.board.board import read_board
     from bench_core.board.consistency import refuse_contradictions
     from bench_core.report.terminal import terminal
@@ -67,7 +67,7 @@ def report(
     plugin: PluginFiles = None,
     unverified: Unverified = False,
 ) -> None:
-    """Write a board as one html page, as LaTeX, plots and markdown."""
+    """Write a board as an html page, LaTeX, plots and markdown."""
     from bench_core.board.board import read_board
     from bench_core.board.consistency import refuse_contradictions
     from bench_core.report.write import check_formats, needs_extras, write_report
@@ -99,7 +99,7 @@ def compare(
     second: Annotated[Path, typer.Argument(help="Folder of another board of the same suite.")],
     unverified: Unverified = False,
 ) -> None:
-    """Two boards of one suite: what changed, row by row, and what is not comparable."""
+    """Compare two boards of one suite row by row; list what changed and what is not comparable."""
     from bench_core.board.board import read_board
     from bench_core.board.consistency import refuse_contradictions
     from bench_core.board.differences import compare_boards
@@ -127,15 +127,15 @@ def reproduce(
     plugin: PluginFiles = None,
     unverified: Unverified = False,
 ) -> None:
-    """Recompute a board and compare; exit code 1 and a list of differences where it drifted.
+    """Recompute a board and compare; if it drifted, list the differences and exit with code 1.
 
-    Tolerances are those of the contract for numbers (docs/reproducing.md): where rounding differs, decisions from
-    traces are the same, and networks from weights are held to 0.15 points and 1 % of the average exit timestep.
+    Tolerances are those of the contract for numbers (docs/reproducing.md): if rounding differs, decisions from traces
+    must still be the same, and networks from weights must agree to 0.15 points and 1 % of the average exit timestep.
 
-    With --only, ranks and tables across workloads are left out.
+    With --only, ranks and tables across workloads are omitted.
 
-    From scratch every network is trained again: differences are reported with intervals, and exit code 1 says that
-    something failed to run.
+    With --from scratch, every network is trained again; differences are reported with intervals, and exit code 1 means
+    that something failed to run.
     """
     if source not in ("traces", "weights", "scratch"):
         raise UsageError(f"--from {source}: it is traces, weights or scratch")

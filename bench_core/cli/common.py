@@ -1,4 +1,4 @@
-"""What several commands share: the application, options, and how names and flags are read."""
+"""Shared parts of the commands: the application, options, and parsing of names and flags."""
 
 import os
 import sys
@@ -32,17 +32,18 @@ __all__ = [
 ]
 
 
-_TO_LOAD = 1.0  # minutes that a plugin may take at least, since it may import large libraries
+_TO_LOAD = 1.0  # minimum minutes for a plugin to load, since it may import large libraries
 _DEBUG = "--debug"
 
 
 class _Commands(TyperGroup):
-    """All commands. Nothing they take may be empty: as a path that would be the current folder.
+    """All commands. Empty arguments are rejected, since an empty path would be the current folder.
 
-    ``--debug`` is taken wherever it is.
+    ``--debug`` is accepted anywhere.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments, taking out ``--debug`` and rejecting empty ones."""
         options = args[: args.index("--")] if "--" in args else args
         from bench_core.isolation.tracebacks import show_tracebacks
 
@@ -79,7 +80,7 @@ DeviceOption = Annotated[
 
 
 def use_device(name: str | None, *, here: bool = True) -> None:
-    """Take a ``--device`` for this process and its workers; refuse one that isn't here, where it has to be ``here``."""
+    """Set the ``--device`` of this process and its workers; with ``here``, reject one that this machine lacks."""
     from bench_core.util.device import VARIABLE, compute_device
 
     if name is not None:
@@ -89,6 +90,7 @@ def use_device(name: str | None, *, here: bool = True) -> None:
 
 
 def registry_of(files: list[Path] | None, limit_minutes: float | None = None) -> Any:
+    """Load the plugins, including those in ``files``; print their problems to stderr."""
     from bench_core.isolation.foreign_code import STRATEGY_MINUTES
     from bench_core.isolation.tracebacks import debugging
     from bench_core.plugins import load_registry
@@ -103,7 +105,7 @@ def registry_of(files: list[Path] | None, limit_minutes: float | None = None) ->
 
 
 def table(rows: Iterable[Iterable[object]], headers: list[str], **options: Any) -> str:
-    """Return rows as text in columns, as tabulate makes it; control characters in names are shown as escapes."""
+    """Return rows as a text table made by tabulate; control characters in names are escaped."""
     from tabulate import tabulate
 
     shown = [[visible(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
@@ -111,7 +113,7 @@ def table(rows: Iterable[Iterable[object]], headers: list[str], **options: Any) 
 
 
 def store_or_none() -> Any:
-    """Return the default store; None, said on stderr, where no home is known to keep one in."""
+    """Return the default store, or None, with a note, if no home folder is known."""
     from bench_core.store.local import default_store
     from bench_core.util.progress import note
 
@@ -123,7 +125,7 @@ def store_or_none() -> Any:
 
 
 def names_of(only: list[str] | None, kinds: str) -> list[str]:
-    """What ``--only`` names. Raises UsageError, with the kinds of what can be named, for a text without a name."""
+    """Return the names given with ``--only``; raise UsageError, listing the ``kinds`` allowed, for an empty one."""
     names = []
     for text in only or []:
         parts = [part for part in text.split(",") if part]
@@ -134,7 +136,7 @@ def names_of(only: list[str] | None, kinds: str) -> list[str]:
 
 
 def suite_of(name: str, only: list[str] | None, registry: Any) -> Any:
-    """A suite, of it what ``--only`` names. Raises UsageError for a text without a name, and for an unknown one."""
+    """Return a suite, reduced by ``--only``; raise UsageError for an empty or unknown name."""
     from bench_core.knobs import nearest
     from bench_core.run.suite import EVERY_STRATEGY, load_suite
 
@@ -153,6 +155,7 @@ def suite_of(name: str, only: list[str] | None, registry: Any) -> Any:
 
 
 def workload_of(suite: str, name: str, registry: Any) -> Any:
+    """Return a workload of a suite; raise UsageError for an unknown name."""
     from bench_core.knobs import nearest
     from bench_core.run.artifacts import Workload
     from bench_core.run.suite import load_suite
@@ -164,6 +167,7 @@ def workload_of(suite: str, name: str, registry: Any) -> Any:
 
 
 def settings_of(pairs: list[str] | None) -> dict[str, object]:
+    """Parse the KEY=VALUE pairs of ``--set``; raise UsageError for an invalid or repeated one."""
     settings: dict[str, object] = {}
     for pair in pairs or []:
         key, sign, value = pair.partition("=")
@@ -176,11 +180,12 @@ def settings_of(pairs: list[str] | None) -> dict[str, object]:
 
 
 def shown_points(operating_points: list[str]) -> list[str]:
-    """The one table per workload that a terminal shows: the middle iso-accuracy, else the first of all."""
+    """Return the operating point shown in a terminal: iso-accuracy:0.5 if present, otherwise the first."""
     return ["iso-accuracy:0.5"] if "iso-accuracy:0.5" in operating_points else operating_points[:1]
 
 
 def refuse_file(folder: Path, flag: str = "--output") -> None:
+    """Raise UsageError if an output folder or one of its parents is a file."""
     for place in (folder, *folder.parents):
         if place.exists() and not place.is_dir():
             raise UsageError(f"{flag} {folder}: {place} is a file")
@@ -194,7 +199,7 @@ def refuse_output(
     plugin: Iterable[Path] | None = None,
     read: Iterable[Path] = (),
 ) -> None:
-    """Refuse a file that can't be written, or that is an input or a file of the store, before any work is done."""
+    """Reject an output that cannot be written, or is an input or a file of the store, before any work is done."""
     if output is None:
         return
     from bench_core.store.local import default_store

@@ -1,4 +1,4 @@
-"""``exitbench data``: data sets, where they come from, and whether they are whole."""
+"""``exitbench data``: data sets, their sources, and whether they are complete."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,7 @@ app.add_typer(data_app, name="data")
 def data_list(
     name: Annotated[str | None, typer.Argument(help="A data set, for all there is to say about its source.")] = None,
 ) -> None:
-    """The data sets: samples, whether they are here, licences; of one of them its files, digests and mirrors."""
+    """List the data sets: samples, availability, licences. With NAME, show its files, digests and mirrors."""
     from bench_core.data.fetch.fetch import how_to, state
     from bench_core.data.fetch.sources import SOURCES
 
@@ -41,7 +41,7 @@ def data_fetch(
     name: Annotated[str, typer.Argument(help="A data set of `exitbench data list`.")],
     folder: Annotated[Path | None, typer.Option(help="Look here first, for archives or their content.")] = None,
 ) -> None:
-    """Bring a data set into its folder: fetched, continued where it stopped, checked, unpacked."""
+    """Download a data set, resuming where it stopped, then verify and unpack it."""
     from bench_core.data.fetch.fetch import fetch, how_to
 
     source = source_of(name)
@@ -56,7 +56,7 @@ def data_fetch(
 def data_verify(
     name: Annotated[str | None, typer.Argument(help="A data set; default all that are here.")] = None,
 ) -> None:
-    """Compare files with their digests; name what is missing or altered. Exit code 1 if anything is."""
+    """Compare files with their digests and list what is missing or altered; exit code 1 if anything is."""
     from bench_core.data.fetch.fetch import problems, state, verdict, whereabouts
     from bench_core.data.fetch.sources import SOURCES
 
@@ -77,6 +77,7 @@ def data_verify(
 
 
 def source_of(name: str) -> Any:
+    """Return the source of a data set; raise UsageError for an unknown name."""
     from bench_core.data.fetch.sources import SOURCES
     from bench_core.knobs import nearest
 

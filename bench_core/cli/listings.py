@@ -1,4 +1,4 @@
-"""``exitbench list``: what is installed."""
+"""``exitbench list``: installed strategies, models, data sets, suites, plugins and more."""
 
 from enum import StrEnum
 from typing import Annotated, Any
@@ -23,7 +23,7 @@ class Listing(StrEnum):
 
 @app.command("list")
 def list_(what: Annotated[Listing, typer.Argument(help="What to list.")], plugin: PluginFiles = None) -> None:
-    """What is installed: strategies with their knobs, models, data sets, plugins with versions."""
+    """List what is installed: strategies with their knobs, models, data sets, plugins with versions."""
     if what is Listing.SUITES:
         from bench_core.run.suite import SHIPPED, load_suite
 

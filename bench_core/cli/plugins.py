@@ -1,4 +1,4 @@
-"""``exitbench plugin``: start one, check one."""
+"""``exitbench plugin``: create a plugin, or check one."""
 
 import sys
 from pathlib import Path
@@ -29,7 +29,7 @@ def plugin_new(
 def plugin_check(
     plugin: Annotated[str, typer.Argument(metavar="DIST", help="A distribution, a plugin, or a plugin's .py file.")],
 ) -> None:
-    """Run the conformance kit on every exit strategy that a plugin registers; exit code 1 where a check fails."""
+    """Run the conformance kit on every exit strategy that a plugin registers; exit code 1 if a check fails."""
     from bench_core.conformance.runner import examine, plugin_file, plugins_of, strategies_of
     from bench_core.isolation.tracebacks import debugging
 

@@ -1,4 +1,4 @@
-"""``exitbench train``, ``convert`` and ``record``: what happens to a network before any method sees it."""
+"""``exitbench train``, ``convert`` and ``record``: the commands that make networks and traces."""
 
 import math
 import sys
@@ -37,7 +37,7 @@ def train(
         typer.Option(min=0, help="Begin no epoch that would end later; exit code 3 where one is left to train."),
     ] = None,
 ) -> None:
-    """Train one network of a suite; a stopped training goes on where it was."""
+    """Train one network of a suite; an interrupted training resumes where it stopped."""
     from bench_core.errors import TrainingPausedError
     from bench_core.run.artifacts import trained_weights
     from bench_core.store.local import default_store
@@ -71,7 +71,7 @@ def convert(
     ] = None,
     device: DeviceOption = None,
 ) -> None:
-    """Convert one trained network of a suite, and show the neurons that stand where it had activations."""
+    """Convert one trained network of a suite, and show the neurons that replace its activations."""
     from bench_core.run.artifacts import conversion_key, spiking_network, trained_weights
     from bench_core.snn import SpikingNeuron
     from bench_core.store.local import copy_artifact, default_store
@@ -200,7 +200,7 @@ def _record_own(
 
 
 def _module_files(model: str) -> Iterator[Path]:
-    """The files of ``package.module`` in ``--model``, found without running them."""
+    """Yield the files of ``package.module`` in ``--model``, found without running them."""
     where = [str(Path.cwd()), *sys.path]
     for name in model.partition(":")[0].split("."):
         spec = PathFinder.find_spec(name, where) if name else None

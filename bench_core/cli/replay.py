@@ -66,7 +66,7 @@ def replay(
 
 
 def _file(output: Path | None) -> Path | None:
-    """Return the file of an output option; None where it is to be printed."""
+    """Return the file of an output option; None if the output is printed."""
     return None if output == _PRINTED else output
 
 
@@ -88,8 +88,8 @@ def verify(
 ) -> None:
     """Compare live runs with replay and with the trace, and measure them; exit code 1 if they disagree.
 
-    Replaying the logits of a live run must give its exits exactly. The logits must be those of the trace up to
-    rounding, which can flip a spike: at most 10 % of the samples may be off by more than 1e-4.
+    Replaying the logits of a live run must give exactly its exits. The logits must equal the trace's up to rounding,
+    which can flip a spike: at most 10 % of the samples may be off by more than 1e-4.
     """
     from bench_core.board.board import write_text
     from bench_core.run.suite import load_suite

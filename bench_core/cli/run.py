@@ -1,4 +1,4 @@
-"""``exitbench run``: the main job."""
+"""``exitbench run``: train, record, replay and write the leaderboard of a suite."""
 
 import shlex
 import sys
@@ -55,7 +55,7 @@ def run(
         bool, typer.Option("--offline-store", help="Make nothing: what the store lacks or has damaged ends the run.")
     ] = False,
 ) -> None:
-    """The main job: train, convert and record what is missing, then replay and write the leaderboard."""
+    """Train, convert and record what is missing, then replay and write the leaderboard."""
     from bench_core.report.terminal import terminal
     from bench_core.run.artifacts import stored_weights
     from bench_core.run.run import check_workers, plan, run_suite

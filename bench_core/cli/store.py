@@ -1,4 +1,4 @@
-"""``exitbench store``: the artifacts at hand."""
+"""``exitbench store``: the stored artifacts."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +17,7 @@ app.add_typer(store_app, name="store")
 
 @store_app.command("list")
 def store_list() -> None:
-    """The artifacts at hand: kind, key, size, and what each is."""
+    """List the stored artifacts: kind, key, size and description."""
     from bench_core.store.inventory import entries
     from bench_core.store.local import default_store
 
@@ -36,7 +36,7 @@ def store_list() -> None:
 
 @store_app.command("show")
 def store_show(key: Annotated[str, typer.Argument(help="Key of an artifact, or how it begins.")]) -> None:
-    """What an artifact's header says: tensors, how it was made, digests."""
+    """Show an artifact's header: tensors, how it was made, digests."""
     import json
 
     from bench_core.store.inventory import choose, describe, entries
@@ -48,7 +48,7 @@ def store_show(key: Annotated[str, typer.Argument(help="Key of an artifact, or h
 
 @store_app.command("verify")
 def store_verify() -> None:
-    """Compare every artifact with its digests; exit code 1 where one is damaged or a file is unknown."""
+    """Compare every artifact with its digests; exit code 1 if one is damaged or a file is unknown."""
     from bench_core.store.inventory import verify
     from bench_core.store.local import default_store
 
@@ -69,7 +69,7 @@ def store_prune(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and stop.")] = False,
 ) -> None:
-    """Remove what no longer belongs: what stopped runs left unfinished, and damaged artifacts."""
+    """Remove damaged artifacts and unfinished ones of stopped runs."""
     from bench_core.store.inventory import prune
     from bench_core.store.local import default_store
 
@@ -89,7 +89,7 @@ def store_remove(
     ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and stop.")] = False,
 ) -> None:
-    """Remove single artifacts, or everything that was made for a workload."""
+    """Remove single artifacts, or everything made for a workload."""
     from bench_core.store.inventory import removable, remove
     from bench_core.store.local import default_store
 
@@ -112,7 +112,7 @@ def store_export(
     names: Annotated[list[str], typer.Argument(help="Workloads, or keys of single artifacts.")],
     output: Annotated[Path, typer.Option(help="The file to write.")],
 ) -> None:
-    """Write a workload's network, traces and policies into one file, for another store."""
+    """Write a workload's network, traces and policies into one file, for import into another store."""
     from bench_core.store.inventory import choose, entries, shipped_entries
     from bench_core.store.local import default_store
     from bench_core.trace.bundles import export_bundle
@@ -126,7 +126,7 @@ def store_export(
 
 @store_app.command("import")
 def store_import(bundle: Annotated[Path, typer.Argument(help="A file that `store export` wrote.")]) -> None:
-    """Put the artifacts of such a file into the store, once all of it has been checked."""
+    """Import the artifacts of an exported file into the store, after checking all of it."""
     from bench_core.store.local import default_store
     from bench_core.trace.bundles import import_bundle
 
@@ -138,7 +138,7 @@ def store_import(bundle: Annotated[Path, typer.Argument(help="A file that `store
 
 
 def _name_left_alone(store: "Store") -> None:
-    """Say on stderr which links, FIFOs, sockets and devices are in the store's folders."""
+    """Report on stderr links, FIFOs, sockets and devices in the store's folders, which are ignored."""
     from bench_core.store.inventory import left_alone
     from bench_core.util.progress import note
 
@@ -147,7 +147,7 @@ def _name_left_alone(store: "Store") -> None:
 
 
 def _print_shared(store: "Store") -> None:
-    """What lies at the URL of a store that has one."""
+    """Print what the store's URL holds, if it has one."""
     if store.url:
         shared = store.shared()
         print(

@@ -1,8 +1,8 @@
-"""The conformance kit: named checks that any exit strategy, shipped or not, has to pass.
+"""The conformance kit: named checks that every exit strategy, shipped or not, must pass.
 
 ``exitbench plugin check`` runs them on an installed plugin, ``pytest --pyargs bench_core.conformance --exit-strategy
-NAME`` the same under pytest, and an author's own test file goes over ``CHECKS``. The names are imported when first
-used, because pytest loads this package in every project where exitbench is installed.
+NAME`` runs the same under pytest, and a plugin's own tests can iterate over ``CHECKS``. Names are imported on first
+use, because pytest loads this package in every project in whose environment exitbench is installed.
 """
 
 import importlib
@@ -27,6 +27,7 @@ __all__ = [*_HOMES]  # noqa: PLE0604  # strings, all of them
 
 
 def __getattr__(name: str) -> Any:
+    """Import a public name on first use."""
     if name not in _HOMES:
         raise AttributeError(f"module 'bench_core.conformance' has no attribute {name!r}")
     return getattr(importlib.import_module(f"bench_core.conformance.{_HOMES[name]}"), name)

@@ -1,4 +1,4 @@
-"""The named checks, each with one reason to fail. ``docs/plugins.md`` says what each is for."""
+"""The named checks, each with one reason to fail. ``docs/plugins.md`` explains the purpose of each."""
 
 import dataclasses
 import itertools
@@ -20,15 +20,15 @@ from bench_core.trace.files import load_trace, save_trace
 __all__ = ["CHECKS"]
 
 BATCHES = (1, 7)
-NESTED = 12  # policies of a family that are looked at where it claims to be nested
-FAINT = 1e-6  # what logits that decide nothing are multiplied with
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)  # each against float64
+NESTED = 12  # policies examined of a family that claims to be nested
+FAINT = 1e-6  # factor for logits that decide nothing
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)  # each compared with float64
 
 _CHECKS: list[Check] = []
 
 
 def _check(test: Callable[[Subject], None]) -> Callable[[Subject], None]:
-    """Make a check of a function: its name with dashes, its docstring's first line as the rule."""
+    """Register a function as a check: its name with dashes, its docstring's first line as the rule."""
     rule = (test.__doc__ or "").splitlines()[0]
     _CHECKS.append(Check(test.__name__.replace("_", "-"), rule, test))
     return test
@@ -49,7 +49,7 @@ def causality(subject: Subject) -> None:
         expected = subject.exits(value, test)
         for t in range(1, test.trace.timesteps):
             found = subject.exits(value, test.with_future_of(other, t))
-            later = t + 1  # where a sample that goes on after t stops is the future's matter
+            later = t + 1  # the exit of a sample that continues after t may depend on the future
             when = f"when only what comes after t = {t} changes"
             subject.compare(value, expected.clamp(max=later), found.clamp(max=later), when)
 
@@ -163,13 +163,13 @@ def non_finite(subject: Subject) -> None:
     for value in subject.values:
         expected = subject.exits(value, test)
         if torch.equal(expected, subject.exits(value, unrelated)):
-            continue  # this policy doesn't look at logits
+            continue  # this policy does not use logits
         for bad in (math.nan, math.inf, -math.inf):
             logits = test.trace.logits.clone()
             logits[:, bad_t - 1] = bad
             try:
                 found = subject.exits(value, test.with_logits(logits))
-            except Exception:  # refused, in whatever words
+            except Exception:  # refused, with any message
                 continue
             stopped = (found >= bad_t) & (found < test.trace.timesteps)
             if stopped.any():
@@ -261,7 +261,7 @@ def overhead(subject: Subject) -> None:
 
 
 def _fit_and_replay(subject: Subject, calibration: Recording, test: Recording) -> None:
-    """Fit on one recording, and replay policies of the family on another; raises what either raises."""
+    """Fit on one recording and replay policies of the family on another; exceptions of either propagate."""
     family = subject.fit(calibration)
     for value in subject.values_of(family, calibration):
         subject.exits(value, test, family)
@@ -272,7 +272,7 @@ def _constant(recording: Recording) -> Recording:
 
 
 def _two_on_top(recording: Recording) -> Recording:
-    """The largest logit of every step twice."""
+    """Duplicate the largest logit of every timestep."""
     logits = recording.trace.logits.clone()
     first = logits.argmax(2, keepdim=True)
     return recording.with_logits(logits.scatter(2, (first + 1) % logits.shape[2], logits.amax(2, keepdim=True)))

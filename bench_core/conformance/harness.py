@@ -1,4 +1,4 @@
-"""A strategy under examination: fitted on made-up recordings and asked step by step, always under a stated seed."""
+"""Test harness for one strategy: fits it on synthetic recordings and steps its policies, always under a fixed seed."""
 
 import copy
 import random
@@ -22,8 +22,8 @@ from bench_core.scoring.scores import Artifacts, Recorded, fit_family
 
 __all__ = ["Check", "ConformanceError", "Subject", "exits_of"]
 
-POLICIES = 5  # of a family that are looked at
-CLOSE = 1e-6  # a network's two largest outputs may change places where they differ by less
+POLICIES = 5  # policies examined per family
+CLOSE = 1e-6  # a network's two largest outputs may swap if they differ by less
 
 
 class ConformanceError(AssertionError):
@@ -31,21 +31,21 @@ class ConformanceError(AssertionError):
 
 
 class Subject:
-    """One strategy, and what the checks ask of it.
+    """One strategy, with the operations that the checks need.
 
-    The strategy is copied before every fit, so that nothing is left over from one fit in the next. Random generators
-    are set to the same seed before a fit and before a replay: whether a strategy depends on them is one check's matter
-    (``determinism``), and the others stay out of it.
+    The strategy is copied before every fit, so that no state carries over. Random generators are set to the same seed
+    before a fit and before a replay: only the check ``determinism`` tests whether a strategy depends on them.
     """
 
     def __init__(self, strategy: ExitStrategy) -> None:
+        """Copy the strategy and make its recordings."""
         self.strategy = copy.deepcopy(strategy)
         self.calibration = record(1)
         self.test = record(2)
 
     @cached_property
     def family(self) -> PolicyFamily:
-        """What it learns from the calibration recording."""
+        """The family fitted on the calibration recording."""
         return self.fit(self.calibration)
 
     @cached_property
@@ -54,13 +54,13 @@ class Subject:
         return self.values_of(self.family, self.calibration)
 
     def fit(self, recording: Recording, artifacts: Artifacts | None = None, *, seed: int = 0) -> PolicyFamily:
-        """Fit a fresh copy. Raises PluginError for anything but a family; what the strategy raises comes through."""
+        """Fit a fresh copy; raise PluginError if it returns no family. Exceptions of the strategy propagate."""
         with _seeded(seed):
             recorded = Recorded(recording.trace, self.inputs(recording))
             return fit_family(copy.deepcopy(self.strategy), recorded, artifacts, private=False)
 
     def values_of(self, family: PolicyFamily, recording: Recording, most: int = POLICIES) -> list[KnobValue]:
-        """At most so many values of the knob, evenly from those that make a difference on a recording."""
+        """Return at most ``most`` knob values, evenly chosen from those that make a difference on a recording."""
         with _seeded(0):
             values = FamilyOnTrace(family, recording.trace, self.inputs(recording)).values()
         if not values:
@@ -69,7 +69,7 @@ class Subject:
         return [values[place] for place in places]
 
     def policy(self, family: PolicyFamily, value: KnobValue) -> ExitPolicy:
-        """The policy of one knob value, made under the seed that a fit is made under."""
+        """Return the policy of one knob value, created under the seed used for fitting."""
         with _seeded(0):
             return family.policy(value)
 
@@ -83,13 +83,15 @@ class Subject:
         seed: int = 0,
         watch: bool = False,
     ) -> torch.Tensor:
-        """Where a fresh policy stops each sample, int64 [N]: asked about all samples of a batch at every t < T.
+        """Return where a fresh policy stops each sample, int64 [N], querying all samples of a batch at every t < T.
 
         Args:
             value: of the family's knob.
-            family: by default the one learnt from the calibration recording.
-            batch: samples asked about at once; default all.
-            watch: refuse changes to what the policy is shown.
+            recording: the samples.
+            family: by default the one fitted on the calibration recording.
+            batch: samples per query; default all.
+            seed: of the random generators.
+            watch: reject modification of the policy's evidence.
         """
         policy = self.policy(self.family if family is None else family, value)
         with _seeded(seed):
@@ -100,9 +102,9 @@ class Subject:
         return torch.cat(parts)
 
     def undecided(self, value: KnobValue, recording: Recording) -> torch.Tensor:
-        """Samples for which a network inside the policy has two outputs that are closer than rounding, bool [N].
+        """Return the samples for which a network in the policy has two outputs closer than rounding, bool [N].
 
-        Such a network may answer differently where the same samples come in other batches.
+        Such a network may answer differently if the same samples come in other batches.
         """
         with _network_outputs() as outputs:
             self.exits(value, recording)
@@ -114,11 +116,12 @@ class Subject:
         return close
 
     def inputs(self, recording: Recording) -> InputFrames | None:
-        """A recording's frames, for a strategy that declares that it looks at them."""
+        """Return a recording's frames if the strategy declares that it uses them."""
         return recording.read if self.looks_at_inputs else None
 
     @property
     def looks_at_inputs(self) -> bool:
+        """Whether the strategy declares that it uses inputs."""
         return Requirement.INPUTS in self.strategy.requires
 
     def compare(
@@ -129,7 +132,7 @@ class Subject:
         when: str,
         excused: torch.Tensor | None = None,
     ) -> None:
-        """Raise ConformanceError where exit timesteps differ, naming the first such sample."""
+        """Raise ConformanceError if exit timesteps differ, naming the first such sample."""
         differ = expected != found
         if excused is not None:
             differ &= ~excused
@@ -141,18 +144,18 @@ class Subject:
             )
 
     def at(self, value: KnobValue) -> str:
-        """A policy of the family in words."""
+        """Describe a policy of the family."""
         return f"{self.strategy.family_knob.name} = {value}"
 
 
 @dataclass(frozen=True)
 class Check:
-    """One rule, with one reason to fail. Call it with a strategy; it raises where the rule is broken.
+    """One rule, with one reason to fail. Call it with a strategy; it raises if the rule is broken.
 
     Attributes:
         name: as ``exitbench plugin check`` prints it.
         rule: one sentence.
-        test: raises ConformanceError; what the strategy itself raises comes through.
+        test: raises ConformanceError; exceptions of the strategy propagate.
     """
 
     name: str
@@ -160,15 +163,16 @@ class Check:
     test: Callable[[Subject], None]
 
     def __call__(self, strategy: ExitStrategy) -> None:
+        """Run the check on a strategy."""
         self.test(Subject(strategy))
 
 
 def exits_of(
     policy: ExitPolicy, recording: Recording, inputs: InputFrames | None, *, watch: bool = False
 ) -> torch.Tensor:
-    """Where a policy first says yes, T where it never does, int64 [N].
+    """Return the timestep at which a policy first stops each sample, T if never, int64 [N].
 
-    No sample leaves the batch: what goes wrong when samples do is another check's matter than what goes wrong here.
+    No sample leaves the batch: errors caused by leaving samples are left to another check.
     """
     trace = recording.trace
     samples, timesteps, everyone = len(trace), trace.timesteps, torch.arange(len(trace))
@@ -204,8 +208,8 @@ def _tensors(evidence: Evidence, shown: torch.Tensor | None, *, copied: bool = T
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Every global random generator at one seed, and back where it was afterwards."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # what a strategy may use
+    """Set all global random generators to a seed within the context, and restore them afterwards."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # strategies may use it
     with torch.random.fork_rng():
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002
@@ -219,7 +223,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def _network_outputs() -> Iterator[list[torch.Tensor]]:
-    """What networks say while the block runs: outputs of the outermost modules, in the order of the calls."""
+    """Collect the outputs of the outermost modules within the context, in call order."""
     outputs: list[torch.Tensor] = []
     depth = 0
 

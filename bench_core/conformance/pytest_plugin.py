@@ -1,4 +1,4 @@
-"""What pytest loads wherever exitbench is installed: the option that names strategies for the kit. Imports little."""
+"""The pytest plugin, loaded wherever exitbench is installed: adds the option ``--exit-strategy``. Imports little."""
 
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,7 @@ __all__ = ["pytest_addoption"]
 
 
 def pytest_addoption(parser: "pytest.Parser") -> None:
-    """``pytest --pyargs bench_core.conformance --exit-strategy NAME``."""
+    """Add the option for ``pytest --pyargs bench_core.conformance --exit-strategy NAME``."""
     parser.getgroup("exitbench").addoption(
         "--exit-strategy",
         action="append",

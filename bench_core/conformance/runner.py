@@ -1,4 +1,4 @@
-"""All checks on one strategy, and which strategies a distribution, a plugin or a file brings."""
+"""Running all checks on a strategy, and finding the strategies of a distribution, a plugin or a file."""
 
 import re
 from collections.abc import Iterator
@@ -19,12 +19,13 @@ __all__ = ["Verdict", "examine", "plugin_file", "plugins_of", "strategies_of"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """How one check of one strategy came out.
+    """The result of one check of one strategy.
 
     Attributes:
-        strategy, check: names.
-        problem: empty, or one line about how the rule is broken.
-        was_run: False where an earlier failure left nothing to check.
+        strategy: its name.
+        check: its name.
+        problem: empty, or one line on how the rule is broken.
+        was_run: False if an earlier failure left nothing to check.
         traceback: of an exception that the strategy raised, as Python prints it.
     """
 
@@ -36,9 +37,11 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
+        """Whether the check was run and found no problem."""
         return self.was_run and not self.problem
 
     def __str__(self) -> str:
+        """Return the verdict as a line."""
         outcome = "passed" if self.passed else f"failed: {self.problem}" if self.was_run else "not run"
         return f"{self.strategy}  {self.check:<16}  {outcome}"
 
@@ -46,7 +49,7 @@ class Verdict:
 def examine(strategy: ExitStrategy) -> Iterator[Verdict]:
     """Run every check on a strategy, one after the other.
 
-    The first, ``runs``, is a condition of all others: where it fails, they are not run.
+    The first, ``runs``, is a precondition of all others: if it fails, they are not run.
     """
     subject = Subject(strategy)
     runs = True
@@ -60,16 +63,19 @@ def examine(strategy: ExitStrategy) -> Iterator[Verdict]:
                 check.test(subject)
         except (ConformanceError, ExitBenchError) as error:
             problem = one_line(_line(str(error)))
-        except Exception as error:  # whatever a strategy raises is the verdict on it
+        except Exception as error:  # anything a strategy raises is a verdict on it
             problem, trace = f"raises {described(error)}", full_traceback(error)
         yield Verdict(strategy.name, check.name, problem, traceback=trace)
         runs = check is not CHECKS[0] or not problem
 
 
 def plugins_of(wanted: str, registry: Registry) -> list[PluginRecord]:
-    """The plugins of a distribution, else the one plugin, of this name; spelt with dashes, dots or underscores.
+    """Return the plugins of the distribution with this name, otherwise the plugin with this name.
 
-    Raises UsageError with the nearest name where there is none.
+    Dashes, dots and underscores are equivalent.
+
+    Raises:
+        UsageError: there is none; suggests the nearest name.
     """
     by_distribution = [p for p in registry.plugins if _plain(p.distribution) == _plain(wanted)]
     by_name = [p for p in registry.plugins if _plain(p.name) == _plain(wanted)]
@@ -83,13 +89,13 @@ def plugins_of(wanted: str, registry: Registry) -> list[PluginRecord]:
 
 
 def strategies_of(plugins: list[PluginRecord], registry: Registry) -> list[ExitStrategy]:
-    """Every strategy that these plugins registered."""
+    """Return every strategy that these plugins registered."""
     owned = [name for name in registry.strategies if registry.owners["strategies", name] in plugins]
     return [registry.strategies[name] for name in owned]
 
 
 def plugin_file(wanted: str) -> Path | None:
-    """The file that is meant, or None where a distribution or plugin is. Raises UsageError for one that isn't there."""
+    """Return the file if ``wanted`` names a .py file, otherwise None; raise UsageError if it does not exist."""
     path = Path(wanted)
     if path.suffix != ".py":
         return None

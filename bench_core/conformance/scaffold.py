@@ -1,4 +1,4 @@
-"""A package to start from: what ``exitbench plugin new NAME`` writes."""
+"""Scaffold of a plugin package: the output of ``exitbench plugin new NAME``."""
 
 import importlib.metadata
 import importlib.util
@@ -21,10 +21,11 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 def new_plugin(name: str, registry: Registry, folder: Path) -> Path:
-    """Write the package ``folder``/``name`` with a strategy called ``name``, whole or not at all.
+    """Write the package ``folder``/``name`` with a strategy called ``name``, completely or not at all.
 
-    Raises UsageError for a name that can't be a package's, or that is taken, and for a folder that is there already;
-    StoreError when the disk says no.
+    Raises:
+        UsageError: the name is not valid for a package or taken, or the folder exists.
+        StoreError: the package cannot be written.
     """
     _refuse_name(name, registry.strategies)
     place = folder / name
@@ -38,7 +39,7 @@ def new_plugin(name: str, registry: Registry, folder: Path) -> Path:
         for path, text in render(name, distribution=name, module=_module(name)).items():
             (place / path).parent.mkdir(exist_ok=True)
             (place / path).write_text(text, encoding="utf-8")
-    except BaseException as error:  # Ctrl-C included: nothing half-made is left
+    except BaseException as error:  # including Ctrl-C: leave nothing incomplete
         shutil.rmtree(place, ignore_errors=True)
         if isinstance(error, OSError):
             raise StoreError(f"{place}: can't be written ({error}); free space or choose another folder") from error
@@ -47,7 +48,7 @@ def new_plugin(name: str, registry: Registry, folder: Path) -> Path:
 
 
 def render(strategy: str, *, distribution: str, module: str) -> dict[str, str]:
-    """The files of a plugin package: path inside it, and text."""
+    """Return the files of a plugin package: text by path inside it."""
     names = {
         "strategy": strategy,
         "distribution": distribution,

@@ -1,4 +1,4 @@
-"""The kit under pytest: ``pytest --pyargs bench_core.conformance --exit-strategy NAME`` runs a test per check."""
+"""The conformance kit under pytest: ``--pyargs bench_core.conformance --exit-strategy NAME`` runs a test per check."""
 
 import pytest
 
@@ -12,7 +12,7 @@ __all__ = ["pytest_generate_tests", "test_conformance"]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test per named strategy and check."""
+    """Generate a test per named strategy and check."""
     names = metafunc.config.getoption("--exit-strategy")
     if not names:
         raise pytest.UsageError("say which strategy: --exit-strategy NAME")
@@ -26,4 +26,5 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def test_conformance(strategy: ExitStrategy, check: Check) -> None:
+    """Run one check on one strategy."""
     check(strategy)

@@ -1,1 +1,1 @@
-"""Exit strategies and the evidence they decide on."""
+"""Exit strategies, and the evidence on which they decide."""

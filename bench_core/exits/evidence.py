@@ -1,8 +1,7 @@
-"""What a decision may see at one timestep, and the one read of a trace that shows it to many.
+"""Evidence for exit decisions: what a policy may use at one timestep, and a single trace read shared by many readers.
 
-Whoever looks gets an ``Evidence`` of their own. Behind those of one timestep stands the same S_t, and what was asked
-of its readouts is computed once for all. Nothing that is shared is handed out: the tensors that evidence gives are
-new, so that writing into them harms nobody else.
+Each reader gets its own ``Evidence``. All evidence of one timestep shares S_t, and every requested readout is computed
+once. Shared tensors are never exposed: ``Evidence`` returns copies, so writing to them cannot affect other readers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,22 +23,22 @@ InputFrames = Callable[[torch.Tensor, int], torch.Tensor]
 """(positions [B], frames presented F) -> network input [B, F, C, H, W]."""
 
 
-_FEW = 1024  # values of which a sort is quicker than several passes
+_FEW = 1024  # sorting is faster than several passes for up to this many values
 
 
 class Evidence:
-    """What a decision may see at timestep t, for a batch of B unfinished samples. No labels, no ids, nothing after t.
+    """What a decision may use at timestep t, for B unfinished samples: no labels, no ids, nothing after t.
 
-    It is good for as long as the decision takes. Asking for what wasn't asked for by then raises PluginError where
-    a trace is read for many at once.
+    Valid only during the decision. When a trace is read for several readers, requesting something new afterwards raises
+    PluginError.
 
     Args:
         t: the timestep just computed, 1-based; 0 before the first (``ExitPolicy.start``).
-        T: timesteps at which the network stops in any case.
-        step_logits: o_t, float64 [B, K]; zeros at t = 0. It and ``total`` must not be written to while this is used.
+        T: the timestep at which the network always stops.
+        step_logits: o_t, float64 [B, K]; zeros at t = 0. Do not modify it or ``total`` while the evidence is in use.
         total: S_t = o_1 + … + o_t, float64 [B, K]; zeros at t = 0.
-        keys: what ``uniform`` depends on, int64 [B].
-        inputs: gives the network input presented so far, for strategies that declare that they look at it.
+        keys: int64 [B]; seeds ``uniform``.
+        inputs: returns the network input presented so far, for strategies that declare ``Requirement.INPUTS``.
     """
 
     __slots__ = ("T", "_inputs", "_keys", "_moment", "_step", "_total", "t")
@@ -47,22 +46,23 @@ class Evidence:
     t: int
     T: int
 
-    def __init__(  # noqa: PLR0917  # what a decision may see, in the order it comes about
+    def __init__(  # noqa: PLR0917  # in order of availability
         self,
         t: int,
-        T: int,  # the field's own name
+        T: int,  # uppercase, as in the literature
         step_logits: torch.Tensor,
         total: torch.Tensor,
         keys: torch.Tensor,
         inputs: Callable[[], torch.Tensor] | None = None,
     ) -> None:
+        """Create the evidence of one timestep; see the class for the arguments."""
         self._look_at(_Moment(t, step_logits, total), T, keys, inputs)
 
     @classmethod
     def _of(
         cls, moment: "_Moment", timesteps: int, keys: torch.Tensor, inputs: Callable[[], torch.Tensor] | None
     ) -> "Evidence":
-        """Evidence that shares what is behind it with others."""
+        """Return evidence that shares its timestep with other readers."""
         evidence = cls.__new__(cls)
         evidence._look_at(moment, timesteps, keys, inputs)
         return evidence
@@ -77,69 +77,73 @@ class Evidence:
 
     @property
     def batch(self) -> int:
-        """B, the number of samples."""
+        """Number of samples B."""
         return self._moment.shape[0]
 
     @property
     def classes(self) -> int:
-        """K, the number of classes."""
+        """Number of classes K."""
         return self._moment.shape[1]
 
     @property
     def step_logits(self) -> torch.Tensor:
-        """o_t, float64 [B, K]; zeros at t = 0."""
+        """Logits o_t of this timestep, float64 [B, K]; zeros at t = 0."""
         if self._step is None:
             self._step = self._moment.step.clone()
         return self._step
 
     @property
     def total(self) -> torch.Tensor:
-        """S_t = o_1 + … + o_t, float64 [B, K]; zeros at t = 0."""
+        """Accumulated logits S_t = o_1 + … + o_t, float64 [B, K]; zeros at t = 0."""
         if self._total is None:
             self._total = self._moment.total.clone()
         return self._total
 
     @property
     def mean(self) -> torch.Tensor:
-        """m_t = S_t / t, float64 [B, K]."""
+        """Mean logits m_t = S_t / t, float64 [B, K]."""
         return self._moment.total / max(self.t, 1)
 
     def readout(self, accumulate: str = "sum", alpha: float = 1.0) -> "Readout":
-        """Softmax of S_t / alpha, or with ``accumulate="mean"`` of S_t / (t alpha).
+        """Return the softmax readout of S_t / alpha, or of S_t / (t alpha) with ``accumulate="mean"``.
 
-        Where a trace is read for many it is computed once for all who ask.
+        When a trace is read for several readers, each readout is computed once.
 
-        Raises ValueError for another ``accumulate``, or where alpha isn't above 0.
+        Raises:
+            ValueError: ``accumulate`` is neither "sum" nor "mean", or alpha is not positive.
         """
         return self._moment.readout(accumulate, alpha)
 
     @property
     def inputs(self) -> torch.Tensor:
-        """The network input presented so far, float32 [B, F, C, H, W], for strategies that require ``inputs``.
+        """Network input presented so far, float32 [B, F, C, H, W], for strategies that require ``inputs``.
 
-        F is 1 under constant input; for event frames it is t, and at t = 0 the first frame stands alone. Raises
-        PluginError where the strategy doesn't declare that it looks at inputs.
+        F is 1 for constant input; for event frames it is t, or 1 (the first frame) at t = 0.
+
+        Raises:
+            PluginError: the strategy does not declare ``Requirement.INPUTS``.
         """
         if self._inputs is None:
             raise PluginError("exit strategy", "looks at inputs without declaring Requirement.INPUTS in `requires`")
         return self._inputs()
 
     def uniform(self, salt: int) -> torch.Tensor:
-        """A number in [0, 1) per sample, float64 [B], the same in any order, batch and engine."""
+        """Return a number in [0, 1) per sample, float64 [B], independent of order, batch and engine."""
         return uniform(self._keys, salt)
 
 
 class Readout:
-    """R_t = S_t / alpha or S_t / (t alpha) of B samples, and what its softmax comes to.
+    """Readout R_t = S_t / alpha or S_t / (t alpha) of B samples, with statistics of its softmax.
 
-    Whatever it gives is a new tensor, float64 [B], NaN where R_t has NaN or its largest is infinite, and the same on
-    every processor (``bench_core.util.portable_math``). Values are shifted by the largest before they are divided by
-    alpha, so that a small one can't make them overflow.
+    Every result is a new tensor, float64 [B], identical on every processor (``bench_core.util.portable_math``); NaN if
+    R_t contains NaN or its maximum is infinite. The maximum is subtracted before dividing by alpha, so a small alpha
+    cannot cause overflow.
     """
 
     __slots__ = ("_alpha", "_largest", "_mean", "_moment", "_weighted")
 
     def __init__(self, moment: "_Moment", accumulate: str, alpha: float) -> None:
+        """Create the readout; raise ValueError for an unknown ``accumulate`` or a non-positive alpha."""
         if accumulate not in ("sum", "mean") or not alpha > 0:
             raise ValueError(f"no readout: accumulate = {accumulate!r}, alpha = {alpha!r}")
         self._moment, self._mean, self._alpha = moment, accumulate == "mean", alpha
@@ -148,46 +152,46 @@ class Readout:
 
     @property
     def runner_up(self) -> torch.Tensor:
-        """The second largest of R_t less the largest: 0 where two tie, else below 0."""
-        second = self._moment.second  # first, because the largest may come with it
+        """Second largest value of R_t minus the largest: 0 for a tie, otherwise negative."""
+        second = self._moment.second  # first: computing it may also compute the largest
         return self._less_largest(second)
 
     def of(self, classes: torch.Tensor) -> torch.Tensor:
-        """R_t of one class a sample, ``classes`` int64 [B], less the largest of R_t."""
+        """Return R_t of one class per sample, ``classes`` int64 [B], minus the largest value of R_t."""
         return self._less_largest(self._moment.total.gather(1, classes[:, None]))
 
     @property
     def largest_probability(self) -> torch.Tensor:
-        """max p, for p = softmax(R_t)."""
+        """Largest probability max p, with p = softmax(R_t)."""
         largest = self._softmax()[0]
         if self._moment.shared:
             return largest.clone()
-        self._largest = None  # it is handed out, so it is computed anew for whoever asks again
+        self._largest = None  # returned without a copy, so recompute it next time
         return largest
 
     @property
     def mean_log_probability(self) -> torch.Tensor:
-        """sum p log p for p = softmax(R_t), which is minus its entropy; NaN where a logit is infinite."""
+        """Negative entropy sum p log p, with p = softmax(R_t); NaN if a logit is infinite."""
         self._moment.workspace.weighted.add((self._mean, self._alpha))
-        largest, weighted = self._softmax()  # log p = x + log max p, for x = R_t less its largest
+        largest, weighted = self._softmax()  # log p = x + log max p, with x = R_t - max R_t
         assert weighted is not None
         return weighted + _log(largest)
 
     @property
     def log_largest_probability(self) -> torch.Tensor:
-        """max log p, for p = softmax(R_t)."""
+        """Log of the largest probability, max log p, with p = softmax(R_t)."""
         return _log(self._softmax()[0])
 
     def _less_largest(self, values: torch.Tensor) -> torch.Tensor:
-        """R_t from S_t [B, 1], less the largest, [B]."""
+        """Return R_t minus its largest value, [B], for values of S_t [B, 1]."""
         moment = self._moment
         largest = moment.read_out(moment.largest, self._mean)
         below = moment.read_out(values, self._mean) - largest
-        below += largest - largest  # NaN where it is infinite, else nothing
+        below += largest - largest  # NaN if the largest is infinite, otherwise 0
         return (below if self._alpha == 1.0 else below / self._alpha).squeeze(1)
 
     def _softmax(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """max p, and where anybody ever wanted it sum p x over classes, x = R_t less its largest, [B] each."""
+        """Return max p and, if ever requested, sum p x over classes with x = R_t - max R_t, [B] each."""
         wanted = (self._mean, self._alpha) in self._moment.workspace.weighted
         if self._largest is None or (wanted and self._weighted is None):
             self._largest, self._weighted = self._moment.softmax(self._mean, self._alpha, weighted=wanted)
@@ -195,33 +199,35 @@ class Readout:
 
 
 class _Workspace:
-    """What outlives a timestep: tensors to compute in (new ones cost page faults every time), and what is wanted.
+    """Buffers and requests that persist across timesteps; reusing buffers avoids page faults.
 
     Attributes:
-        weighted: the readouts of which sum p x is wanted; it is made along with max p from then on.
+        weighted: readouts for which sum p x was requested; from then on it is computed together with max p.
     """
 
     def __init__(self) -> None:
+        """Create an empty workspace."""
         self._free: list[torch.Tensor] = []
         self.weighted: set[tuple[bool, float]] = set()
 
     def take(self, shape: torch.Size) -> torch.Tensor:
-        """A contiguous float64 tensor of that shape with anything in it."""
+        """Return a contiguous, uninitialized float64 tensor of this shape."""
         free = self._free.pop() if self._free else None
         return free if free is not None and free.shape == shape else torch.empty(shape, dtype=torch.float64)
 
     def give_back(self, *tensors: torch.Tensor) -> None:
-        """Tensors that nobody needs any more."""
+        """Return tensors to the pool of free buffers."""
         self._free += tensors
 
 
 class _Moment:
-    """One timestep of a batch: what stands behind the evidence of all who look at it.
+    """One timestep of a batch: the data shared by everyone's evidence.
 
     Args:
-        step, total: o_t and S_t, float64 [B, K], one tensor at t = 1 perhaps; not written to but for a moment, in
-            ``second``.
-        workspace: of those who look at it together; without one a single strategy does.
+        t: the timestep.
+        step: o_t, float64 [B, K]; not modified.
+        total: S_t, float64 [B, K], possibly the same tensor as ``step`` at t = 1; modified only briefly, in ``second``.
+        workspace: shared by all readers; None for a single strategy.
     """
 
     def __init__(self, t: int, step: torch.Tensor, total: torch.Tensor, workspace: _Workspace | None = None) -> None:
@@ -233,7 +239,7 @@ class _Moment:
         self._readouts: dict[tuple[str, float], Readout] = {}
 
     def close(self) -> None:
-        """The timestep is over: from now on its tensors hold something else."""
+        """End the timestep: its tensors are about to be reused."""
         self._tensors = None
         self.workspace.give_back(*self._below.values())
         self._below = {}
@@ -260,17 +266,17 @@ class _Moment:
 
     @cached_property
     def places(self) -> torch.Tensor:
-        """Where S_t is largest, the first of several, [B, 1]; NaN counts as largest."""
+        """Index of the largest S_t (the first in a tie), [B, 1]; NaN counts as largest."""
         return torch.from_numpy(self.total.numpy().argmax(1))[:, None]  # many times faster than torch's
 
     @cached_property
     def largest(self) -> torch.Tensor:
-        """The largest of S_t, [B, 1]."""
+        """Largest value of S_t, [B, 1]."""
         return self.total.gather(1, self.places) if "places" in vars(self) else self.total.amax(1, keepdim=True)
 
     @cached_property
     def second(self) -> torch.Tensor:
-        """The second largest of S_t (the largest where two tie), [B, 1]."""
+        """Second largest value of S_t (equal to the largest in a tie), [B, 1]."""
         if self.total.numel() <= _FEW:
             return self.total.kthvalue(self.shape[1] - 1, 1, keepdim=True).values
         places, total = self.places, self.total
@@ -280,11 +286,11 @@ class _Moment:
         return second
 
     def read_out(self, values: torch.Tensor, mean: bool, out: torch.Tensor | None = None) -> torch.Tensor:
-        """S_t, or S_t / t."""
+        """Return S_t, or S_t / t if ``mean``."""
         return torch.div(values, max(self.t, 1), out=out) if mean else values
 
     def below(self, mean: bool) -> torch.Tensor:
-        """S_t or S_t / t less its largest, [B, K]; not to be written to."""
+        """Return S_t or S_t / t minus its largest value, [B, K]; do not modify the result."""
         if mean not in self._below:
             place = self.workspace.take(self.shape)
             values = self.read_out(self.total, mean, place)
@@ -293,7 +299,10 @@ class _Moment:
         return self._below[mean]
 
     def softmax(self, mean: bool, alpha: float, *, weighted: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """For p = softmax(S_t / alpha) or softmax(S_t / (t alpha)): max p, and where wanted sum p x, [B] each."""
+        """Return the largest probability max p and, if ``weighted``, sum p x, [B] each.
+
+        Here p is the softmax of S_t / alpha, or of S_t / (t alpha) if ``mean``.
+        """
         if self.total.numel() <= FEW:
             return _softmax_of_few(self.total.tolist(), max(self.t, 1) if mean else 1, alpha, weighted=weighted)
         workspace, below = self.workspace, self.below(mean)
@@ -304,7 +313,7 @@ class _Moment:
             products = torch.mul(place, below, out=workspace.take(self.shape))
             product = row_sums(products.numpy()) / alpha
             workspace.give_back(products)
-        largest = 1.0 / row_sums(powers)  # the largest of R_t is shifted to 0
+        largest = 1.0 / row_sums(powers)  # the largest R_t is shifted to 0
         workspace.give_back(place)
         return torch.from_numpy(largest), None if product is None else torch.from_numpy(product * largest)
 
@@ -317,7 +326,7 @@ class _Moment:
 def _softmax_of_few(
     totals: list[list[float]], steps: int, alpha: float, *, weighted: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """What ``_Moment.softmax`` gives for a few values of S_t, which plain numbers are quicker for."""
+    """Compute ``_Moment.softmax`` for few values of S_t, for which plain Python numbers are faster."""
     largest, products = [], []
     for total in totals:
         values = total if steps == 1 else [value / steps for value in total]
@@ -337,17 +346,17 @@ def _log(values: torch.Tensor) -> torch.Tensor:
 
 
 def samples_together(classes: int) -> int:
-    """How many samples of K classes are looked at together."""
+    """Return how many samples of K classes to process at a time."""
     return min(4096, samples_in_cache(classes, least=16))
 
 
 @dataclass(frozen=True)
 class Look:
-    """What somebody makes of the evidence when a trace is read for many.
+    """A function evaluated on every sample's evidence in a shared trace read.
 
     Attributes:
         see: (evidence, labels int64 [B]) -> float64 [B].
-        inputs: network input by position in the trace, for whoever looks at it.
+        inputs: network input by position in the trace, if the function uses it.
     """
 
     see: Callable[[Evidence, torch.Tensor], torch.Tensor]
@@ -357,14 +366,17 @@ class Look:
 def read_together(
     trace: Trace, looks: Sequence[Look], timesteps: int, *, batch: int | None = None
 ) -> list[torch.Tensor | Exception]:
-    """Show every sample of a trace at t = 1 .. ``timesteps`` to all who look, in one read.
+    """Evaluate all ``looks`` on every sample of a trace at t = 1 .. ``timesteps``, in one read.
 
     Args:
-        batch: samples that are looked at together; no result may depend on it.
+        trace: recorded logits.
+        looks: the functions to evaluate.
+        timesteps: the last timestep to evaluate.
+        batch: samples processed at a time; results must not depend on it.
 
     Returns:
-        For each look what it made of the evidence, float64 [N, timesteps], or what it raised. One that raised is
-        not asked again, and the others don't notice.
+        For each look its values, float64 [N, timesteps], or the exception it raised. A look that raised is not called
+        again; the others are unaffected.
     """
     found: list[torch.Tensor | Exception] = [
         torch.empty(len(trace), timesteps, dtype=torch.float64) for _ in range(len(looks))
@@ -391,7 +403,7 @@ def read_together(
 
 
 def _moments(logits: torch.Tensor, timesteps: int, workspace: _Workspace) -> Iterator[_Moment]:
-    """The timesteps of a batch, of o_t [B, T, K], one after the other in the same memory."""
+    """Yield the timesteps of a batch of logits o_t [B, T, K] in turn, reusing the same memory."""
     step, total = torch.empty(2, logits.shape[0], logits.shape[2], dtype=torch.float64)
     for t in range(1, timesteps + 1):
         step.copy_(logits[:, t - 1])
@@ -402,5 +414,5 @@ def _moments(logits: torch.Tensor, timesteps: int, workspace: _Workspace) -> Ite
 
 
 def _frames(inputs: InputFrames | None, rows: slice, t: int) -> Callable[[], torch.Tensor] | None:
-    """What reads the network input of some samples up to t."""
+    """Return a function that reads the network input of these samples up to t, or None without inputs."""
     return None if inputs is None else lambda: inputs(torch.arange(rows.start, rows.stop), t)

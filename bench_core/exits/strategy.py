@@ -1,7 +1,7 @@
-"""What an exit strategy is: the policies it yields, and the calibration data it learns from.
+"""Exit strategies: the policies they produce, and the calibration data they learn from.
 
-Most methods are a score and one threshold: derive from ``ScoreStrategy`` and write ``score``. The general case is
-``ExitStrategy``, whose ``fit`` gives a family of ``ExitPolicy``.
+Most methods are a score and one threshold: derive from ``ScoreStrategy`` and write ``score``. In the general case,
+derive from ``ExitStrategy``, whose ``fit`` returns a family of ``ExitPolicy``.
 """
 
 import math
@@ -45,7 +45,7 @@ Observation = Callable[[Evidence, torch.Tensor], torch.Tensor]
 
 
 class Requirement(StrEnum):
-    """What a strategy needs beside traces."""
+    """What a strategy needs in addition to traces."""
 
     INPUTS = "inputs"
 
@@ -54,62 +54,68 @@ class ExitPolicy(ABC):
     """A fitted decision rule with every knob fixed."""
 
     def overhead(self, classes: int) -> Overhead | None:
-        """What the policy costs for K = ``classes``; None where it isn't declared, which makes energies n/a."""
+        """Return the policy's cost for K = ``classes``, or None if undeclared, which makes energies n/a."""
         del classes
         return None
 
     def start(self, evidence: Evidence) -> State:
-        """The state of new samples, from evidence at t = 0. A policy network runs here, once."""
+        """Return the state of new samples, from evidence at t = 0. A policy network runs here, once."""
         del evidence
         return {}
 
     @abstractmethod
     def should_exit(self, evidence: Evidence, state: State) -> tuple[torch.Tensor, State]:
-        """Which samples stop now (bool [B]), and the state of all B for the next step. Asked for 1 <= t < T only."""
+        """Return which samples stop now, bool [B], and the state of all B for the next step.
+
+        Called for 1 <= t < T only.
+        """
 
 
 class NeverExit(ExitPolicy):
-    """Static T: no sample stops early, and nothing is computed to decide that."""
+    """Static T: no sample stops early, and the decision costs nothing."""
 
     def overhead(self, classes: int) -> Overhead:
+        """Return zero cost."""
         del classes
         return Overhead()
 
     def should_exit(self, evidence: Evidence, state: State) -> tuple[torch.Tensor, State]:
+        """Stop no sample."""
         return torch.zeros(evidence.batch, dtype=torch.bool), state
 
 
 class PolicyFamily(ABC):
-    """The policies a fitted strategy yields, one per value of its family knob."""
+    """The policies of a fitted strategy, one per value of its family knob."""
 
     @abstractmethod
     def policy(self, value: KnobValue) -> ExitPolicy:
-        """The policy of one knob value."""
+        """Return the policy of one knob value."""
 
 
 @dataclass(frozen=True)
 class ListedPolicies(PolicyFamily):
-    """A family made on demand from knob values.
+    """A family that creates policies on demand from knob values.
 
     Attributes:
-        values: the values that are compared when an operating point is chosen.
-        make: gives the policy of any value in the knob's range.
+        values: the values to compare when an operating point is chosen.
+        make: returns the policy of any value in the knob's range.
     """
 
     values: Sequence[KnobValue]
     make: Callable[[Any], ExitPolicy]
 
     def policy(self, value: KnobValue) -> ExitPolicy:
+        """Return the policy of one knob value."""
         return self.make(value)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What ``fit`` may learn from. The test split is out of reach.
+    """What ``fit`` may learn from. The test split is not accessible.
 
     Attributes:
-        trace: the ``fit`` half of the calibration trace; the whole of it where nothing is left to choose, because the
-            family's knob is given.
+        trace: the ``fit`` half of the calibration trace; all of it if the family's knob is given, since nothing remains
+            to be chosen.
     """
 
     trace: Trace
@@ -118,10 +124,10 @@ class Calibration:
     _observed: Mapping[Observation, torch.Tensor | Exception] = field(default_factory=dict, repr=False)
 
     def observed(self, observation: Observation) -> torch.Tensor:
-        """What an observation says of every sample of the trace at t = 1 .. T, float64 [N, T].
+        """Return an observation of every sample of the trace at t = 1 .. T, float64 [N, T].
 
-        Those that a strategy names in ``observes`` are made for all strategies in one read of the trace, others now.
-        What the observation raises comes through.
+        Observations listed in ``observes`` are computed for all strategies in one trace read, others on request. The
+        observation's exceptions propagate.
         """
         found = self._observed.get(observation)
         if found is None:
@@ -132,32 +138,32 @@ class Calibration:
 
     @property
     def first_frames(self) -> torch.Tensor:
-        """What the network sees first of each sample, float32 [N, C, H, W]; needs ``Requirement.INPUTS``."""
+        """First network input of each sample, float32 [N, C, H, W]; needs ``Requirement.INPUTS``."""
         if self._inputs is None:
             raise PluginError("exit strategy", "looks at inputs without declaring Requirement.INPUTS in `requires`")
         return self._inputs()
 
     def artifact(self, made_from: Mapping[str, Any], build: Callable[[], State]) -> State:
-        """Tensors that are costly to make: looked up by what they are made from, else built and kept.
+        """Return tensors that are costly to make: looked up by what they depend on, otherwise built and stored.
 
         Args:
-            made_from: JSON-able; whatever ``build`` depends on beside the calibration data, which is added.
+            made_from: JSON-able; everything ``build`` depends on apart from the calibration data, which is added.
             build: makes the tensors.
         """
         return build() if self._artifact is None else self._artifact(made_from, build)
 
 
 class ExitStrategy(Configurable, ABC):
-    """Base of every strategy that ``bench_exit_strategies`` returns: the general case.
+    """Base class of the strategies that ``bench_exit_strategies`` returns: the general case.
 
     Must implement: ``name``, ``reference``, ``family_knob``, ``fit``.
     May set: ``knobs`` (further parameters), ``requires``, ``observes``, ``nested``.
 
     Attributes:
-        family_knob: the one knob that the family runs over.
-        requires: what is needed beside traces; where it can't be had, the rows say ``unavailable``.
-        observes: what ``fit`` asks ``Calibration.observed`` for, so that all strategies share one read of the trace.
-        nested: a claim, checked by the conformance kit: along the family no sample ever stops later.
+        family_knob: the one knob that varies along the family.
+        requires: what is needed in addition to traces; if it is unavailable, so are the strategy's rows.
+        observes: what ``fit`` requests from ``Calibration.observed``, so that all strategies share one trace read.
+        nested: claims that along the family no sample ever stops later; checked by the conformance kit.
     """
 
     family_knob: ClassVar[Knob]
@@ -167,15 +173,15 @@ class ExitStrategy(Configurable, ABC):
 
     @abstractmethod
     def fit(self, calibration: Calibration) -> PolicyFamily:
-        """Learn from calibration data, and give the family."""
+        """Learn from calibration data and return the family."""
 
 
 class ScoreStrategy(ExitStrategy):
     """A score and one threshold: stop as soon as score > threshold.
 
     Must implement: ``name``, ``reference``, ``score``.
-    May implement: ``learn`` (parameters from calibration data), ``threshold_of`` and ``knob_of`` (where the knob that
-    people turn is not the threshold itself), ``overhead``.
+    May implement: ``learn`` (parameters from calibration data), ``threshold_of`` and ``knob_of`` (if the knob that
+    users set is not the threshold itself), ``overhead``.
     May set: ``family_knob`` (default ``threshold``, any number), ``knobs``, ``requires``, ``observes``.
     """
 
@@ -184,30 +190,31 @@ class ScoreStrategy(ExitStrategy):
 
     @abstractmethod
     def score(self, evidence: Evidence) -> torch.Tensor:
-        """How ready each sample is to stop, float64 [B]; -inf never stops, NaN is an error.
+        """Return how ready each sample is to stop, float64 [B]; -inf never stops, NaN is an error.
 
-        Row by row: a sample's score may not depend on the other samples of the batch.
+        Computed row by row: a sample's score must not depend on the other samples of the batch.
         """
 
     def learn(self, calibration: Calibration) -> Self:
-        """A copy with whatever is learnt from calibration data; by default nothing is."""
+        """Return a copy with parameters learnt from calibration data; by default learns nothing and returns itself."""
         del calibration
         return self
 
     def overhead(self, classes: int) -> Overhead | None:
-        """What one evaluation of the score costs for K = ``classes``, the comparison included; None: undeclared."""
+        """Return the cost of one score evaluation and comparison for K = ``classes``, or None if undeclared."""
         del classes
         return None
 
     def threshold_of(self, knob: Array) -> Array:
-        """Thresholds on the score for values of the family knob, float64 [P]."""
+        """Return the score thresholds for values of the family knob, float64 [P]."""
         return knob
 
     def knob_of(self, threshold: Array) -> Array:
-        """Values of the family knob for thresholds on the score, float64 [P]."""
+        """Return the family knob's values for score thresholds, float64 [P]."""
         return threshold
 
     def fit(self, calibration: Calibration) -> "ScoreFamily":
+        """Learn from calibration data and return the family of thresholds."""
         return ScoreFamily(self.learn(calibration))
 
 
@@ -218,6 +225,7 @@ class ScoreFamily(PolicyFamily):
     strategy: ScoreStrategy
 
     def policy(self, value: KnobValue) -> "ScorePolicy":
+        """Return the policy of one knob value."""
         return ScorePolicy(self.strategy, float(self.strategy.threshold_of(np.array([value], dtype=np.float64))[0]))
 
 
@@ -229,23 +237,25 @@ class ScorePolicy(ExitPolicy):
     threshold: float
 
     def overhead(self, classes: int) -> Overhead | None:
+        """Return the strategy's overhead."""
         return self.strategy.overhead(classes)
 
     def should_exit(self, evidence: Evidence, state: State) -> tuple[torch.Tensor, State]:
+        """Stop the samples whose score exceeds the threshold."""
         return checked_score(self.strategy, evidence) > self.threshold, state
 
 
 def checked_score(strategy: ScoreStrategy, evidence: Evidence) -> torch.Tensor:
-    """The strategy's score, float64 [B]. Raises PluginError for a wrong shape or NaN."""
+    """Return the strategy's score, float64 [B]; raise PluginError for a wrong shape or NaN."""
     score = _checked_numbers(strategy.name, "score", strategy.score(evidence), evidence)
-    lowest = score if evidence.batch == 1 else score.amin()  # NaN where any of them is
+    lowest = score if evidence.batch == 1 else score.amin()  # NaN if any score is
     if math.isnan(lowest.item()):
         raise PluginError(strategy.name, f"score is NaN at timestep {evidence.t}")
     return score
 
 
 def observe(trace: Trace, observations: Sequence[Observation]) -> dict[Observation, torch.Tensor | Exception]:
-    """What each observation says of every sample at t = 1 .. T, float64 [N, T], or what it raised: one read for all."""
+    """Return each observation of every sample at t = 1 .. T, float64 [N, T], or its exception, from one trace read."""
 
     def look(observation: Observation) -> Look:
         name = getattr(observation, "__name__", "observation")
@@ -256,7 +266,7 @@ def observe(trace: Trace, observations: Sequence[Observation]) -> dict[Observati
 
 
 def _checked_numbers(plugin: str, what: str, numbers: object, evidence: Evidence) -> torch.Tensor:
-    """A number per sample, float64 [B]. Raises PluginError for anything else."""
+    """Return ``numbers`` as float64 [B]; raise PluginError for anything else."""
     if not isinstance(numbers, torch.Tensor) or numbers.shape != (evidence.batch,):
         shape = getattr(numbers, "shape", type(numbers))
         raise PluginError(plugin, f"{what} must be a tensor [{evidence.batch}], not {shape}")

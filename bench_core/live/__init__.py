@@ -1,1 +1,1 @@
-"""The live engine, which stops networks early, and its wall clock and energy."""
+"""The live engine, which stops networks early, and its wall-clock and energy measurements."""

@@ -1,6 +1,6 @@
-"""Measured energy, where the machine can say: RAPL of the CPU packages, NVML of a GPU. Elsewhere it is n/a.
+"""Measured energy from RAPL (CPU packages) or NVML (GPU); n/a on machines without either.
 
-What is read is what the whole package or board drew, idle power and other people's work included.
+Readings cover the whole package or board, including idle power and other processes.
 """
 
 from collections.abc import Callable
@@ -17,12 +17,12 @@ POWERCAP = Path("/sys/class/powercap")
 
 
 def energy_meter(device: torch.device) -> EnergyMeter | None:
-    """The meter of a device, or None where there is none that may be read."""
+    """Return the meter of a device, or None if no meter is readable."""
     return nvml_meter(device.index or 0) if device.type == "cuda" else rapl_meter()
 
 
 def rapl_meter(root: Path = POWERCAP) -> EnergyMeter | None:
-    """RAPL over all CPU packages, which counts microjoules and starts again from zero at the end of its range."""
+    """Return a meter over all CPU packages; RAPL counts microjoules and wraps to zero at the end of its range."""
     try:
         zones = [zone for zone in sorted(root.glob("intel-rapl:*")) if zone.name.count(":") == 1]
         zones = [zone for zone in zones if _text(zone / "name").startswith("package")]
@@ -45,14 +45,14 @@ def rapl_meter(root: Path = POWERCAP) -> EnergyMeter | None:
 
 
 def nvml_meter(index: int) -> EnergyMeter | None:
-    """NVML's counter of a GPU (millijoules since the driver was loaded); needs the package ``nvidia-ml-py``."""
+    """Return a GPU's NVML meter (millijoules since the driver was loaded); needs the package ``nvidia-ml-py``."""
     try:
         import pynvml  # type: ignore[import-not-found, unused-ignore]  # optional
 
         pynvml.nvmlInit()
         gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
         pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu)
-    except Exception:  # not installed, no driver, or a GPU that doesn't count
+    except Exception:  # not installed, no driver, or a GPU without an energy counter
         return None
 
     def start() -> Callable[[], float]:

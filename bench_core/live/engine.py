@@ -1,8 +1,8 @@
-"""The live engine: a network that really stops early, so that finishing sooner saves time.
+"""The live engine: networks that really stop early, so that earlier exits save time.
 
-Samples that start together form a cohort with an ``ExitController`` of its own, the one that replay uses. After every
-timestep the finished samples leave the batch: new ones from the queue take their places (refill), or the network's
-state is compacted to the rest. So the samples of a batch may be at different timesteps; those of a cohort never are.
+Samples that start together form a cohort with its own ``ExitController``, the class that replay uses. After every
+timestep the finished samples leave the batch: queued samples replace them (refill), or the network's state is
+compacted to the rest. Samples of a batch may be at different timesteps; those of a cohort never are.
 """
 
 from dataclasses import dataclass
@@ -19,28 +19,28 @@ __all__ = ["LiveSamples", "SteppingNetwork", "run_live"]
 
 
 class SteppingNetwork(Protocol):
-    """What the live engine needs of a network. For refill it also calls ``renew``, as in ``SpikingNetwork``."""
+    """What the live engine needs from a network. For refill it also calls ``renew``, as in ``SpikingNetwork``."""
 
     def reset(self) -> None:
         """Start new samples."""
 
     def step(self, frame: torch.Tensor) -> torch.Tensor:
-        """o_t [B, K] from this timestep's input [B, C, H, W], which is not to be written to."""
+        """Return o_t [B, K] for this timestep's input [B, C, H, W], which must not be modified."""
 
     def keep(self, index: torch.Tensor) -> None:
-        """Go on with the samples at ``index`` only."""
+        """Continue with only the samples at ``index``."""
 
 
 @dataclass(frozen=True)
 class LiveSamples:
-    """What a live run is fed.
+    """The samples of a live run.
 
     Attributes:
-        inputs: network input, [N, C, H, W] where it is constant, else [T, N, C, H, W].
+        inputs: network input, [N, C, H, W] if constant, otherwise [T, N, C, H, W].
         sample_ids: int64 [N].
         timesteps: T.
         classes: K.
-        constant_input: every timestep sees the same frame.
+        constant_input: every timestep gets the same frame.
     """
 
     inputs: torch.Tensor
@@ -51,24 +51,25 @@ class LiveSamples:
 
     @classmethod
     def of_split(cls, dataset: Dataset, split: ImageSplit, positions: torch.Tensor, timesteps: int) -> "LiveSamples":
-        """The samples at ``positions`` [N] of a split, encoded."""
+        """Return the encoded samples at ``positions`` [N] of a split."""
         inputs = dataset.encode(split.images[positions], timesteps)
         return cls(inputs, split.sample_ids[positions], timesteps, dataset.classes, dataset.constant_input)
 
     def __len__(self) -> int:
+        """Return the number of samples."""
         return self.sample_ids.shape[0]
 
     def at(self, positions: torch.Tensor) -> "LiveSamples":
-        """The samples at ``positions`` [N'], in that order."""
+        """Return the samples at ``positions`` [N'], in that order."""
         inputs = self.inputs[positions] if self.constant_input else self.inputs[:, positions]
         return LiveSamples(inputs, self.sample_ids[positions], self.timesteps, self.classes, self.constant_input)
 
     def to(self, where: torch.device | torch.dtype) -> "LiveSamples":
-        """The same with inputs on another device or of another type."""
+        """Return the samples with inputs on another device or of another dtype."""
         return LiveSamples(self.inputs.to(where), self.sample_ids, self.timesteps, self.classes, self.constant_input)
 
     def frames(self, positions: torch.Tensor, count: int) -> torch.Tensor:
-        """Network input for policies that look at it, float32 [B, F, C, H, W] (``replay.InputFrames``)."""
+        """Return network input for policies that use it, float32 [B, F, C, H, W] (``replay.InputFrames``)."""
         if self.constant_input:
             return self.inputs[positions].unsqueeze(1).to("cpu", torch.float32)
         return self.inputs[:count, positions].transpose(0, 1).to("cpu", torch.float32)
@@ -83,18 +84,18 @@ def run_live(
     refill: bool = False,
     seen: torch.Tensor | None = None,
 ) -> Outcome:
-    """Step, decide, drop the finished samples, until none is left.
+    """Step the network, query the policy and drop finished samples until none is left.
 
     Args:
-        network: in the type and on the device of the inputs.
+        network: in the dtype and on the device of the inputs.
         samples: in the order in which they start.
-        policy: asked by the code that replay uses.
-        batch: at most so many samples are under way at once; default all.
-        refill: a waiting sample takes the place of a finished one; else a batch runs dry before the next starts.
-        seen: float [N, T, K], takes the logits that the policy was asked with; what was not run stays as it is.
+        policy: queried by the code that replay uses.
+        batch: maximum number of samples in flight; default all.
+        refill: replace each finished sample by a waiting one; otherwise a batch finishes before the next starts.
+        seen: float [N, T, K], receives the logits given to the policy; entries of timesteps not run are unchanged.
 
     Raises:
-        UsageError: refill is asked of a network that can't take in new samples.
+        UsageError: refill is requested for a network that cannot take new samples.
     """
     count = len(samples)
     size = max(1, min(batch or count, count))
@@ -120,7 +121,7 @@ def run_live(
 
 
 class _Cohort:
-    """Samples that started together. ``rows``: where the ``left`` unfinished ones stand in the batch, ascending."""
+    """Samples that started together. ``rows``: batch indices, ascending, of the ``left`` unfinished ones."""
 
     def __init__(
         self, samples: LiveSamples, policy: ExitPolicy, members: torch.Tensor, rows: torch.Tensor | None = None
@@ -134,11 +135,11 @@ class _Cohort:
         self.timesteps_done = 0
         own = ids if everybody else ids[members]
         self.controller = ExitController(policy, own, samples.timesteps, samples.classes, frames)
-        self.rows = self.controller.unfinished if rows is None else rows  # the whole batch, or some rows of it
+        self.rows = self.controller.unfinished if rows is None else rows  # the whole batch, or some of its rows
         self.left = members.shape[0]
 
     def observe(self, logits: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor | None:
-        """Take in o_t of the whole batch; the rows that finish, or None."""
+        """Add o_t of the whole batch; return the rows that finish, or None."""
         told = logits if self.left == logits.shape[0] else logits.index_select(0, self.rows)
         if seen is not None:
             seen[self.members[self.controller.unfinished], self.timesteps_done] = told.to(seen.dtype)
@@ -154,28 +155,32 @@ class _Cohort:
 
 
 class _Flight:
-    """The samples under way: rows of the network's batch, in cohorts."""
+    """The samples in flight: rows of the network's batch, in cohorts."""
 
     def __init__(
         self, network: SteppingNetwork, samples: LiveSamples, policy: ExitPolicy, seen: torch.Tensor | None
     ) -> None:
+        """Prepare a run with no samples in flight."""
         self.cohorts: list[_Cohort] = []
         self._network = network
         self._samples = samples
         self._policy = policy
         self._seen = seen
         self._sample_of_row = first_positions(0)  # [R]
-        self._frames: torch.Tensor | None = None  # of all samples, one timestep after the other
+        self._frames: torch.Tensor | None = None  # of all samples, timestep by timestep
         self._parts: list[tuple[torch.Tensor, Outcome]] = []
 
     def start(self, members: torch.Tensor) -> None:
-        """New samples, where none is under way."""
+        """Start new samples when none is in flight."""
         self._network.reset()
         self._sample_of_row = members
         self.cohorts = [_Cohort(self._samples, self._policy, members)]
 
     def step(self) -> torch.Tensor | None:
-        """One timestep for all: ask, and take the finished out of their cohorts. Their rows, ascending, or None."""
+        """Run one timestep; return the rows of the samples that finish, ascending, or None.
+
+        Finished samples leave their cohorts.
+        """
         logits = self._network.step(self._frame()).to("cpu")
         free, ended = [], False
         for cohort in self.cohorts:
@@ -193,7 +198,7 @@ class _Flight:
         return free[0] if len(free) == 1 else torch.cat(free).sort().values
 
     def renew(self, rows: torch.Tensor, members: torch.Tensor) -> None:
-        """New samples at rows of finished ones."""
+        """Start new samples at the rows of finished ones."""
         samples = self._samples
         frames = samples.inputs[members] if samples.constant_input else samples.inputs[0, members]
         self._network.renew(rows.to(frames.device), frames)  # type: ignore[attr-defined]  # asked for by run_live
@@ -201,7 +206,7 @@ class _Flight:
         self.cohorts.append(_Cohort(samples, self._policy, members, rows))
 
     def drop(self, rows: torch.Tensor) -> None:
-        """Compact everything to the rows that are still needed."""
+        """Compact everything to the rows still in use."""
         needed = torch.ones(len(self._sample_of_row), dtype=torch.bool)
         needed[rows] = False
         keep = needed.nonzero().flatten()
@@ -212,7 +217,7 @@ class _Flight:
             cohort.rows = places[cohort.rows]
 
     def outcome(self) -> Outcome:
-        """Of all samples, in their order."""
+        """Return the outcome of all samples, in their order."""
         if len(self._parts) == 1:
             return self._parts[0][1]
         order = torch.cat([members for members, _ in self._parts]).argsort()
@@ -223,7 +228,7 @@ class _Flight:
         )
 
     def _frame(self) -> torch.Tensor:
-        """This timestep's input, row by row [R, C, H, W]."""
+        """Return this timestep's input, row by row [R, C, H, W]."""
         if self._samples.constant_input:
             return self._rows_of(self._samples.inputs)
         if len(self.cohorts) == 1:
@@ -236,7 +241,7 @@ class _Flight:
         return self._frames.index_select(0, places.to(self._frames.device))
 
     def _rows_of(self, frames: torch.Tensor) -> torch.Tensor:
-        """Of one frame of every sample [N, C, H, W] those of the samples under way."""
+        """Select from one frame of every sample [N, C, H, W] those of the samples in flight."""
         rows = self._sample_of_row
         if rows.shape == self._samples.sample_ids.shape:  # then row i is sample i
             return frames

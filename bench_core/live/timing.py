@@ -1,7 +1,7 @@
-"""Wall clock: policies and static T side by side, at batch 1 or as throughput of a batch that is refilled.
+"""Wall-clock time of policies and static T, at batch 1 or as throughput of a refilled batch.
 
-Three speed-ups stand on a board and none is computed from another: the ideal one (T over the average exit timestep),
-the one measured at batch 1, and the one measured at batch B.
+A board reports three speed-ups, none derived from another: the ideal one (T over the average exit timestep), the one
+measured at batch 1, and the one measured at batch B.
 """
 
 import os
@@ -24,33 +24,34 @@ from bench_core.util.progress import progress
 __all__ = ["STATIC", "PolicyFailedError", "Timings", "measure"]
 
 STATIC = "static"
-BUSY = 0.5  # processors that other programs may use while times are taken
+BUSY = 0.5  # processors that other programs may use during timing
 SPREAD = 0.25  # of static T: interquartile range over its median
 _MOMENT = 0.5  # seconds
-_ENOUGH = 8  # times, of which a range says something
+_ENOUGH = 8  # values needed for a meaningful range
 
 
 class PolicyFailedError(Exception):
-    """A policy that raised while it was timed."""
+    """A policy raised an exception while it was timed."""
 
     def __init__(self, name: str, error: Exception) -> None:
+        """Record the policy's name and describe the error."""
         super().__init__(f"{type(error).__name__}: {error}")
         self.name = name
 
 
 @dataclass(frozen=True)
 class Timings:
-    """What was measured in one run: every policy, and static T under the name ``static``.
+    """Measurements of one run: every policy, and static T under the name ``static``.
 
-    A unit is one sample at batch 1, else one pass over all samples.
+    A unit is one sample at batch 1, otherwise one pass over all samples.
 
     Attributes:
         batch: B.
-        samples: N, of all units together.
+        samples: N, over all units.
         seconds: by policy, float64 [units, repetitions].
-        joules: the same of the machine's meter; None where it has none that may be read, and at batch 1, where a unit
-            is shorter than the meter's own step.
-        others: processors that other programs used meanwhile, on average; None where that can't be told.
+        joules: by policy, likewise; None without a readable meter, and at batch 1, where a unit is shorter than the
+            meter's resolution.
+        others: average number of processors used by other programs meanwhile; None if unknown.
     """
 
     batch: int
@@ -61,7 +62,7 @@ class Timings:
 
     @property
     def remark(self) -> str:
-        """Why the times are doubtful: a busy machine, or static T that varies by more than ``SPREAD``; else empty."""
+        """Why the times are unreliable: a busy machine, or static T varying by more than ``SPREAD``; else empty."""
         found = []
         if self.others is not None and self.others > BUSY:
             found.append(f"busy, other programs used {self.others:.1f} of {os.cpu_count()} processors")
@@ -71,12 +72,12 @@ class Timings:
         return "; ".join(found)
 
     def speedups(self, policy: str) -> Array:
-        """Time of static T over that of the policy, all units together, float64 [repetitions]."""
+        """Return the ratio of static T's time to the policy's, over all units, float64 [repetitions]."""
         ratios: Array = self.seconds[STATIC].sum(axis=0) / self.seconds[policy].sum(axis=0)
         return ratios
 
     def latency(self, policy: str) -> dict[str, float]:
-        """The columns of batch 1: each sample's median over repetitions, in ms, and the speed-up."""
+        """Return the batch-1 columns: each sample's median over repetitions, in ms, and the speed-up."""
         per_sample = np.median(self.seconds[policy], axis=1) * 1e3
         low, high = np.quantile(per_sample, [0.25, 0.75])
         return {
@@ -91,7 +92,7 @@ class Timings:
         }
 
     def throughput(self, policy: str) -> dict[str, float]:
-        """The columns of batch B: samples per second, the speed-up, and joules where the machine can say."""
+        """Return the batch-B columns: samples per second, the speed-up, and joules if measured."""
         rates = self.samples / self.seconds[policy].sum(axis=0)
         joules = np.nan if self.joules is None else float(np.median(self.joules[policy].sum(axis=0))) / self.samples
         return {
@@ -115,22 +116,23 @@ def measure(
     title: str,
     seed: int = 0,
 ) -> Timings:
-    """Time policies and static T in turns.
+    """Time policies and static T interleaved.
 
-    Every unit is run by all of them, all repetitions in random order, before the next unit, so that drift of the
-    machine meets all alike. All run a few samples beforehand to warm up. The controller is included, encoding is not.
+    All repetitions of all policies run a unit, in random order, before the next unit, so that drift of the machine
+    affects all equally. Each policy first runs a few samples as warm-up. Times include the controller but not encoding.
 
     Args:
         network: as in ``run_live``.
+        samples: as in ``run_live``.
         policies: by name.
-        batch: 1, or so many samples under way at once, with refill.
+        batch: 1, or the number of samples in flight, with refill.
         repetitions: of every unit.
-        threads: that torch may use meanwhile.
-        title: shown with the progress, which counts samples at batch 1, else passes.
+        threads: number of torch threads during timing.
+        title: shown with the progress, which counts samples at batch 1, otherwise passes.
         seed: of the random order.
 
     Raises:
-        PolicyFailedError: which names the policy.
+        PolicyFailedError: a policy raised; names the policy.
     """
     everything: dict[str, ExitPolicy] = {STATIC: NeverExit(), **policies}
     units = [samples] if batch > 1 else [samples.at(torch.tensor([number])) for number in range(len(samples))]
@@ -171,13 +173,14 @@ def measure(
 
 
 class OtherPrograms:
-    """How many processors programs beside this one have used since this object was made."""
+    """Number of processors used by other programs since this object was created."""
 
     def __init__(self) -> None:
+        """Start measuring."""
         self._start, self._used = time.monotonic(), _used_by_others()
 
     def processors(self) -> float | None:
-        """Return their number on average; None where the system doesn't say, and for less than a moment."""
+        """Return the average number; None if the system does not report it or too little time has elapsed."""
         used, elapsed = _used_by_others(), time.monotonic() - self._start
         if used is None or self._used is None or elapsed < _MOMENT:
             return None
@@ -185,10 +188,10 @@ class OtherPrograms:
 
 
 def _used_by_others() -> float | None:
-    """Seconds that processors have worked for other programs, as Linux counts them."""
+    """Return the CPU seconds of other programs, as counted by Linux."""
     try:
         cells = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()
-        working = [int(cells[place]) for place in (1, 2, 3, 6, 7, 8)]  # all but idle, waiting and guests
+        working = [int(cells[place]) for place in (1, 2, 3, 6, 7, 8)]  # all but idle, iowait and guests
     except (OSError, ValueError, IndexError):
         return None
     own = os.times()
@@ -197,7 +200,7 @@ def _used_by_others() -> float | None:
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Let torch use so many threads."""
+    """Set torch's number of threads within the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -207,7 +210,7 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _spread(values: Array) -> float:
-    """The interquartile range, NaN of a single value."""
+    """Return the interquartile range; NaN for a single value."""
     if len(values) < 2:
         return float("nan")
     low, high = np.quantile(values, [0.25, 0.75])

@@ -1,1 +1,1 @@
-"""Exit decisions replayed on traces."""
+"""Replay of exit decisions on recorded traces."""

@@ -1,4 +1,4 @@
-"""Replay: a policy and a trace give exit timesteps, by the same calls that the live engine makes."""
+"""Replay: exit timesteps of a policy on a trace, computed with the same calls as in the live engine."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,14 +29,14 @@ __all__ = [
 
 @lru_cache(maxsize=128)
 def first_positions(count: int) -> torch.Tensor:
-    """0 .. count - 1, int64; not to be written to."""
+    """Return 0 .. count - 1, int64; do not modify the result."""
     with torch.inference_mode(False):
         return torch.arange(count)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where a policy stopped each sample, in the trace's order.
+    """Exit timestep and prediction of each sample, in the trace's order.
 
     Attributes:
         exit_timesteps: t-hat, int64 [N].
@@ -50,21 +50,21 @@ class Outcome:
 
 
 class Parting(NamedTuple):
-    """Which of the samples that were asked stop and which go on: indices among them, int64, ascending."""
+    """Which of the queried samples stop and which continue: indices among them, int64, ascending."""
 
     stop: torch.Tensor
     go_on: torch.Tensor
 
 
 class ExitController:
-    """Asks a policy, step by step, which of the unfinished samples stop. Replay and live runs share it.
+    """Query a policy at each timestep for the samples that stop. Replay and live runs share this class.
 
     Args:
         policy: the decision rule.
         sample_ids: int64 [B], of the samples that start now.
         timesteps: T.
         classes: K.
-        inputs: gives network input by position among the B samples; None where the strategy declares none.
+        inputs: network input by position among the B samples; None if the strategy declares none.
     """
 
     def __init__(
@@ -75,9 +75,10 @@ class ExitController:
         classes: int,
         inputs: InputFrames | None = None,
     ) -> None:
-        batch = sample_ids.shape[0]  # len() of a tensor takes longer, and a single sample notices
+        """Start B samples; see the class for the arguments."""
+        batch = sample_ids.shape[0]  # len() is slower, noticeably so at batch 1
         self.timesteps = timesteps
-        self.unfinished = first_positions(batch)  # positions of the samples still running
+        self.unfinished = first_positions(batch)  # positions of the unfinished samples
         self._batch = batch
         self._stopped: list[tuple[torch.Tensor, int, torch.Tensor, bool]] = []  # positions, t, predictions, forced
         self._policy = policy
@@ -86,14 +87,14 @@ class ExitController:
         self._t = 0
         self._total: torch.Tensor | None = None
         self._state: State = {}
-        if type(policy).start is not ExitPolicy.start:  # most policies have nothing to begin with
+        if type(policy).start is not ExitPolicy.start:  # most policies have no initial state
             nothing = torch.zeros(2, batch, classes, dtype=torch.float64)
             self._state = self._checked(policy.start(self._evidence(*nothing)))
 
     @property
     def outcome(self) -> Outcome:
-        """Where the samples stopped; zeros for those that still run."""
-        if len(self._stopped) == 1 and not self.unfinished.shape[0]:  # all at once, which at batch 1 is every time
+        """Outcome so far; zeros for unfinished samples."""
+        if len(self._stopped) == 1 and not self.unfinished.shape[0]:  # all at once, as always at batch 1
             _, t, predictions, forced = self._stopped[0]
             return Outcome(torch.full_like(predictions, t), predictions, torch.full(predictions.shape, forced))
         exits, answers = torch.zeros(2, self._batch, dtype=torch.int64)
@@ -105,12 +106,12 @@ class ExitController:
         return outcome
 
     def observe(self, step_logits: torch.Tensor) -> Parting | None:
-        """Take in o_t [B', K] of the unfinished samples; None where all of them go on."""
+        """Add o_t [B', K] of the unfinished samples; return which of them stop, or None if all continue."""
         self._t += 1
         step = step_logits.to("cpu", torch.float64, copy=True)
         if step.requires_grad:
             step = step.detach()
-        total = step if self._total is None else self._total + step  # new: evidence of before stays what it was
+        total = step if self._total is None else self._total + step  # a new tensor: earlier evidence is unaffected
         if self._t == self.timesteps:
             return self._finish_all(total, forced=True)
         batch = step.shape[0]
@@ -131,7 +132,7 @@ class ExitController:
         return Evidence(self._t, self.timesteps, step, total, self._keys, read)
 
     def _checked(self, state: State) -> State:
-        """The state, if every tensor of it has a row for each unfinished sample. Raises PluginError."""
+        """Return the state; raise PluginError unless each of its tensors has a row per unfinished sample."""
         if isinstance(state, dict) and not state:
             return state  # most policies have none
         batch = len(self.unfinished)
@@ -144,7 +145,7 @@ class ExitController:
         return state
 
     def _finish(self, stopping: "np.ndarray[tuple[int], np.dtype[np.bool_]]", total: torch.Tensor) -> Parting:
-        """Record the samples that stop, of bool [B'], and compact everything to the others."""
+        """Record the samples that stop, bool [B'], and compact everything to the others."""
         stop, go_on = (torch.from_numpy(np.flatnonzero(which)) for which in (stopping, ~stopping))
         answers = total.index_select(0, stop).argmax(1)
         self._stopped.append((self.unfinished.index_select(0, stop), self._t, answers, False))
@@ -154,7 +155,7 @@ class ExitController:
         return Parting(stop, go_on)
 
     def _finish_all(self, total: torch.Tensor, *, forced: bool) -> Parting:
-        """The same where none goes on, so that nothing is left to compact."""
+        """Record that all samples stop, so that nothing needs compacting."""
         self._stopped.append((self.unfinished, self._t, total.argmax(1), forced))
         self.unfinished = first_positions(0)
         return Parting(first_positions(total.shape[0]), self.unfinished)
@@ -163,13 +164,13 @@ class ExitController:
 def replay_policy(
     policy: ExitPolicy, trace: Trace, inputs: InputFrames | None = None, *, batch: int | None = None
 ) -> Outcome:
-    """Where ``policy`` stops every sample of ``trace``.
+    """Return where ``policy`` stops every sample of ``trace``.
 
     Args:
-        policy: any exit policy; it is asked exactly as in a live run.
+        policy: any exit policy; called exactly as in a live run.
         trace: recorded logits.
-        inputs: network input by position in the trace, for policies that look at it.
-        batch: samples in flight at once; no result depends on it.
+        inputs: network input by position in the trace, for policies that use it.
+        batch: samples processed at a time; no result depends on it.
     """
     batch = batch or samples_together(trace.classes)
     parts = []
@@ -191,12 +192,12 @@ def replay_policy(
 
 
 def static_outcome(trace: Trace) -> Outcome:
-    """What ``NeverExit`` comes to: every sample is forced at T."""
+    """Return the outcome of ``NeverExit``: every sample is forced at T."""
     return outcome_at(trace, torch.full((len(trace),), trace.timesteps, dtype=torch.int64))
 
 
 def outcome_at(trace: Trace, exits: torch.Tensor) -> Outcome:
-    """The outcome that has these exit timesteps, int64 [N]: at T samples are forced, since no policy is asked there."""
+    """Return the outcome with these exit timesteps, int64 [N]. Samples are forced at T, where no policy decides."""
     predictions = trace.predictions.gather(1, exits[:, None] - 1).flatten()
     return Outcome(exits, predictions, exits == trace.timesteps)
 
@@ -208,14 +209,16 @@ def score_tables(
     *,
     batch: int | None = None,
 ) -> list[torch.Tensor | Exception]:
-    """The scores of all strategies from one read of the trace, at t = 1 .. T-1, as ``should_exit`` would see them.
+    """Return the scores of all strategies at t = 1 .. T-1, as ``should_exit`` would compute them, from one trace read.
 
     Args:
-        inputs: for each strategy network input by position in the trace, or None where it doesn't look at any.
-        batch: samples scored together; no result depends on it.
+        strategies: the fitted strategies.
+        trace: recorded logits.
+        inputs: for each strategy, network input by position in the trace, or None if it uses none.
+        batch: samples scored at a time; no result depends on it.
 
     Returns:
-        For each strategy float64 [N, T-1], or what it raised, which no other strategy notices.
+        For each strategy float64 [N, T-1], or the exception it raised, which does not affect the others.
     """
 
     def look(strategy: ScoreStrategy, frames: InputFrames | None) -> Look:
@@ -228,7 +231,7 @@ def score_tables(
 def score_table(
     strategy: ScoreStrategy, trace: Trace, inputs: InputFrames | None = None, *, batch: int | None = None
 ) -> torch.Tensor:
-    """The scores of one strategy, float64 [N, T-1]. Whatever it raises comes through."""
+    """Return the scores of one strategy, float64 [N, T-1]. Its exceptions propagate."""
     (found,) = score_tables([strategy], trace, [inputs], batch=batch)
     if isinstance(found, Exception):
         raise found

@@ -1,4 +1,4 @@
-"""A family on a trace: average exit timestep and accuracy of each of its policies."""
+"""Average exit timestep and accuracy of each policy of a family on a trace."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +19,13 @@ __all__ = ["FamilyOnTrace", "candidates", "thin"]
 
 @dataclass
 class FamilyOnTrace:
-    """What the policies of a fitted family do on one trace. Replays and score tables are made once and kept.
+    """A fitted family's policies on one trace. Replays and score tables are computed once and cached.
 
     Attributes:
-        table: of a score strategy, float64 [N, T-1], where it was made before.
+        family: the fitted family.
+        trace: recorded logits.
+        inputs: network input by position in the trace, for policies that use it.
+        table: precomputed scores of a score strategy, float64 [N, T-1].
     """
 
     family: PolicyFamily
@@ -31,7 +34,7 @@ class FamilyOnTrace:
     table: torch.Tensor | None = None
 
     def values(self) -> list[KnobValue]:
-        """Every knob value that makes a difference on this trace, exact for score strategies."""
+        """Return every knob value that makes a difference on this trace; exact for score strategies."""
         if isinstance(self.family, ScoreFamily):
             strategy = self.family.strategy
             knob = strategy.family_knob
@@ -43,7 +46,7 @@ class FamilyOnTrace:
         return list(map(plain_value, self.family.values))
 
     def curve(self, values: Sequence[KnobValue]) -> tuple[Array, Array]:
-        """Summed exit timesteps and number of right samples for each knob value, int64 [P] each."""
+        """Return summed exit timesteps and number of correct samples per knob value, int64 [P] each."""
         if isinstance(self.family, ScoreFamily):
             return self._sorted.curve(self.family.strategy.threshold_of(np.array(values, dtype=np.float64)))
         outcomes = [self.outcome(value) for value in values]
@@ -52,7 +55,7 @@ class FamilyOnTrace:
         return sums, correct
 
     def harmed(self, values: Sequence[KnobValue]) -> Array:
-        """Number of samples that are right at T and wrong at their exit, for each knob value, int64 [P]."""
+        """Return the number of samples correct at T but wrong at their exit, per knob value, int64 [P]."""
         if isinstance(self.family, ScoreFamily):
             return self._sorted.harmed(self.family.strategy.threshold_of(np.array(values, dtype=np.float64)))
         right_at_end = self.trace.correct[:, -1]
@@ -60,7 +63,7 @@ class FamilyOnTrace:
         return np.array([int((right_at_end & w).sum()) for w in wrong], dtype=np.int64)
 
     def outcome(self, value: KnobValue) -> Outcome:
-        """Where the policy of one knob value stops each sample."""
+        """Return where the policy of one knob value stops each sample."""
         if value not in self._outcomes:
             if isinstance(self.family, ScoreFamily):
                 threshold = self.family.policy(value).threshold
@@ -86,9 +89,9 @@ class FamilyOnTrace:
 
 
 def candidates(family: FamilyOnTrace, limit: int = 1000) -> list[KnobValue]:
-    """At most ``limit`` knob values, ordered by average exit timestep on the family's trace and evenly spread over it.
+    """Return at most ``limit`` knob values, evenly spread over the average exit timestep on the trace, ascending in it.
 
-    Every strategy gets the same number of chances, however many thresholds it could tell apart.
+    Every strategy gets the same number of candidates, regardless of how many thresholds it distinguishes.
     """
     values = family.values()
     sums, _ = family.curve(values)
@@ -97,7 +100,7 @@ def candidates(family: FamilyOnTrace, limit: int = 1000) -> list[KnobValue]:
 
 
 def thin(ascending: Array, limit: int) -> Array:
-    """Indices of at most ``limit`` entries of an ascending array, one per value, spread evenly between its ends."""
+    """Return indices of at most ``limit`` entries of an ascending array, one per value, evenly over its range."""
     _, first = np.unique(ascending, return_index=True)
     if len(first) <= limit:
         return first

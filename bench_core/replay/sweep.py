@@ -19,17 +19,17 @@ __all__ = ["SortedScores", "distinct_thresholds", "exit_timesteps_at", "sort_sco
 
 @dataclass(frozen=True)
 class SortedScores:
-    """The running maxima of a score table in ascending order, with what passing each is worth.
+    """Running maxima of a score table in ascending order, with the effect of passing each.
 
-    A maximum that lasts for several timesteps of a sample is one entry.
+    A maximum that persists for several timesteps of a sample is one entry.
 
     Attributes:
         maxima: float64 [M], ascending.
-        later_below: int64 [M + 1]; entry i is how many timesteps past the first are spent, over all samples, when
-            exactly the maxima before i don't stop.
-        correct_above: int64 [M + 1]; entry i is how many samples are right when exactly the maxima from i on are
-            above the threshold.
-        harmed_above: int64 [M + 1]; the same of samples that are right at T and wrong at their exit.
+        later_below: int64 [M + 1]; entry i is the total number of timesteps after the first, over all samples, if
+            exactly the maxima before i do not stop.
+        correct_above: int64 [M + 1]; entry i is the number of correct samples if exactly the maxima from i on exceed
+            the threshold.
+        harmed_above: int64 [M + 1]; likewise for samples correct at T but wrong at their exit.
         samples: N.
     """
 
@@ -40,31 +40,31 @@ class SortedScores:
     samples: int
 
     def curve(self, thresholds: Array) -> tuple[Array, Array]:
-        """Summed exit timesteps and number of right samples at each threshold, int64 [P] each."""
-        below = np.searchsorted(self.maxima, thresholds, side="right")  # maxima <= threshold don't stop
+        """Return summed exit timesteps and number of correct samples at each threshold, int64 [P] each."""
+        below = np.searchsorted(self.maxima, thresholds, side="right")  # maxima <= threshold do not stop
         return self.samples + self.later_below[below], self.correct_above[below]
 
     def harmed(self, thresholds: Array) -> Array:
-        """Number of samples right at T and wrong at their exit at each threshold, int64 [P]."""
+        """Return the number of samples correct at T but wrong at their exit, per threshold, int64 [P]."""
         harmed: Array = self.harmed_above[np.searchsorted(self.maxima, thresholds, side="right")]
         return harmed
 
 
 def sort_scores(table: torch.Tensor, trace: Trace) -> SortedScores:
-    """Prepare a score table [N, T-1] of ``trace`` for sweeping."""
+    """Sort a score table [N, T-1] of ``trace`` for sweeping."""
     correct = trace.correct.numpy()
     maxima = _running_maxima(table)
     rises = np.ones(maxima.shape, dtype=bool)
     rises[:, 1:] = maxima[:, 1:] > maxima[:, :-1]
     starts = np.flatnonzero(rises)
-    lasts = np.diff(starts, append=maxima.size)  # timesteps; every sample's first is a rise, so none is crossed
+    lasts = np.diff(starts, append=maxima.size)  # timesteps; never spans samples: each one's first maximum is a rise
     values = maxima.reshape(-1)[starts]
-    order = np.argsort(values)  # the order among equal values is never looked at
+    order = np.argsort(values)  # the order of equal values does not matter
     later_below = np.concatenate(([0], np.cumsum(lasts[order])))
 
     def above(marked: Array) -> Array:
-        """How many samples are marked at their exit, of bool [N, T]."""
-        gain = marked[:, :-1].astype(np.int64) - marked[:, 1:]  # of stopping at t instead of t + 1
+        """Return how many samples are marked at their exit, given bool [N, T]."""
+        gain = marked[:, :-1].astype(np.int64) - marked[:, 1:]  # gain of stopping at t instead of t + 1
         worth = np.add.reduceat(gain.reshape(-1), starts) if len(starts) else starts
         remaining: Array = marked[:, 0].sum() - np.concatenate(([0], np.cumsum(worth[order])))
         return remaining
@@ -74,7 +74,7 @@ def sort_scores(table: torch.Tensor, trace: Trace) -> SortedScores:
 
 
 def distinct_thresholds(scores: SortedScores) -> Array:
-    """Every threshold that makes a difference: -inf, the midpoints of adjacent distinct values, +inf; ascending.
+    """Return every threshold that makes a difference: -inf, the midpoints of adjacent distinct values, +inf; ascending.
 
     A midpoint that rounds up to the higher value is replaced by the lower one, so that it still separates the two.
     """
@@ -88,7 +88,7 @@ def distinct_thresholds(scores: SortedScores) -> Array:
 
 
 def exit_timesteps_at(table: torch.Tensor, threshold: float) -> torch.Tensor:
-    """t-hat of every sample at one threshold, int64 [N]."""
+    """Return t-hat of every sample at one threshold, int64 [N]."""
     return torch.from_numpy(1 + (_running_maxima(table) <= threshold).sum(1).astype(np.int64))
 
 

@@ -1,1 +1,1 @@
-"""Reports: a board as markdown and in the terminal."""
+"""Reports of a board: page, LaTeX, plots, markdown, terminal."""

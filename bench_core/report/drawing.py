@@ -1,6 +1,6 @@
-"""What a chart of a board is: a figure drawn by matplotlib, in our own style, and the places on it that say something.
+"""Charts of a board: matplotlib figures in a fixed style, with labelled points.
 
-``figure_bytes`` gives the same bytes for the same figure: no time, no random ids.
+``figure_bytes`` returns the same bytes for the same figure: no time, no random ids.
 """
 
 import contextlib
@@ -20,15 +20,16 @@ __all__ = ["Chart", "Spot", "figure_bytes", "themed"]
 
 @dataclass(frozen=True)
 class Spot:
-    """A place on a chart that says what it is.
+    """A labelled point on a chart.
 
     Attributes:
-        x, y: in data coordinates.
-        text: what a pointer resting there is told.
-        strategy: whose it is, or empty.
-        row: key of the row that it belongs to (strategy, operating point), or None.
-        chosen: whether it is that row's policy, and not another one of the family.
-        panel: number of the axes that it lies in.
+        x: in data coordinates.
+        y: in data coordinates.
+        text: shown when the pointer hovers over it.
+        strategy: the point's strategy, or empty.
+        row: key of its row (strategy, operating point), or None.
+        chosen: whether it is that row's policy rather than another one of the family.
+        panel: number of its axes.
     """
 
     x: float
@@ -42,13 +43,15 @@ class Spot:
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure and what there is to point at.
+    """A figure and its labelled points.
 
     Attributes:
         name: for files, of letters, digits and dashes.
         title: what is drawn.
-        summary: the same in a sentence, for those who can't see it.
-        model: the cost model, where there is one.
+        summary: the content in a sentence, as alternative text.
+        figure: the matplotlib figure.
+        model: the cost model, if any.
+        spots: the labelled points.
     """
 
     name: str
@@ -61,7 +64,7 @@ class Chart:
 
 @contextlib.contextmanager
 def themed() -> Iterator[None]:
-    """Our own style, whatever the machine's is; names with letters that the font lacks are no reason to complain."""
+    """Apply our own style regardless of the machine's; suppress warnings about glyphs missing from the font."""
     from matplotlib import rc_context, rcdefaults
 
     with rc_context(), warnings.catch_warnings():
@@ -93,17 +96,19 @@ _STYLE: Any = {
     "path.simplify": False,
     "svg.hashsalt": "exitbench",
     "text.color": INK,
-    "text.parse_math": False,  # a dollar in a plugin's name is a dollar
+    "text.parse_math": False,  # a dollar sign in a plugin's name is literal
     "xtick.color": INK,
     "ytick.color": INK,
 }
 
 
 def figure_bytes(figure: "Figure", kind: str, *, text: bool = False) -> bytes:
-    """A figure as a file of ``kind`` svg or png.
+    """Return a figure as a file of ``kind`` svg or png.
 
     Args:
-        text: letters stay letters, for a page with fonts of its own; else they are outlines, the same everywhere.
+        figure: the matplotlib figure.
+        kind: ``svg`` or ``png``.
+        text: keep svg text as text, for a page with its own fonts; otherwise draw outlines, identical everywhere.
     """
     from matplotlib import rc_context
 

@@ -1,7 +1,7 @@
-"""What traces and data beside a board add to its page: the oracle's curve, the easiest and the hardest samples.
+"""Additions to a board's page from traces and data: the oracle's curve, the easiest and the hardest samples.
 
-Nothing is shown unchecked: a trace must be the one that the manifest names, a replayed policy must stop as many samples
-at each timestep as its row says, and a data set's split must have the digest that the network was tested on.
+Everything shown is verified: a trace must match the manifest, a replayed policy must stop as many samples at each
+timestep as its row says, and a data set's split must have the digest that the network was tested on.
 """
 
 import base64
@@ -30,13 +30,13 @@ from bench_core.trace.trace import Trace
 
 __all__ = ["Extras", "Gallery", "Sample", "read_extras"]
 
-_EACH = 12  # images at either end
-_MAY_BE_SHOWN = ("MIT", "CC0-1.0", "Apache-2.0", "BSD-3-Clause")  # licences that let a page carry some of the images
+_EACH = 12  # images for each of easiest and hardest
+_MAY_BE_SHOWN = ("MIT", "CC0-1.0", "Apache-2.0", "BSD-3-Clause")  # licences that permit showing some of the images
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One test image and what became of it; ``png`` is base64."""
+    """One test image and its result; ``png`` is base64."""
 
     sample_id: int
     label: int
@@ -47,7 +47,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Samples that one policy stopped first, surest at the front, and last, least sure at the front."""
+    """Samples that one policy stopped first, most confident first, and last, least confident first."""
 
     strategy: str
     operating_point: str
@@ -59,7 +59,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Extras:
-    """What is known of one workload beyond the board's tables; None where traces or data are not at hand."""
+    """Information on one workload beyond the board's tables; None if traces or data are unavailable."""
 
     oracle: tuple[Array, Array] | None = None
     gallery: Gallery | None = None
@@ -68,13 +68,17 @@ class Extras:
 def read_extras(
     folder: Path, board: Board, point: str, strategies: Mapping[str, ExitStrategy], datasets: Mapping[str, Dataset]
 ) -> dict[str, Extras]:
-    """Extras by workload, from the traces in ``folder`` as far as they are there.
+    """Return extras by workload, from the traces available in ``folder``.
 
     Args:
+        folder: of the board.
+        board: the board.
         point: the operating point whose best-ranked policy orders the samples.
+        strategies: by name.
+        datasets: by name.
 
     Raises:
-        UsageError: where a trace is not the one that the manifest names.
+        UsageError: a trace differs from the manifest's.
     """
     specs = {spec["name"]: spec for spec in board.manifest["suite"]["workloads"]}
     found = {}
@@ -103,7 +107,7 @@ def _trace(folder: Path, workload: str, split: str, facts: Mapping[str, Any]) ->
 
 
 def _split(dataset: Dataset, digest: str | None) -> ImageSplit | None:
-    """The test split, if it can be read here and is the one that was tested on."""
+    """Return the test split if it is readable and the one that was tested on."""
     try:
         split = dataset.split("test")
     except ExitBenchError:
@@ -114,7 +118,7 @@ def _split(dataset: Dataset, digest: str | None) -> ImageSplit | None:
 def _ordering_policy(
     rows: pd.DataFrame, strategies: Mapping[str, ExitStrategy], calibration: Trace, test: Trace
 ) -> tuple[str, str, Outcome] | None:
-    """The best-ranked row that replays as it says and stops samples at different timesteps."""
+    """Return the best-ranked row that replays as recorded and stops samples at different timesteps."""
     fit, _ = halve(Recorded(calibration))
     for row in rows[rows["status"] == "ok"].sort_values("rank", kind="stable").to_dict("records"):
         strategy = strategies.get(str(row["strategy"]).partition("[")[0])
@@ -124,7 +128,7 @@ def _ordering_policy(
         try:
             family = fit_family(strategy.with_parameters(json.loads(row["parameters"])), fit)
             outcome = FamilyOnTrace(family, test).outcome(row["value"])
-        except Exception:  # a plugin of another version: its samples are not shown
+        except Exception:  # a different version of a plugin: skip its samples
             continue
         if np.bincount(outcome.exit_timesteps.numpy(), minlength=len(counts) + 1)[1:].tolist() == counts:
             return str(row["strategy"]), str(row["operating_point"]), outcome
@@ -153,7 +157,7 @@ def _gallery(ran: tuple[str, str, Outcome], test: Trace, split: ImageSplit, data
 
 
 def _margins(test: Trace, outcome: Outcome) -> Array:
-    """How far the mean readout's best class is ahead of its second at the exit, float64 [N]."""
+    """Return the margin of the mean readout's best class over its second at the exit, float64 [N]."""
     parts = []
     for start, totals in test.totals():
         exits = outcome.exit_timesteps[start : start + len(totals)]
@@ -163,7 +167,7 @@ def _margins(test: Trace, outcome: Outcome) -> Array:
 
 
 def _png(image: torch.Tensor) -> str:
-    """A uint8 image [C, H, W] as png, in base64."""
+    """Encode a uint8 image [C, H, W] as png, in base64."""
     from PIL import Image
 
     pixels = image.permute(1, 2, 0).contiguous().numpy()

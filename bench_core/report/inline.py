@@ -1,7 +1,7 @@
-"""A matplotlib figure as svg inside a page: colours that follow the page's theme, places that are links.
+"""Matplotlib figures as svg within a page: colours follow the page's theme, points are links.
 
-What matplotlib draws is kept; ids are made unique, numbers short, and the spots of a chart are laid over it as links
-with their text as title, so that they work without JavaScript.
+Matplotlib's drawing is kept, with unique ids and shortened numbers. The chart's labelled points are laid over it as
+links with their text as title, so they work without JavaScript.
 """
 
 import re
@@ -18,7 +18,7 @@ __all__ = ["inline_svg", "marker_path"]
 
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _RADIUS = 4.2
-# Shapes around (0, 0), about as large as each other.
+# Shapes around (0, 0), of about equal size.
 _SHAPES = {
     "o": "m-3.6 0a3.6 3.6 0 1 0 7.2 0a3.6 3.6 0 1 0-7.2 0z",
     "s": "m-3.3-3.3h6.6v6.6h-6.6z",
@@ -37,24 +37,26 @@ _THEME = {
 
 
 def marker_path(marker: str, x: float = 0.0, y: float = 0.0) -> str:
-    """The path of a marker at a place, for the attribute ``d``."""
+    """Return the path of a marker at a position, for the attribute ``d``."""
     return f"M{_short(x)} {_short(y)}{_SHAPES[marker]}"
 
 
 def inline_svg(
     chart: Chart, name: str, looks: Mapping[str, Look], links: Mapping[tuple[str, str], tuple[str, int]], most: int
 ) -> str:
-    """A chart as an svg element.
+    """Return a chart as an svg element.
 
     Args:
-        name: starts every id, so that no two charts of a page share one.
+        chart: the chart.
+        name: prefix of every id, so that no two charts of a page share one.
+        looks: by strategy.
         links: id of a row's element and number of its operating point, by (strategy, operating point).
-        most: spots of each line, beside the chosen policies; spread over it evenly.
+        most: maximum number of points per line apart from the chosen policies, spread evenly.
     """
     ET.register_namespace("", _SVG)
     root = ET.fromstring(figure_bytes(chart.figure, "svg", text=True))
     for child in root.findall(f"{{{_SVG}}}metadata") + root.findall(f"{{{_SVG}}}defs[{{{_SVG}}}style]"):
-        root.remove(child)  # a style would hold for the whole page
+        root.remove(child)  # a style would apply to the whole page
     _own_ids(root, name)
     for element in root.iter():
         _theme(element)
@@ -70,7 +72,7 @@ def inline_svg(
 
 
 def _own_ids(root: ET.Element, name: str) -> None:
-    """Keep only ids that something refers to, and names of series as classes."""
+    """Keep only ids that are referenced, and turn names of series into classes."""
     ids = {element.attrib["id"] for element in root.iter() if "id" in element.attrib}
     used = ids & set(re.findall(r"#([\w-]+)", " ".join(v for element in root.iter() for v in element.attrib.values())))
 
@@ -91,7 +93,7 @@ def _own_ids(root: ET.Element, name: str) -> None:
 def _theme(element: ET.Element) -> None:
     for attribute, value in element.attrib.items():
         if attribute == "style":
-            shown = re.sub("font-family: [^;]*;?", "", value)  # the page's own; matplotlib names a dozen
+            shown = re.sub("font-family: [^;]*;?", "", value)  # use the page's fonts; matplotlib lists a dozen
             shown = re.sub("#[0-9a-f]{6}", lambda match: _THEME.get(match[0], match[0]), shown)
         else:
             shown = value
@@ -114,7 +116,7 @@ def _lay_over(
     looks: Mapping[str, Look],
     links: Mapping[tuple[str, str], tuple[str, int]],
 ) -> None:
-    """Add the spots, those of the chosen policies last and with their marker, at the edge where they are below it."""
+    """Add the labelled points, chosen policies last and with their marker, at the edge if they are below the axis."""
     layer = ET.SubElement(root, f"{{{_SVG}}}g", {"class": "spots"})
     for spot in sorted(chart.spots, key=lambda spot: spot.chosen):
         axes = chart.figure.axes[spot.panel]
@@ -132,7 +134,7 @@ def _lay_over(
         if spot.chosen:
             classes += ["mark", f"p{point}"]
         elif row:
-            attributes["tabindex"] = "-1"  # hundreds of them; their rows are reached through the marks
+            attributes["tabindex"] = "-1"  # there are hundreds; their rows are reachable through the marks
         place = ET.SubElement(layer, f"{{{_SVG}}}{'a' if row else 'g'}", {"class": " ".join(classes), **attributes})
         ET.SubElement(place, f"{{{_SVG}}}title").text = spot.text + (" (below the axis)" if below else "")
         if spot.chosen:
@@ -143,7 +145,7 @@ def _lay_over(
 
 
 def _thinned(spots: list[Spot], most: int) -> list[Spot]:
-    """At most ``most`` spots of each line that are not a chosen policy."""
+    """Limit each line to ``most`` points that are not a chosen policy."""
     kept = [spot for spot in spots if spot.chosen or not spot.strategy]
     lines: dict[tuple[str, int], list[Spot]] = {}
     for spot in spots:

@@ -87,7 +87,7 @@ _SPECIAL = {
 
 
 def latex(board: Board) -> str:
-    """Every workload and operating point, to be put into a paper with ``\\input``."""
+    r"""Return all workloads and operating points, for inclusion in a paper with ``\input``."""
     board = presentable(board)
     suite = board.manifest["suite"]
     parts = [_HEAD.format(suite=_comment(f"{suite['name']}: {suite['title']}"))]
@@ -126,7 +126,7 @@ def _table(table: pd.DataFrame, caption: str, label: str) -> str:
 
 
 def escape(text: object) -> str:
-    """Text that LaTeX shows as it is."""
+    """Escape text so that LaTeX shows it literally."""
     return "".join(_SPECIAL.get(mark, mark) for mark in " ".join(visible(str(text)).split()))
 
 
@@ -135,7 +135,7 @@ def _comment(text: str) -> str:
 
 
 def _abridged(rows: pd.DataFrame, workloads: pd.DataFrame) -> pd.DataFrame:
-    """The columns that fit a page."""
+    """Return the columns that fit a page."""
     table = leaderboard(rows, workloads)
     names = dict(_COLUMNS)
     if rows["latency_ms"].isna().all():
@@ -149,7 +149,7 @@ def _abridged(rows: pd.DataFrame, workloads: pd.DataFrame) -> pd.DataFrame:
 
 
 def _booktabs(table: str) -> str:
-    """tabulate's own booktabs format escapes a second time; its raw one has plain rules."""
+    """Insert booktabs rules; tabulate's own booktabs format would escape a second time, its raw one has plain rules."""
     first, middle, last = (r"\toprule", r"\midrule", r"\bottomrule")
     lines = table.splitlines()
     rules = [index for index, line in enumerate(lines) if line == r"\hline"]

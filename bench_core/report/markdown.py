@@ -1,4 +1,4 @@
-"""The board as markdown: every workload, every operating point."""
+"""The board as markdown: every workload and operating point."""
 
 import pandas as pd
 
@@ -52,7 +52,7 @@ _FIRST_LAYER = {"once": "once, at t = 1", "every-step": "at every timestep up to
 
 
 def markdown(board: Board) -> str:
-    """The whole board, ready for a repository page."""
+    """Return the whole board as markdown, for a repository page."""
     board = presentable(board)
     suite = board.manifest["suite"]
     lines = [f"# {escape(suite['name'])}: {escape(suite['title'])}", ""]
@@ -98,7 +98,7 @@ def _table(table: pd.DataFrame) -> str:
 
 
 def escape(text: object) -> str:
-    """Text that markdown shows as it is."""
+    """Escape text so that markdown shows it literally."""
     cleaned = " ".join(visible(str(text)).split())
     for mark in ("\\", "`", "*", "_", "<", "|", "[", "]"):
         cleaned = cleaned.replace(mark, f"&#{ord(mark)};" if mark in "<|" else f"\\{mark}")

@@ -1,7 +1,7 @@
-"""The board as one html file: tables that need no script, charts that are links into them, nothing from elsewhere.
+"""The board as one self-contained html file: tables without scripts, and charts that link into them.
 
-Everything that a plugin, a suite or a data set may name passes through jinja2's autoescape or an xml writer. The page
-forbids itself the network (its Content-Security-Policy), and holds neither a time nor a path.
+Names from plugins, suites and data sets pass through jinja2's autoescape or an xml writer. The page blocks network
+access by its Content-Security-Policy, and contains neither a time nor a path.
 """
 
 import base64
@@ -47,11 +47,11 @@ from bench_core.util.version import __version__
 
 __all__ = ["page"]
 
-_WORDS = ("strategy", "knob", "note")  # columns of text; the others are figures
+_WORDS = ("strategy", "knob", "note")  # text columns; the others are figures
 _TALL = 20  # height of a small histogram, in units of its viewBox
-_SPOTS = 2_400  # places to point at on the lines of all charts together, each about 200 bytes
-_SMALLEST = 8  # of them on a line
-_SHIFT_SPOTS = 4_800  # the same on the charts of policies under corruption
+_SPOTS = 2_400  # labelled points on the lines of all charts together, each about 200 bytes
+_SMALLEST = 8  # minimum per line
+_SHIFT_SPOTS = 4_800  # likewise on the charts of policies under corruption
 
 _HELP = {
     "rank": "1 + the number of rows that are significantly better",
@@ -69,7 +69,7 @@ _HELP = {
     "exits": "share of test samples stopped at t = 1 .. T",
 }
 
-_DETAILS = {  # of a row, beyond its table; by column of rows.csv
+_DETAILS = {  # of a row, in addition to its table; by column of rows.csv
     "parameters": "knobs",
     "samples": "test samples",
     "select_accuracy": "accuracy on calibration (select)",
@@ -94,10 +94,11 @@ _DETAIL_FORMATS = {
 
 
 def page(board: Board, extras: Mapping[str, Extras], default_point: str) -> str:
-    """The page of a board.
+    """Return the page of a board.
 
     Args:
-        extras: by workload; what is not there is not shown.
+        board: the board.
+        extras: by workload; missing ones are omitted.
         default_point: the operating point that a page with JavaScript shows first.
     """
     from jinja2 import Environment, StrictUndefined
@@ -117,7 +118,7 @@ def page(board: Board, extras: Mapping[str, Extras], default_point: str) -> str:
     return environment.from_string(text["page.html.jinja"]).render(
         **content,
         version=__version__,
-        css=Markup(text["page.css"]),  # our own files, not a plugin's words
+        css=Markup(text["page.css"]),  # our own files, without plugins' text
         js=Markup(script),
         js_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         rows_csv=base64.b64encode(gzip.compress(csv.encode(), mtime=0)).decode(),
@@ -126,7 +127,7 @@ def page(board: Board, extras: Mapping[str, Extras], default_point: str) -> str:
 
 
 def _finalize(value: Any) -> Any:
-    """Return what the template shows: of text, markup of our own aside, the visible form."""
+    """Return a value as the template shows it: text in visible form, our own markup unchanged."""
     return visible(value) if type(value) is str else value
 
 
@@ -137,9 +138,10 @@ class _Cell:
 
 
 class _Content:
-    """What the template is filled with."""
+    """The template's variables."""
 
     def __init__(self, board: Board, extras: Mapping[str, Extras], default_point: str) -> None:
+        """Prepare what the charts and tables share."""
         self._board, self._extras, self._default = board, extras, default_point
         self._looks = looks([*board.rows["strategy"], *board.curves["strategy"]])
         self._points = list(dict.fromkeys(board.rows["operating_point"]))
@@ -155,7 +157,7 @@ class _Content:
         self._ids = {key: f"r{number}" for number, key in enumerate(keys)}
 
     def as_dict(self) -> dict[str, Any]:
-        """Names as the template has them."""
+        """Return the variables by their names in the template."""
         suite, manifest = self._board.manifest["suite"], self._board.manifest
         return {
             "suite": suite["name"],
@@ -242,7 +244,7 @@ class _Content:
         }
 
     def _shift(self, workload: str, number: int) -> Iterator[dict[str, Any]]:
-        """What the policies of each operating point do under corruption."""
+        """Yield the results of each operating point's policies under corruption."""
         for point, rows in shift_rows(self._board, workload):
             order = self._points.index(point)
             charts = [
@@ -309,7 +311,7 @@ def _row_details(record: Mapping[Any, Any]) -> list[tuple[str, str]]:
 
 
 def _histogram(text: Any) -> dict[str, Any] | None:
-    """A small picture of exit timesteps: a path of bars, and what they say."""
+    """Return a small histogram of exit timesteps: a path of bars, and its description."""
     if pd.isna(text):
         return None
     counts = json.loads(text)
@@ -322,7 +324,7 @@ def _histogram(text: Any) -> dict[str, Any] | None:
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Nested facts as (dotted name, text)."""
+    """Yield nested facts as (dotted name, text)."""
     if isinstance(value, Mapping) and value:
         for key in sorted(value):
             yield from _flat(value[key], f"{name}.{key}" if name else str(key))

@@ -1,25 +1,26 @@
-"""How strategies look: a colour-blind-safe colour, a marker and a dash each, the same on every chart of a board."""
+"""Appearance of strategies: a colour-blind-safe colour, a marker and a dash each, the same on all charts of a board."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 __all__ = ["BACKGROUND", "COLOURS", "GRID", "INK", "Look", "looks"]
 
-# Okabe and Ito, "Color Universal Design", without the yellow, which a white page swallows.
+# Okabe and Ito, "Color Universal Design", without the yellow, which is hard to see on white.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9")
 INK, GRID, BACKGROUND = "#1b1b1b", "#dcdcdc", "#ffffff"
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # of matplotlib; as many as not to share a factor with the colours
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # of matplotlib; their number is coprime to that of the colours
 _DASHES = ("-", "--", ":")
 
 
 @dataclass(frozen=True)
 class Look:
-    """The look of one strategy.
+    """The appearance of one strategy.
 
     Attributes:
         index: its number on the board.
         colour: ``#rrggbb``.
-        marker, dash: of matplotlib.
+        marker: of matplotlib.
+        dash: of matplotlib.
     """
 
     index: int
@@ -29,7 +30,7 @@ class Look:
 
 
 def looks(strategies: Iterable[str]) -> dict[str, Look]:
-    """Looks by strategy, in the order of the board; no two alike before the 42nd."""
+    """Return looks by strategy, in the order of the board; the first 42 are distinct."""
     found = {}
     for index, name in enumerate(dict.fromkeys(strategies)):
         dash = _DASHES[index // len(COLOURS) % len(_DASHES)]

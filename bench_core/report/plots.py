@@ -34,7 +34,7 @@ __all__ = [
 
 Oracle = tuple[Array, Array]  # average exit timesteps and accuracies of ``metrics.oracle_points``
 
-_FEWEST = 10  # samples in a bin of a reliability diagram
+_FEWEST = 10  # minimum samples in a bin of a reliability diagram
 _BELOW = 6.0  # points below static T that an accuracy axis shows
 _CHART, _PANEL, _STACKED = (5.2, 3.6), (1.9, 1.25), (5.2, 4.2)  # inches
 
@@ -42,11 +42,14 @@ _CHART, _PANEL, _STACKED = (5.2, 3.6), (1.9, 1.25), (5.2, 4.2)  # inches
 def accuracy_charts(
     board: Board, workload: str, looks: dict[str, Look], oracle: Oracle | None = None, *, key: bool = True
 ) -> list[Chart]:
-    """Accuracy over average exit timestep, and over energy under every cost model that priced a row.
+    """Return charts of accuracy over average exit timestep, and over energy under every cost model that priced a row.
 
     Args:
+        board: the board.
+        workload: its name.
+        looks: by strategy.
         oracle: the oracle's curve, which needs the trace; without it only its end is shown.
-        key: with legend and markers of the chosen policies, for a figure that stands alone.
+        key: include a legend and markers of the chosen policies, for a standalone figure.
     """
     facts = board.workloads[board.workloads["workload"] == workload].to_dict("records")[0]
     rows = board.rows[(board.rows["workload"] == workload) & board.rows["accuracy"].notna()]
@@ -127,7 +130,7 @@ def _over_energy(rows: pd.DataFrame, facts: Any, cost: Priced, looks: dict[str, 
 
 
 def histogram_chart(board: Board, workload: str, point: str, looks: dict[str, Look]) -> Chart | None:
-    """Exit timesteps of every strategy at one operating point, a panel each; None where no row has any."""
+    """Return a panel of exit timesteps per strategy at one operating point, or None if no row has any."""
     from matplotlib.figure import Figure
 
     chosen = (board.rows["workload"] == workload) & (board.rows["operating_point"] == point)
@@ -153,7 +156,7 @@ def histogram_chart(board: Board, workload: str, point: str, looks: dict[str, Lo
 
 
 def reliability_chart(board: Board, workload: str) -> Chart | None:
-    """Accuracy over confidence of the mean readout at a few timesteps; None where the board has no such figures."""
+    """Return accuracy over confidence of the mean readout at a few timesteps, or None without such figures."""
     bins = board.reliability[(board.reliability["workload"] == workload) & (board.reliability["samples"] >= _FEWEST)]
     if bins.empty:
         return None
@@ -181,7 +184,7 @@ def reliability_chart(board: Board, workload: str) -> Chart | None:
 
 
 def training_chart(board: Board, workload: str) -> Chart | None:
-    """Loss and accuracy on augmented training batches, epoch by epoch; None where the board doesn't say."""
+    """Return loss and accuracy on augmented training batches per epoch, or None without a training log."""
     if board.training is None or (own := board.training[board.training["workload"] == workload]).empty:
         return None
     from matplotlib.ticker import MaxNLocator
@@ -213,13 +216,17 @@ def training_chart(board: Board, workload: str) -> Chart | None:
 def shift_charts(
     board: Board, workload: str, point: str, looks: dict[str, Look], *, key: bool = True
 ) -> Iterator[Chart]:
-    """One chart for each corruption: what the policies of an operating point lose, and when they stop, over severity.
+    """Yield a chart per corruption: accuracy loss and exit timesteps of an operating point's policies over severity.
 
-    Above the accuracy against static T under the same corruption, below the average exit timestep. A marker stands
-    where a policy breaks its promise.
+    The upper panel shows accuracy relative to static T under the same corruption, the lower one the average exit
+    timestep. A marker shows where a policy breaks its promise.
 
     Args:
-        key: with a legend, for a figure that stands alone.
+        board: the board.
+        workload: its name.
+        point: the operating point.
+        looks: by strategy.
+        key: include a legend, for a standalone figure.
     """
     for name, rows in shift_rows(board, workload):
         if name == point:
@@ -241,7 +248,7 @@ def shift_charts(
 
 
 def _promised(point: OperatingPoint, timesteps: int) -> tuple[float | None, float | None]:
-    """What an operating point promises of accuracy against static T, and of the average exit timestep."""
+    """Return an operating point's promises on accuracy relative to static T and on the average exit timestep."""
     return (
         -point.value if point.kind == "iso-accuracy" else None,
         point.value * timesteps if point.kind == "budget" else None,
@@ -327,7 +334,7 @@ def _markers(axes: "Axes", spots: list[Spot], looks: dict[str, Look]) -> None:
 
 
 def _landmark(axes: "Axes", x: float, accuracy: float, marker: str, label: str, *, key: bool, name: str = "") -> None:
-    """A reference point, named beside it where no legend does."""
+    """Draw a reference point, labelled directly if there is no legend."""
     axes.plot([x], [100 * accuracy], marker, color=INK, markersize=9 if marker == "*" else 6, label=label)
     if not key:
         left, right = axes.get_xlim()
@@ -355,7 +362,7 @@ def _row_spot(row: Any, x: float, text: str) -> Spot:
 
 
 def _curve_spot(point: Any, rows: pd.DataFrame) -> Spot:
-    """A policy of a family; it belongs to the row whose policy is nearest in time."""
+    """Return a family's policy as a point; it belongs to the row whose policy is nearest in time."""
     average, accuracy = point["average_exit_timestep"], point["accuracy"]
     text = (
         f"{point['strategy']}: {point['knob']} {point['value']:.5g}; avg exit t {average:.3f}, {100 * accuracy:.2f} %"

@@ -1,4 +1,4 @@
-"""A board whose texts can be shown anywhere: control characters in names, notes and manifests become escapes."""
+"""Boards whose text is safe to show anywhere: control characters in names, notes and manifests become escapes."""
 
 from dataclasses import fields, replace
 from typing import Any
@@ -12,9 +12,9 @@ __all__ = ["presentable"]
 
 
 def presentable(board: Board) -> Board:
-    """Return the board with ``visible`` text in every table, column name and place of the manifest.
+    """Return the board with ``visible`` text in every table, column name and part of the manifest.
 
-    The same board where there is nothing to escape.
+    Returns the same board if there is nothing to escape.
     """
     changed: dict[str, Any] = {}
     for name in (field.name for field in fields(board)):
@@ -45,7 +45,7 @@ def _is_plain(cell: Any) -> bool:
 
 
 def _shown(value: Any) -> Any:
-    """Return a JSON-like value with all its texts and names visible; the same object where they are."""
+    """Return a JSON-like value with all its texts and names visible; the same object if they already are."""
     if isinstance(value, str):
         return visible(value)
     if isinstance(value, dict):

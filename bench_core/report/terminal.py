@@ -42,9 +42,9 @@ _SHORT_NOTES = {"missed target": "missed", "fallback: static T": "static T", "ov
 
 
 def terminal(board: Board, operating_points: list[str]) -> str:
-    """Return tables of the given operating points as text.
+    """Return the tables of the given operating points as text.
 
-    Names of others are shown without control characters; ``operating_points`` are names as the board has them.
+    Control characters in names are escaped; pass ``operating_points`` as the board spells them.
     """
     board, operating_points = presentable(board), [visible(name) for name in operating_points]
     facts = workload_facts(board)
@@ -53,7 +53,7 @@ def terminal(board: Board, operating_points: list[str]) -> str:
         table = leaderboard(rows, board.workloads)
         table["value"] = table["knob"].str.split(" ").str[-1]
         table["avg exit t"] = table["avg exit t"].str.split(" ").str[0]
-        costs = priced(rows.columns)[:1]  # the others stand in the markdown; here the order must do
+        costs = priced(rows.columns)[:1]  # the markdown has the others; here one order must suffice
         energies = {f"{cost.energy_unit} ({cost.model})": cost.energy_unit for cost in costs}
         columns = {**_COLUMNS, **energies, "note": ""}
         for long, short in _SHORT_NOTES.items():
@@ -80,7 +80,7 @@ def terminal(board: Board, operating_points: list[str]) -> str:
 
 
 def _tight(table: pd.DataFrame) -> str:
-    """A table whose headers are no wider than they are, so that a board fits a hundred columns."""
+    """Format a table with columns no wider than needed, so that a board fits 100 columns."""
     usual, tables.MIN_PADDING = tables.MIN_PADDING, 0
     try:
         return tabulate(table.values.tolist(), headers=list(table.columns), disable_numparse=True)
@@ -89,13 +89,13 @@ def _tight(table: pd.DataFrame) -> str:
 
 
 def _short(line: str, most: int = 8) -> str:
-    """A long list of timesteps thinned to its first few and the last."""
+    """Shorten a long list of timesteps to its first few and the last."""
     parts = line.split(", ")
     return line if len(parts) <= most else ", ".join([*parts[: most - 1], "…", parts[-1]])
 
 
 def loss_curve(history: list[dict[str, float]]) -> str:
-    """Loss and accuracy of each epoch, with a bar as long as the loss."""
+    """Return loss and accuracy of each epoch, with a bar proportional to the loss."""
     highest = max(record["loss"] for record in history)
     rows = [
         [

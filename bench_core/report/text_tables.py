@@ -1,4 +1,4 @@
-"""Rows to tables that people read: one per workload and operating point, in the order of the ranks."""
+"""Conversion of rows to readable tables: one per workload and operating point, ordered by rank."""
 
 import json
 from collections.abc import Hashable, Iterator
@@ -36,7 +36,7 @@ _OUTCOMES = ("wins", "losses", "ties")
 
 
 def sections(board: Board, operating_points: list[str] | None = None) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """(workload, operating point, rows in ranked order) for each table of a board."""
+    """Yield (workload, operating point, rows in ranked order) for each table of a board."""
     joined = board.joined()
     for (workload, point), rows in joined.groupby(["workload", "operating_point"], sort=False):
         if operating_points is None or point in operating_points:
@@ -48,7 +48,7 @@ def sections(board: Board, operating_points: list[str] | None = None) -> Iterato
 
 
 def leaderboard(rows: pd.DataFrame, workloads: pd.DataFrame) -> pd.DataFrame:
-    """One table as text: what can't be said is n/a."""
+    """Return one table as text, with n/a for missing figures."""
     reference, timesteps = (workloads.set_index("workload")[name] for name in ("aet", "timesteps"))
     table = pd.DataFrame(
         {
@@ -84,9 +84,9 @@ def leaderboard(rows: pd.DataFrame, workloads: pd.DataFrame) -> pd.DataFrame:
 
 
 def energy_order(rows: pd.DataFrame) -> str:
-    """Whether the order of one table's rows by energy changes between the cost models; empty where there is but one.
+    """Describe whether the order of a table's rows by energy differs between cost models; empty for a single model.
 
-    Compared are the rows that every model priced, by Kendall's tau-b; models that priced no row at all are left out.
+    Compares the rows that every model priced, by Kendall's tau-b; models that priced no row are omitted.
     """
     columns = {cost.model: cost.energy for cost in priced(rows.columns)}
     if len(columns) < 2:
@@ -95,7 +95,7 @@ def energy_order(rows: pd.DataFrame) -> str:
     models = [model for model, column in columns.items() if column in energies]
     if len(models) < 2 or len(energies) < 2:
         return f"Order by energy: {NOT_AVAILABLE}, no two rows are priced by two models."
-    alike: dict[bytes, list[str]] = {}  # models by the order they give
+    alike: dict[bytes, list[str]] = {}  # models by the order they produce
     for model in models:
         alike.setdefault(_energy_ranks(energies[columns[model]]).tobytes(), []).append(model)
     orders = [(np.frombuffer(ranks), _and(names)) for ranks, names in alike.items()]
@@ -107,13 +107,13 @@ def energy_order(rows: pd.DataFrame) -> str:
 
 
 def _energy_ranks(energies: "pd.Series[float]") -> Array:
-    """Ranks of rows by energy; what differs by rounding only is a tie."""
+    """Return ranks of rows by energy; values that differ only by rounding are tied."""
     values = energies.to_numpy()
     return np.asarray(rankdata(np.round(values / (values.max() or 1.0), 12)))
 
 
 def _tau(left: Array, right: Array) -> str:
-    tau = kendalltau(left, right).statistic  # NaN where one of the two tells no rows apart
+    tau = kendalltau(left, right).statistic  # NaN if one of the two ties all rows
     return "none (all rows alike)" if np.isnan(tau) else f"{tau:.3f}"
 
 
@@ -122,7 +122,7 @@ def _and(names: list[str]) -> str:
 
 
 def summaries(board: Board) -> Iterator[tuple[str, pd.DataFrame]]:
-    """(operating point, table as text) over all workloads; nothing where there is but one."""
+    """Yield (operating point, table as text) over all workloads; nothing for a single workload."""
     workloads = list(dict.fromkeys(board.rows["workload"]))
     if len(workloads) < 2:
         return
@@ -145,7 +145,7 @@ def summaries(board: Board) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def seed_tables(board: Board) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """(common name, operating point, table as text) of networks that differ in their seed only."""
+    """Yield (common name, operating point, table as text) of networks that differ only in their seed."""
     if board.seeds is None:
         return
     for (name, point), rows in board.seeds.groupby(["workload", "operating_point"], sort=False):
@@ -166,7 +166,7 @@ def seed_tables(board: Board) -> Iterator[tuple[str, str, pd.DataFrame]]:
 
 
 def _spread(row: dict[Hashable, Any], name: str, factor: float, pattern: str) -> str:
-    """A mean over seeds, and low to high in brackets."""
+    """Format a mean over seeds, with the range from low to high in brackets."""
     mean, low, high = (factor * row[f"{name}{end}"] for end in ("", "_low", "_high"))
     if pd.isna(mean):
         return NOT_AVAILABLE
@@ -174,7 +174,7 @@ def _spread(row: dict[Hashable, Any], name: str, factor: float, pattern: str) ->
 
 
 def shift_tables(board: Board) -> Iterator[tuple[str, pd.DataFrame]]:
-    """(workload, its rows of shift.csv that have figures) under corruption."""
+    """Yield (workload, its rows of shift.csv that have figures)."""
     if board.shift is not None:
         known = board.shift[board.shift["promise"].notna()].astype({"severity": int})
         for workload, rows in known.groupby("workload", sort=False):
@@ -182,15 +182,17 @@ def shift_tables(board: Board) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def shift_rows(board: Board, workload: str) -> Iterator[tuple[str, pd.DataFrame]]:
-    """(operating point, its rows of shift.csv that have figures) of one workload."""
+    """Yield (operating point, its rows of shift.csv that have figures) for one workload."""
     for name, rows in shift_tables(board):
         if name == workload:
             yield from ((str(point), own) for point, own in rows.groupby("operating_point", sort=False))
 
 
 def shift_by_severity(rows: pd.DataFrame) -> pd.DataFrame:
-    """One workload at one operating point under each corruption and severity, as text: means over the policies, and
-    how many of them broke their promise."""
+    """Return one workload at one operating point under each corruption and severity, as text.
+
+    Shows means over the policies, and how many of them broke their promise.
+    """
     records = [
         {
             "corruption": corruption,
@@ -207,8 +209,10 @@ def shift_by_severity(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def shift_promises(rows: pd.DataFrame) -> pd.DataFrame:
-    """Each strategy on one workload at one operating point, as text: at which severities its promise is broken, and
-    what it loses and when it stops at the greatest one."""
+    """Return each strategy on one workload at one operating point, as text.
+
+    Shows the severities at which its promise is broken, and its loss and exit timestep at the greatest one.
+    """
     records = []
     for strategy, own in rows.groupby("strategy", sort=False):
         clean, corrupted = own[own["severity"] == 0], own[own["severity"] > 0]
@@ -225,10 +229,10 @@ def shift_promises(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def shift_by_condition(rows: pd.DataFrame) -> pd.DataFrame:
-    """One workload under each corruption and severity, as text.
+    """Return one workload under each corruption and severity, as text.
 
-    For each operating point: how many policies broke their promise, and the mean over policies of the change against
-    static T, in points, and of the average exit timestep.
+    For each operating point: how many policies broke their promise, and the means over policies of the change relative
+    to static T, in points, and of the average exit timestep.
     """
     records = []
     for (corruption, severity), here in rows.groupby(["corruption", "severity"], sort=False):
@@ -245,8 +249,11 @@ def shift_by_condition(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def shift_by_strategy(rows: pd.DataFrame) -> pd.DataFrame:
-    """Each strategy on one workload, as text: for each operating point under how many of all corruptions its promise is
-    broken, and the largest loss against static T."""
+    """Return each strategy on one workload, as text.
+
+    For each operating point: under how many corruptions its promise is broken, and its largest loss relative to
+    static T.
+    """
     records = []
     corrupted = rows[rows["severity"] > 0]
     for strategy, own in corrupted.groupby("strategy", sort=False):
@@ -266,13 +273,13 @@ def _record(outcome: list[int]) -> str:
 
 
 def workload_facts(board: Board) -> dict[str, dict[str, object]]:
-    """The columns of workloads.csv by workload."""
+    """Return the columns of workloads.csv by workload."""
     records = board.workloads.to_dict("records")
     return {str(record["workload"]): {str(name): value for name, value in record.items()} for record in records}
 
 
 def training_line(board: Board, workload: str) -> str:
-    """What training the workload's network took; empty where the board doesn't say."""
+    """Describe the training of the workload's network; empty without a training log."""
     if board.training is None or (own := board.training[board.training["workload"] == workload]).empty:
         return ""
     last, epochs = own.iloc[-1], len(own)
@@ -292,13 +299,13 @@ def training_line(board: Board, workload: str) -> str:
 
 
 def static_line(workload: dict[str, object]) -> str:
-    """Static accuracy at each t, in words."""
+    """Describe static accuracy at each t."""
     accuracies = json.loads(str(workload["static_accuracy"]))
     return ", ".join(f"t{t} {100 * accuracy:.2f}" for t, accuracy in enumerate(accuracies, start=1))
 
 
 def reference_line(workload: dict[str, object]) -> str:
-    """The reference points, in words."""
+    """Describe the reference points."""
     w = {name: float(str(workload[name])) for name in ("aet", "empirical_aet", "oct", "oracle_accuracy", "lower_bound")}
     return (
         f"AET {w['aet']:.3f}, empirical AET {w['empirical_aet']:.3f}, OCT {w['oct']:.3f}, "
@@ -307,12 +314,14 @@ def reference_line(workload: dict[str, object]) -> str:
 
 
 class _Format:
-    """Formats a figure, or says n/a."""
+    """Format a figure, or return n/a if it is missing."""
 
     def __init__(self, pattern: str) -> None:
+        """Create a formatter for a format string."""
         self._pattern = pattern
 
     def __call__(self, value: object) -> str:
+        """Return the formatted figure, or n/a."""
         return NOT_AVAILABLE if pd.isna(value) else self._pattern.format(value)  # type: ignore[call-overload]
 
 

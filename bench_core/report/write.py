@@ -1,4 +1,4 @@
-"""The files of a report: page, LaTeX, plots, markdown; each from one board, whole or not at all."""
+"""Writing of a report's files: page, LaTeX, plots, markdown; each from one board and written atomically."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
@@ -22,7 +22,7 @@ _NEEDS = {"html": ("jinja2", "matplotlib"), "svg": ("matplotlib",), "png": ("mat
 
 
 def check_formats(formats: Iterable[str]) -> list[str]:
-    """The formats as asked for, in our order. Raises UsageError for one that isn't, or whose library is missing."""
+    """Return the requested formats in canonical order; raise UsageError if one is unknown or lacks its library."""
     wanted = set(formats)
     if unknown := sorted(wanted - set(FORMATS)):
         raise UsageError(f"--format {unknown[0]}: it is one of {', '.join(FORMATS)}")
@@ -34,25 +34,28 @@ def check_formats(formats: Iterable[str]) -> list[str]:
 
 
 def needs_extras(formats: Iterable[str]) -> bool:
-    """Whether what traces and data add is shown in one of the formats."""
+    """Return whether any of the formats shows additions from traces and data."""
     return bool({"html", "svg", "png"} & set(formats))
 
 
 def write_report(
     board: Board, extras: "Mapping[str, Extras]", folder: Path, formats: Iterable[str], default_point: str
 ) -> list[Path]:
-    """Write a board's report into ``folder``; the plots go to ``plots/`` there.
+    """Write a board's report into ``folder``, with plots in ``plots/``.
 
     Args:
-        extras: by workload, of ``read_extras``; may be empty.
+        board: the board.
+        extras: by workload, from ``read_extras``; may be empty.
+        folder: created if necessary.
+        formats: of ``FORMATS``.
         default_point: the operating point that the page opens with and the histograms show.
 
     Returns:
-        The files.
+        The files written.
     """
     formats = check_formats(formats)
     make_folder(folder)
-    with alone_in(folder):  # it may be a board's own, which a run is about to replace
+    with alone_in(folder):  # a run may be about to replace the board in it
         return list(_written(board, extras, folder, formats, default_point))
 
 
@@ -80,7 +83,7 @@ def _written(
 def _plots(
     board: Board, extras: "Mapping[str, Extras]", point: str, kinds: Iterable[str]
 ) -> Iterator[tuple[str, bytes]]:
-    """(file name, content) of every plot."""
+    """Yield (file name, content) of every plot."""
     from bench_core.report.drawing import figure_bytes, themed
     from bench_core.report.palette import looks
     from bench_core.report.plots import (
@@ -114,7 +117,7 @@ def _plots(
 
 
 def _file_name(text: str) -> str:
-    """Letters, digits, dots and dashes only: a workload's name is no path."""
+    """Reduce text to letters, digits, dots and dashes, so that a workload's name cannot form a path."""
     return "".join(mark if mark.isalnum() or mark in ".-_" else "-" for mark in text).lstrip(".") or "-"
 
 

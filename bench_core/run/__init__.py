@@ -1,1 +1,1 @@
-"""A run of a suite: plan, stages, evaluation, board."""
+"""Running a suite: plan, stages, evaluation, board."""

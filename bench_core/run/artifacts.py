@@ -1,4 +1,4 @@
-"""The stages of a run that end in an artifact: train, convert, record. Each a function of declared inputs."""
+"""The stages of a run that create an artifact: train, convert, record. Each is a function of declared inputs."""
 
 import copy
 import json
@@ -39,21 +39,22 @@ __all__ = [
 ]
 
 CONVERSION_VERSION = 1
-_LOOKED_AT = 8  # inputs, and timesteps, by which a kept network is compared with the converted one
+_LOOKED_AT = 8  # inputs, and timesteps, used to compare a stored network with the converted one
 RECORDING_VERSION = 1
 
 
 def trained_weights(workload: Workload, store: Store, *, retrain: bool = False, until: float = math.inf) -> Artifact:
-    """The trained weights: from the store, from the package's zoo, or trained now on the training split.
+    """Return the trained weights, from the store or the package's zoo, training them on the training split if missing.
 
-    Raises TrainingPausedError where ``until`` (``time.monotonic()``) comes first: see ``train_network``.
+    Raises:
+        TrainingPausedError: ``until`` (``time.monotonic()``) is reached first; see ``train_network``.
     """
     key = workload.training_key
     artifact = store.obtain("networks", key, lambda: _train(workload, store, until), again=retrain)
     if not retrain and (problem := _other_data(workload, artifact)):
         refuse_or_note(store, f"{store.path('networks', key)}: {problem}")
         artifact = store.obtain("networks", key, lambda: _train(workload, store, until), again=True)
-    store.remove("training", [key])  # also what a run left that was killed right behind its last epoch
+    store.remove("training", [key])  # also left over if a run was killed right after its last epoch
     return artifact
 
 
@@ -64,9 +65,9 @@ def stored_weights(workload: Workload, store: Store) -> Artifact | None:
 
 
 def _other_data(workload: Workload, weights: Artifact) -> str:
-    """Why weights are not from the training split as it is now, or nothing; asked of plugins' data sets only.
+    """Return why weights are not from the current training split, or ""; checked for plugins' data sets only.
 
-    What the identity of a shipped data set says of its files is checked when they are read.
+    Files of shipped data sets are checked against their identity on reading.
     """
     if "datasets" not in workload.code:
         return ""
@@ -118,7 +119,7 @@ def _train(workload: Workload, store: Store, until: float) -> Artifact:
 
 
 def spiking_network(workload: Workload, weights: Artifact, store: Store) -> SpikingNetwork:
-    """The spiking network with trained weights, converted where the workload says so, ready for inference."""
+    """Return the spiking network with trained weights, converted if the workload requires it, ready for inference."""
     network = _trained_network(workload, weights)
     if isinstance(network, AnalogNetwork):
         network = _kept_conversion(workload, weights, store) or _converted(workload, network, weights, store)
@@ -132,7 +133,7 @@ def _trained_network(workload: Workload, weights: Artifact) -> SpikingNetwork | 
 
 
 def conversion_key(workload: Workload, weights: Artifact) -> str | None:
-    """Digest of everything that a converted network depends on; None where nothing is converted, or can't be told."""
+    """Return the digest of everything a converted network depends on; None without conversion or if undeterminable."""
     code = [code_digest(type(made)) for made in (workload.converter, workload.model) if made is not None]
     if workload.converter is None or None in code:
         return None
@@ -148,17 +149,17 @@ def conversion_key(workload: Workload, weights: Artifact) -> str | None:
                 "environment": {name: value for name, value in environment().items() if name != "threads"},
             }
         )
-    except (TypeError, ValueError, RecursionError):  # the converter holds more than JSON can
+    except (TypeError, ValueError, RecursionError):  # the converter's state is not JSON-able
         return None
 
 
 def _conversion(workload: Workload, weights: Artifact) -> dict[str, Any]:
-    """What is converted."""
+    """Return the identity of the network to convert."""
     return {"network": workload.training_key, "weights": weights.digest, "timesteps": workload.spec.timesteps}
 
 
 def _converted(workload: Workload, network: AnalogNetwork, weights: Artifact, store: Store) -> SpikingNetwork:
-    """Convert a trained network now, and keep what came out, if weights and neurons tell all there is to it."""
+    """Convert a trained network, and store the result if its weights and neurons describe it completely."""
     assert workload.converter is not None
     made_with, calibration = workload.made_with, workload.dataset.split("calibration")
     with progress(f"convert {workload.spec.name}", 1, "network") as advance:
@@ -179,13 +180,13 @@ def _converted(workload: Workload, network: AnalogNetwork, weights: Artifact, st
         facts = {"workload": workload.spec.name, "data": calibration.digest, **_conversion(workload, weights)}
         try:
             store.put("converted", key, tensors, {**facts, **record})
-        except StoreError as error:  # one can do without
+        except StoreError as error:  # the run can continue without it
             note(f"{error}; the converted network of {workload.spec.name} is not kept")
     return converted
 
 
 def _same_networks(one: SpikingNetwork, other: SpikingNetwork, inputs: torch.Tensor, timesteps: int) -> bool:
-    """Whether two networks are made alike and say the same, to the bit, of a few inputs."""
+    """Return whether two networks have the same structure and, for a few inputs, bit-identical outputs."""
     with torch.inference_mode():
         said = [network.run(inputs, min(timesteps, _LOOKED_AT)) for network in (one, other)]
     other.reset()
@@ -211,7 +212,7 @@ def _kept_conversion(workload: Workload, weights: Artifact, store: Store) -> Spi
 def _rebuilt(
     workload: Workload, weights: Artifact, record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
 ) -> SpikingNetwork | None:
-    """The network that a record and its tensors say; None where they say none."""
+    """Return the network described by a record and its tensors, or None if they describe none."""
     network = _trained_network(workload, weights)
     assert isinstance(network, AnalogNetwork)
     try:
@@ -223,14 +224,14 @@ def _rebuilt(
 def recording_key(
     workload: Workload, weights: Artifact, split: str, dropout: float = 0.0, *, per_layer: bool = False
 ) -> str:
-    """Digest of everything that the trace of a split depends on."""
+    """Return the digest of everything that the trace of a split depends on."""
     facts = _declared_recording(workload, split, dropout, per_layer)
     made_of = {"network": workload.training_key, "weights": weights.digest}
     return json_digest({**facts, **made_of, **workload.made_with.identity})
 
 
 def _declared_recording(workload: Workload, split: str, dropout: float, per_layer: bool) -> dict[str, Any]:
-    """What a trace is recorded from, but for weights and code."""
+    """Return what a trace is recorded from, apart from weights and code."""
     return {
         "stage": "record",
         "version": RECORDING_VERSION,
@@ -245,7 +246,7 @@ def _declared_recording(workload: Workload, split: str, dropout: float, per_laye
 
 
 def has_trace(workload: Workload, weights: Artifact, split: str, store: Store) -> bool:
-    """Whether the store has the trace of a split, recorded on the data as they are now; it may be damaged."""
+    """Return whether the store has the trace of a split, recorded on its current data; it may be damaged."""
     key = recording_key(workload, weights, split)
     if not store.has("traces", key):
         return False
@@ -263,9 +264,10 @@ def recorded_trace(
     dropout: float = 0.0,
     per_layer: bool = False,
 ) -> Trace:
-    """The trace of a workload on a split: from the store, or recorded now in parts that survive a killed run.
+    """Return the trace of a workload on a split, recording it if missing, in parts that survive a killed run.
 
-    One that was recorded on other data than the split holds now is named and recorded again, as is a damaged one.
+    A trace that is damaged, or was recorded on other data than the split's current data, is reported and recorded
+    again.
     """
     key = recording_key(workload, weights, split_name, dropout, per_layer=per_layer)
     declared = json_digest(_declared_recording(workload, split_name, dropout, per_layer))
@@ -306,22 +308,22 @@ def recorded_trace(
 
 
 def _other_recording(workload: Workload, split: str, trace: Artifact) -> str:
-    """Why a trace is not of the split as it is now, or nothing."""
+    """Return why a trace is not of the current split, or ""."""
     now, then = workload.split_digest(split), data_digest(trace.header)
     return "" if now in (None, then) else _changed_data(workload, split, then, now)
 
 
 def shards_of(samples: int) -> int:
-    """How many parts the recording of so many samples has."""
+    """Return how many parts a recording of this many samples has."""
     return -(-samples // PART)
 
 
 def record_shard(
     workload: Workload, weights: Artifact, split_name: str, number: int, store: Store, *, network: SpikingNetwork
 ) -> None:
-    """Record one part of a trace into the store, where ``recorded_trace`` finds it; parts need not be made in order.
+    """Record one part of a trace into the store for ``recorded_trace``; parts may be recorded in any order.
 
-    Nothing is done where the part or the whole trace is there already.
+    Does nothing if the part or the whole trace already exists.
     """
     key = recording_key(workload, weights, split_name)
     if has_trace(workload, weights, split_name, store):
@@ -339,13 +341,13 @@ def _recording(
 ) -> Recording:
     split, timesteps, device = workload.dataset.split(split_name), workload.spec.timesteps, compute_device()
     if device.type != "cpu":
-        network = copy.deepcopy(network).to(device)  # the one that was given is run live where it is
+        network = copy.deepcopy(network).to(device)  # a copy: the given network is run live on its own device
     return Recording(network, workload.dataset, split, timesteps, dropout, per_layer, part=PART, device=device)
 
 
 @dataclass(frozen=True)
 class _KeptParts:
-    """The parts of a trace: from the store, or built now and kept there; mapped, so that they take no memory."""
+    """The parts of a trace, from the store or built and stored now; memory-mapped, so that they use no memory."""
 
     workload: Workload
     recording: Recording
@@ -353,6 +355,7 @@ class _KeptParts:
     key: str
 
     def __call__(self, number: int, build: Callable[[], Part]) -> Part:
+        """Return a part, building and storing it if missing or recorded on other data."""
         part, data = _part_key(self.key, number), self.recording.split.digest
         made_with = self.workload.made_with
 

@@ -1,4 +1,4 @@
-"""A recorded workload and its competitors: each is fitted, chosen from and replayed, and one that fails is a row."""
+"""Evaluation of strategies on a recorded workload: fit, choose, replay; a failing strategy becomes a row."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ _SAME = "calibration equals test"
 
 @dataclass(frozen=True)
 class RecordedWorkload:
-    """A workload with its trained weights and its traces, and the store that they are from."""
+    """A workload with its trained weights and traces, and the store that holds them."""
 
     workload: Workload
     weights: Artifact
@@ -60,12 +60,12 @@ class RecordedWorkload:
 
     @cached_property
     def network(self) -> SpikingNetwork:
-        """The spiking network, made when it is first asked for."""
+        """The spiking network, created on first access."""
         return spiking_network(self.workload, self.weights, self.store)
 
     @property
     def digests(self) -> dict[str, str]:
-        """Of the weights and of both traces."""
+        """Digests of the weights and of both traces."""
         return {
             "weights": self.weights.digest,
             "calibration_trace": self.calibration.digest,
@@ -74,14 +74,14 @@ class RecordedWorkload:
 
 
 def recorded_workload(workload: Workload, store: Store) -> RecordedWorkload:
-    """A workload as the store has it; what is missing or damaged there is trained and recorded now."""
+    """Return a workload from the store, training and recording what is missing or damaged."""
     weights = trained_weights(workload, store)
     calibration, test = (recorded_trace(workload, weights, split, store) for split in SCORED_SPLITS)
     return RecordedWorkload(workload, weights, calibration, test, store)
 
 
 def contest_of(ready: RecordedWorkload) -> Contest:
-    """What the competitors on a recorded workload are given."""
+    """Return the data on which strategies are compared for a recorded workload."""
     workload = ready.workload
     dataset, timesteps = workload.dataset, workload.spec.timesteps
     calibration, test = (
@@ -96,21 +96,23 @@ def contest_of(ready: RecordedWorkload) -> Contest:
 def kept_scores_of(
     ready: RecordedWorkload, contest: Contest, points: Sequence[OperatingPoint], *, again: bool = False
 ) -> KeptScores:
-    """The scores of a recorded workload in its store; ``again``: those that are there don't count."""
+    """Return the store of a recorded workload's scores; with ``again`` existing scores are ignored."""
     return KeptScores(ready.workload, ready.weights, ready.digests, contest, points, ready.store, again)
 
 
 def fitted_artifacts(workload: Workload, weights: Artifact, store: Store, *, refit: bool = False) -> Artifacts:
-    """Where policies that are fitted on the ``fit`` half of a workload's calibration trace are kept."""
+    """Return the artifact store for policies fitted on the ``fit`` half of a workload's calibration trace."""
     key = recording_key(workload, weights, "calibration")
     return policy_artifacts(store, {"trace": key, "half": "fit"}, refit=refit)
 
 
 def policy_artifacts(store: Store, calibration: Mapping[str, Any], *, refit: bool = False) -> Artifacts:
-    """What ``Calibration.artifact`` calls: policies from the store (or the package's zoo), else built and kept.
+    """Return the function behind ``Calibration.artifact``: policies from the store (or the package's zoo), else built.
 
     Args:
+        store: where policies are stored.
         calibration: JSON-able identity of the calibration data.
+        refit: build policies again even if they are stored.
     """
 
     def artifact(made_from: Mapping[str, Any], build: Callable[[], State]) -> State:
@@ -137,12 +139,17 @@ def score_workload(
     kept: KeptScores | None = None,
     minutes: float = STRATEGY_MINUTES,
 ) -> WorkloadScores:
-    """Every competitor on one contest; one that fails gets a row that says so.
+    """Score every strategy on one workload; a failing strategy gets a row that says so.
 
     Args:
-        problems: by label, why a competitor needn't be tried: it failed elsewhere.
-        kept: scores that needn't be made, and where those go that are.
-        minutes: until a strategy that isn't shipped is interrupted.
+        name: of the workload.
+        entrants: the strategies with their labels.
+        points: the operating points.
+        contest: the data to compare on.
+        digests: of the weights and the traces.
+        problems: by label, why a strategy is skipped: it failed elsewhere.
+        kept: stored scores, which are reused and extended.
+        minutes: time limit for a strategy that is not shipped.
     """
     same = digests.get("calibration_trace") == digests.get("test_trace")
     reasons = [_excluded(entrant, contest, problems or {}) for entrant in entrants]
@@ -176,10 +183,13 @@ def score_workload(
 def suite_tables(
     suite: Suite, planned: Plan, scores: Sequence[WorkloadScores], problems: list[str] | None = None
 ) -> dict[str, Any]:
-    """Every table of a suite's board that follows from its scores, by name; None for seeds where it has none.
+    """Return every table of a suite's board that is computed from its scores, by name; None for seeds without any.
 
     Args:
-        problems: takes in why tables are empty.
+        suite: the suite.
+        planned: its plan.
+        scores: of every workload.
+        problems: receives why tables are empty.
     """
     tables = board_tables(
         suite.name,
@@ -195,12 +205,12 @@ def suite_tables(
 
 
 def needs_missing_inputs(strategy: ExitStrategy, contest: Contest) -> bool:
-    """Whether a strategy looks at inputs that can't be had."""
+    """Return whether a strategy requires inputs that are unavailable."""
     return Requirement.INPUTS in strategy.requires and contest.test.inputs is None
 
 
 def _excluded(entrant: Competitor, contest: Contest, problems: Mapping[str, str]) -> str:
-    """Why a competitor isn't tried, or nothing."""
+    """Return why a strategy is skipped, or ""."""
     if needs_missing_inputs(entrant.strategy, contest):
         return "unavailable: needs inputs"
     return problems.get(entrant.label, "")

@@ -1,4 +1,4 @@
-"""What a suite names, looked up: operating points, cost models, competitors, workloads."""
+"""Plan of a suite: its operating points, cost models, strategies and workloads, resolved from their names."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ __all__ = ["Competitor", "Limits", "Plan", "competitors", "plan"]
 
 @dataclass(frozen=True)
 class Competitor:
-    """A strategy with its knobs set, and the label it goes by on the board."""
+    """A strategy with its knobs set, and its label on the board."""
 
     label: str
     strategy: ExitStrategy
@@ -26,7 +26,7 @@ class Competitor:
 
 @dataclass(frozen=True)
 class Limits:
-    """Minutes until code is interrupted: a strategy on a workload, and a stage that trains, converts or records."""
+    """Time limits in minutes: for a strategy on a workload, and for a stage that trains, converts or records."""
 
     strategy: float = STRATEGY_MINUTES
     stage: float = STAGE_MINUTES
@@ -39,7 +39,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Plan:
-    """A suite with everything that it names looked up."""
+    """A suite with all its names resolved."""
 
     points: list[OperatingPoint]
     cost_models: list[CostModel]
@@ -51,7 +51,7 @@ class Plan:
 
 
 def plan(suite: Suite, registry: Registry) -> Plan:
-    """Look up everything that a suite names. Raises UsageError for a name, knob or operating point that can't be."""
+    """Resolve everything that a suite names; raise UsageError for an invalid name, knob or operating point."""
     found = Plan(
         [OperatingPoint.parse(text) for text in suite.operating_points],
         _cost_models(suite, registry),
@@ -64,12 +64,12 @@ def plan(suite: Suite, registry: Registry) -> Plan:
     loaded: list[type] = [type(one.strategy) for one in found.competitors]
     loaded += [type(one.converter) for one in found.workloads if one.converter is not None]
     for made in loaded:
-        code_digest(made)  # now, since it is the code as it was loaded that runs
+        code_digest(made)  # now, because this is the code as loaded and run
     return found
 
 
 def competitors(suite: Suite, registry: Registry) -> list[Competitor]:
-    """The strategies of a suite in order, ``*`` replaced by every registered one. Raises UsageError."""
+    """Return the strategies of a suite in order, with ``*`` expanded to every registered one; raise UsageError."""
     found: dict[str, Competitor] = {}
     for spec in suite.strategies:
         names = list(registry.strategies) if spec.name == EVERY_STRATEGY else [spec.name]

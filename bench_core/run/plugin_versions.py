@@ -1,4 +1,4 @@
-"""Which plugins a run has: name, version and code as loaded, told to workers, which refuse where theirs are others."""
+"""The plugins of a run: name, version and code as loaded. Workers compare them with theirs and reject a mismatch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,19 +12,19 @@ __all__ = ["described", "files_of", "outdated", "refuse_others"]
 
 _FILE = "file"  # the version of a plugin that is a file
 _SHOWN = 8  # digits of a digest
-_loaded: dict[tuple[str, str], PluginRecord] = {}  # of this process's last registry that a worker made
+_loaded: dict[tuple[str, str], PluginRecord] = {}  # from the last registry made by a worker in this process
 
 
 def described(registry: Registry) -> list[dict[str, str]]:
     """Return name, distribution, version and code digest of every plugin that could be loaded.
 
-    The digest is that of the code as it was loaded; of a file, ``distribution`` is its path.
+    The digest is of the code as it was loaded; for a file, ``distribution`` is its path.
     """
     return [_described(record) for record in registry.plugins if not record.problem]
 
 
 def files_of(plugins: Sequence[Mapping[str, str]]) -> list[Path]:
-    """Return the plugins that are files. Raises UsageError for one that isn't here."""
+    """Return the plugins that are files; raise UsageError for one that does not exist here."""
     paths = [Path(plugin["distribution"]) for plugin in plugins if plugin["version"] == _FILE]
     for path in paths:
         if not path.is_file():
@@ -33,10 +33,10 @@ def files_of(plugins: Sequence[Mapping[str, str]]) -> list[Path]:
 
 
 def refuse_others(plugins: Sequence[Mapping[str, str]], registry: Registry) -> None:
-    """Raise UsageError where this process lacks one of a run's plugins, or has it with other code.
+    """Raise UsageError if this process lacks one of a run's plugins or has it with different code.
 
     Args:
-        plugins: of the run, as ``described`` returns them.
+        plugins: of the run, as returned by ``described``.
         registry: of this process.
     """
     _loaded.clear()
@@ -57,9 +57,9 @@ def refuse_others(plugins: Sequence[Mapping[str, str]], registry: Registry) -> N
 
 
 def outdated(plugins: Sequence[Mapping[str, str]]) -> str:
-    """Return which plugin was edited after this process had loaded it, so that a new process has what is wanted.
+    """Return which plugin was edited after this process loaded it, so that a new process would have the required code.
 
-    Empty where there is none: then this process either has what is wanted, or a new one wouldn't have it either.
+    Empty if there is none: then this process has the required code, or a new one would not have it either.
     """
     for plugin in plugins:
         record = _loaded.get(_identity(plugin))
@@ -80,7 +80,7 @@ def _digest(record: PluginRecord) -> str:
 
 
 def _codes(record: PluginRecord) -> list[LoadedCode]:
-    """The code that a plugin comes from; shipped ones come from this project's packages."""
+    """Return the code of a plugin; shipped plugins are covered by this project's packages."""
     if record.code is not None:
         return [record.code]
     return [code for name in sorted(shipped_packages()) if (code := code_of(name)) is not None]

@@ -1,4 +1,4 @@
-"""What produced a board: code, plugins, the command. No time, path or host name."""
+"""Provenance of a board: code, plugins and the command, but no time, path or host name."""
 
 import sys
 from functools import cache
@@ -17,14 +17,14 @@ __all__ = ["code_digest", "manifest"]
 
 @cache
 def code_digest(made: type) -> str | None:
-    """sha256 of the Python files that a class and its bases come from.
+    """Return the sha256 of the Python files that a class and its bases come from.
 
-    Of a module in a package that is the whole package, of a single file the files of its folder and of the folders in
-    that, since it may import them; and always this package. Code that they import from elsewhere is not covered. It is
-    that of a plugin as it was loaded, and of other code as it was when ``plan`` asked for it.
+    For a module in a package this covers the whole package; for a single file, the files of its folder and the folders
+    in it, since it may import them; and always this package. Code imported from elsewhere is not covered. Plugins' code
+    is digested as loaded, other code as it is when ``plan`` asks for it.
 
     Returns:
-        None for a class that isn't found by its name, or whose files can't be read.
+        The digest, or None if the class cannot be found by its name or its files cannot be read.
     """
     found = [code_of(__name__), *code_of_class(made)]
     for base in made.__mro__:
@@ -45,7 +45,7 @@ def code_digest(made: type) -> str | None:
 
 
 def manifest(suite: Suite, registry: Registry, workloads: dict[str, dict[str, Any]], command: str) -> dict[str, Any]:
-    """The record that stands beside a board."""
+    """Return the manifest of a board."""
     return {
         "schema": SCHEMA,
         "suite": suite.model_dump(by_alias=True),

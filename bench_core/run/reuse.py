@@ -1,7 +1,7 @@
-"""Whether a stored artifact may be used again: the code and the settings that made it, and the data it was made from.
+"""Conditions for reusing a stored artifact: same code and settings, and same data.
 
-The code of plugins, as it was loaded, and settings of PyTorch that aren't its defaults are part of keys, so that what
-other code made is never found; here it is named. Data may change below the same identity, so their digest is compared.
+Plugins' code, as loaded, and non-default PyTorch settings are part of keys, so artifacts of other code are never
+found; this module reports them. Data may change under the same identity, so their digests are compared.
 """
 
 import json
@@ -27,10 +27,10 @@ _said_settings: set[str] = set()
 
 @dataclass(frozen=True)
 class MadeWith:
-    """What an artifact is made with besides its declared inputs; of shipped code and default settings, nothing.
+    """What an artifact is made with in addition to its declared inputs; empty for shipped code and default settings.
 
     Attributes:
-        code: of plugins, by what it is, such as ``model one-layer``.
+        code: of plugins, by role, such as ``model one-layer``.
         settings: see ``rounding_settings``.
     """
 
@@ -39,12 +39,12 @@ class MadeWith:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Its part of a key, as JSON; empty where nothing is foreign."""
+        """Its part of a key, as JSON; empty for shipped code and default settings."""
         code = {what: sorted(one.digest for one in codes) for what, codes in self.code.items() if codes}
         return {**({"code": code} if code else {}), **({"settings": dict(self.settings)} if self.settings else {})}
 
     def record(self, declared: str) -> dict[str, Any]:
-        """Return metadata by which ``name_others`` finds the artifact; empty where nothing is foreign.
+        """Return metadata by which ``name_others`` finds the artifact; empty for shipped code and default settings.
 
         Args:
             declared: digest of what the artifact is made from, without code and settings.
@@ -59,11 +59,11 @@ class MadeWith:
         return {_RECORD: {"declared": declared, "code": code, "settings": dict(self.settings)}}
 
     def refuse_changes(self) -> None:
-        """Refuse to keep what was made while code or settings changed.
+        """Refuse to store what was made while code or settings changed.
 
         Raises:
-            PluginError: a plugin's files are others than when they were loaded.
-            UsageError: settings are others than when this was made.
+            PluginError: a plugin's files differ from those loaded.
+            UsageError: settings differ from those when this was created.
         """
         refuse_changed({one.digest: one for codes in self.code.values() for one in codes}.values())
         if (now := rounding_settings()) != self.settings:
@@ -77,18 +77,18 @@ class MadeWith:
 
     @property
     def plugins(self) -> list[str]:
-        """Names of the plugins whose code it is."""
+        """Names of the plugins whose code is used."""
         return sorted({one.name for codes in self.code.values() for one in codes})
 
     def name_others(self, store: Store, kind: str, declared: str) -> None:
-        """Say which artifact, made of the same by other code, is not used; and which settings are not the defaults."""
+        """Report an unused artifact made from the same inputs by other code, and settings that are not the defaults."""
         self._name_settings()
         if not any(self.code.values()):
             return
         ours = self.record(declared)[_RECORD]
         made = [e for e in entries(store, [kind]) if _declared(e.metadata) == declared]
         others = [entry for entry in made if entry.metadata[_RECORD].get("code") != ours["code"]]
-        if others and len(others) == len(made):  # else only settings are others
+        if others and len(others) == len(made):  # otherwise only settings differ
             last = max(others, key=lambda entry: entry.path.stat().st_mtime_ns)
             named = ", ".join(_differing(last.metadata[_RECORD].get("code"), ours["code"]))
             line = f"store: {kind} {last.key[:16]} ({last.what}): made by other code of plugin {named}; made again"
@@ -105,9 +105,10 @@ class MadeWith:
 
 
 def name_other_policies(store: Store, record: Mapping[str, Any]) -> None:
-    """Say which policy, learnt from the same by other code of a plugin's strategy, is not used.
+    """Report an unused policy learnt from the same data by different code of a plugin's strategy.
 
     Args:
+        store: the store.
         record: ``calibration`` and ``made_from``, as in the metadata of policies.
     """
     code = record["made_from"].get("code")
@@ -125,21 +126,21 @@ def name_other_policies(store: Store, record: Mapping[str, Any]) -> None:
 
 
 def refuse_or_note(store: Store, what: str) -> None:
-    """Say that an artifact is made again, and why. Raises StoreError where the store is offline."""
+    """Report that an artifact is made again, and why; raise StoreError if the store is offline."""
     if store.offline:
         raise StoreError(f"{what}; nothing is made offline: bring back the data, or run without --offline-store")
     note(f"store: {what}; made again")
 
 
 def stored_header(store: Store, kind: str, key: str) -> Mapping[str, str]:
-    """Return the header of an artifact of the store without reading its tensors; empty where there is none."""
+    """Return the header of a stored artifact without reading its tensors; empty if there is none."""
     with suppress(OSError, SafetensorError), safe_open(store.local(kind, key), framework="pt") as handle:
         return dict(handle.metadata() or {})
     return {}
 
 
 def data_digest(header: Mapping[str, str]) -> str | None:
-    """Return the digest of the split that a trace with such a header was recorded on; None where it doesn't say."""
+    """Return the digest of the split on which a trace with this header was recorded; None if unknown."""
     try:
         found = json.loads(header.get("provenance", "null"))["data"]
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -153,7 +154,7 @@ def _declared(metadata: Mapping[str, Any]) -> str | None:
 
 
 def _differing(theirs: Any, ours: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Names of the plugins of which the two differ."""
+    """Return the names of the plugins in which the two differ."""
     before = theirs if isinstance(theirs, Mapping) else {}
     digests = [
         {(name, str(digest)) for made in code.values() if isinstance(made, Mapping) for name, digest in made.items()}

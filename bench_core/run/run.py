@@ -1,4 +1,4 @@
-"""The main job: have every missing stage carried out, here or by workers; then scores, wall clock and the board."""
+"""Running a suite: run every missing stage, locally or on workers; then compute scores, wall clock and the board."""
 
 import math
 import os
@@ -72,30 +72,30 @@ def run_suite(
     limit_minutes: float | None = None,
     command: str = "exitbench run",
 ) -> Board:
-    """Run a suite and write its board: whatever is missing is trained, converted, recorded; then replay and reports.
+    """Run a suite and write its board: train, convert and record what is missing, then replay and report.
 
     Args:
         suite: what to run.
         registry: the loaded plugins.
-        output: folder of the results; made if need be.
-        store: where artifacts are kept; default the user's.
+        output: folder of the results; created if necessary.
+        store: where artifacts are stored; default the user's.
         refit: train policy networks again instead of taking them from the store or the package, and score again.
-        remeasure: measure wall clock again instead of keeping what stands in ``output``.
+        remeasure: measure wall clock again instead of keeping the measurements in ``output``.
         export_traces: copy the traces to ``output/traces``.
-        jobs: spread the stages over so many processes of this machine. The calling script needs the usual
+        jobs: distribute the stages over this many local processes. The calling script needs the usual
             ``if __name__ == "__main__":``, since these processes import it.
-        scheduler: address of a Dask scheduler, over whose workers the stages are spread.
-        limit_minutes: until a stage, or a strategy on a workload, is ended, after which its rows say so; default the
-            suite's, else 60 minutes for a strategy and 1440 for a stage that trains, converts or records.
+        scheduler: address of a Dask scheduler over whose workers the stages are distributed.
+        limit_minutes: time limit for a stage, or a strategy on a workload, whose rows then report it; default the
+            suite's, otherwise 60 minutes for a strategy and 1440 for a stage that trains, converts or records.
         command: as recorded in the manifest.
 
     Returns:
         The board. Failures are rows with a status; ``Board.failures`` counts them.
 
     Raises:
-        UsageError: before anything is computed, for a name, knob, operating point or address that can't be.
-        StoreError: the store can't be written to, or lacks something and is offline.
-        ClusterError: Dask or the scheduler can't be had, or went away.
+        UsageError: before anything is computed, for an invalid name, knob, operating point or address.
+        StoreError: the store cannot be written to, or lacks something and is offline.
+        ClusterError: Dask or the scheduler is unavailable or the connection is lost.
     """
     store = store or default_store()
     planned = plan(suite, registry)
@@ -158,11 +158,11 @@ def run_suite(
 
 
 def check_workers(store: Store, *, jobs: int | None, scheduler: str | None) -> None:
-    """Refuse ``jobs`` and ``scheduler`` that can't be, whether or not there is anything to share among workers.
+    """Reject invalid ``jobs`` and ``scheduler``, even if there is nothing to distribute.
 
     Raises:
-        UsageError: they contradict each other or the store, or the scheduler's address is none.
-        ClusterError: Dask isn't installed.
+        UsageError: they contradict each other or the store, or the scheduler's address is invalid.
+        ClusterError: Dask is not installed.
     """
     if jobs is None and scheduler is None:
         return
@@ -179,20 +179,20 @@ def check_workers(store: Store, *, jobs: int | None, scheduler: str | None) -> N
 
 @contextmanager
 def _results_folder(folder: Path) -> Iterator[None]:
-    """A folder for results; what of it this call made goes again where it is left empty by an error."""
+    """Create a folder for results; after an error, remove the folders created here that are empty."""
     new = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
     try:
         make_folder(folder)
         yield
     except BaseException:
-        with suppress(OSError):  # something is in it
+        with suppress(OSError):  # it is not empty
             for place in new:
                 place.rmdir()
         raise
 
 
 def _traces(ready: RecordedWorkload, conditions: list[Condition] | str) -> dict[str, Trace]:
-    """A workload's traces by file name, those under corruption too, where there are any."""
+    """Return a workload's traces by file name, including those under corruption if there are any."""
     name = ready.workload.spec.name
     traces = {trace_name(name, trace.header["split"]): trace for trace in (ready.calibration, ready.test)}
     return traces if isinstance(conditions, str) else traces | condition_traces(conditions, name)
@@ -201,7 +201,7 @@ def _traces(ready: RecordedWorkload, conditions: list[Condition] | str) -> dict[
 def _compete(
     ready: RecordedWorkload, planned: Plan, failed: Mapping[str, str], refit: bool
 ) -> tuple[WorkloadScores, dict[str, Any]]:
-    """All competitors on one recorded workload, and the facts about it that the manifest holds."""
+    """Return all strategies' scores on one recorded workload, and the facts about it for the manifest."""
     contest = contest_of(ready)
     kept = kept_scores_of(ready, contest, planned.points, again=refit)
     name = ready.workload.spec.name
@@ -229,7 +229,7 @@ def _fill(
     scheduler: str | None,
     refit: bool,
 ) -> dict[str, str]:
-    """Have every stage carried out whose artifact the store lacks; why a workload, or what else of it, failed."""
+    """Run every stage whose artifact the store lacks; return why workloads, or parts of them, failed."""
     stages, failed = missing_stages(planned, store, refit=refit)
     if scheduler is None and any(stage.kind in ("train", "record") for stage in stages):
         _refuse_unwritable(store)
@@ -247,7 +247,7 @@ def _fill(
 
 
 def _refuse_unwritable(store: Store) -> None:
-    """Raises StoreError where nothing could be kept of what takes long to make; leaves nothing behind."""
+    """Raise StoreError if the store cannot be written to, before any lengthy computation; leave no files behind."""
     if store.offline:
         return
     place = next(place for place in (store.root, *store.root.absolute().parents) if os.path.lexists(place))
@@ -261,7 +261,7 @@ def _refuse_unwritable(store: Store) -> None:
 
 
 def _training(recorded: Mapping[str, RecordedWorkload | str]) -> pd.DataFrame:
-    """What training took, of every workload that has weights."""
+    """Return the training log of every workload that has weights."""
     ready = {name: one for name, one in recorded.items() if not isinstance(one, str)}
     rows = [row for name, one in ready.items() for row in training_log(name, one.weights.metadata)]
     return pd.DataFrame(rows, columns=list(TRAINING_COLUMNS))

@@ -1,8 +1,8 @@
-"""Scores as artifacts of the store: what a strategy chose on a workload, and where that stops every test sample.
+"""Scores as stored artifacts: the policies a strategy chose on a workload, and the exit of every test sample.
 
-They are found again by everything that they depend on: traces, strategy, knobs, operating points, the code of the
-strategy and of this package, versions, machine type and threads. A strategy whose code or state can't be told is
-scored every time.
+Their key covers everything they depend on: traces, strategy, knobs, operating points, the code of the strategy and of
+this package, versions, machine type and threads. A strategy whose code or state cannot be determined is scored every
+time.
 """
 
 import json
@@ -37,16 +37,16 @@ _HEADER = "scores"
 
 
 def scored_recordings(workload: Workload, weights: Artifact) -> list[str]:
-    """Keys of the traces that scores are made from."""
+    """Return the keys of the traces that scores are computed from."""
     return [recording_key(workload, weights, split) for split in SCORED_SPLITS]
 
 
 def scores_key(
     workload: Workload, weights: Artifact, strategy: ExitStrategy, points: Sequence[OperatingPoint]
 ) -> str | None:
-    """Digest of everything that the scores of a strategy on a workload depend on; None where that can't be told.
+    """Return the digest of everything that a strategy's scores on a workload depend on, or None if undeterminable.
 
-    It can't where the strategy's class isn't found by its name, or where the strategy holds more than JSON can.
+    It is undeterminable if the strategy's class cannot be found by its name, or its state is not JSON-able.
     """
     if not can_be_kept(strategy):
         return None
@@ -65,7 +65,7 @@ def scores_key(
 
 
 def can_be_kept(strategy: ExitStrategy) -> bool:
-    """Whether code and JSON tell all there is to a strategy."""
+    """Return whether code and JSON state describe a strategy completely."""
     try:
         canonical_json(vars(strategy))
     except (TypeError, ValueError, RecursionError):
@@ -75,13 +75,16 @@ def can_be_kept(strategy: ExitStrategy) -> bool:
 
 @dataclass
 class KeptScores:
-    """The scores of strategies on one workload, as the store has them and is to have them.
+    """The stored scores of strategies on one workload.
 
     Attributes:
+        workload: the workload.
+        weights: its trained weights.
         digests: of the weights and the traces.
         contest: the recorded workload.
         points: operating points, in order.
-        again: make them anew, whatever the store has.
+        store: where scores are stored.
+        again: ignore stored scores and compute them again.
     """
 
     workload: Workload
@@ -94,7 +97,7 @@ class KeptScores:
     _writes: bool = field(default=True, init=False)
 
     def get(self, strategy: ExitStrategy) -> StrategyScores | None:
-        """The scores, or None where the store has none of these very traces. Policies are fitted when asked for."""
+        """Return the stored scores, or None if there are none for these traces. Policies are fitted on first access."""
         key = None if self.again else self._key(strategy)
         found = None if key is None else self.store.get(KIND, key)
         if found is None:
@@ -106,7 +109,10 @@ class KeptScores:
             return None
 
     def put(self, strategy: ExitStrategy, scores: StrategyScores) -> str | None:
-        """Keep scores; their key, or None where they can't be found again or written. That is said once."""
+        """Store scores; return their key, or None if they cannot be found again or written.
+
+        A failure to write is reported once.
+        """
         key = self._key(strategy) if self._writes and not self.store.offline else None
         if key is None:
             return None
@@ -122,7 +128,7 @@ class KeptScores:
         try:
             text = json.dumps(record, default=np.generic.item)
         except (TypeError, ValueError, RecursionError):
-            return None  # knob values that are no JSON
+            return None  # knob values that are not JSON
         try:
             refuse_changed(code_of_class(type(strategy)))
             self.workload.made_with.refuse_changes()
@@ -137,7 +143,7 @@ class KeptScores:
         }
         try:
             self.store.put(KIND, key, tensors, metadata, {_HEADER: text})
-        except StoreError as error:  # a board can do without
+        except StoreError as error:  # the board does not need them
             note(f"{error}; scores of {metadata['workload']} are not kept")
             self._writes = False
             return None
@@ -149,7 +155,7 @@ class KeptScores:
     def _read(self, found: Artifact, strategy: ExitStrategy) -> StrategyScores | None:
         record = json.loads(found.header[_HEADER])
         if record["digests"] != dict(self.digests):
-            return None  # the traces have been recorded again under their keys, and came out differently
+            return None  # the traces were recorded again under the same keys, with different results
         trace, fitted = self.contest.test.trace, _Fitted(strategy, self.contest)
         ran = sum(policy["status"] != "infeasible" for policy in record["policies"])
         exits = found.tensors["exit_timesteps"].long() if ran else torch.ones(0, len(trace), dtype=torch.int64)
@@ -174,7 +180,7 @@ _COSTS = ("once", "per_decision")
 
 @dataclass(frozen=True)
 class _Fitted:
-    """A family that is fitted when a policy of it is first asked for."""
+    """A family that is fitted when one of its policies is first requested."""
 
     strategy: ExitStrategy
     contest: Contest
@@ -184,6 +190,7 @@ class _Fitted:
         return fit_family(self.strategy, self.contest.fit, self.contest.artifacts)
 
     def policy(self, value: Any) -> ExitPolicy:
+        """Return the policy of one knob value."""
         return self._family.policy(value)
 
 

@@ -1,4 +1,4 @@
-"""Traces of corrupted test data: recorded once and kept in the store, written beside a board, read back from there."""
+"""Traces of corrupted test data: recorded once into the store, exported with a board, and read back from there."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ __all__ = ["condition_digests", "condition_traces", "corrupted_tests", "read_con
 
 
 def recorded_conditions(ready: RecordedWorkload, spec: ShiftSpec, store: Store) -> list[Condition]:
-    """A workload under every corruption that applies to its data: from the store, or recorded now.
+    """Return a workload under every corruption that applies to its data, recording what the store lacks.
 
     The first condition is the same samples of the clean test trace.
     """
@@ -37,9 +37,18 @@ def recorded_conditions(ready: RecordedWorkload, spec: ShiftSpec, store: Store) 
 def read_conditions(
     folder: Path, name: str, test: Recorded, *, spec: ShiftSpec, dataset: Dataset, digests: Mapping[str, str]
 ) -> list[Condition] | None:
-    """The same from the traces that a run with ``--traces`` left beside a board; None where one of them isn't there.
+    """Return the conditions from the traces that a run with ``--traces`` exported with a board; None if one is missing.
 
-    Raises UsageError for a trace that is not the one whose digest the manifest holds.
+    Args:
+        folder: of the board.
+        name: of the workload.
+        test: the clean test trace and its inputs.
+        spec: the suite's corruptions.
+        dataset: the workload's data set.
+        digests: of the traces by condition, from the manifest.
+
+    Raises:
+        UsageError: a trace differs from the manifest's.
     """
     timesteps = test.trace.timesteps
     conditions = [_clean(test, spec)]
@@ -54,18 +63,18 @@ def read_conditions(
 
 
 def condition_traces(conditions: Sequence[Condition], name: str) -> dict[str, Trace]:
-    """Return the traces of a workload's corrupted samples by the names of their files beside a board."""
+    """Return the traces of a workload's corrupted samples by their file names."""
     corrupted = [condition for condition in conditions if condition.corruption != CLEAN]
     return {trace_name(name, f"test-{one.name}"): one.recorded.trace for one in corrupted}
 
 
 def condition_digests(conditions: Sequence[Condition]) -> dict[str, str]:
-    """Digests of the corrupted traces by condition, for the manifest."""
+    """Return the digests of the corrupted traces by condition, for the manifest."""
     return {c.name: c.recorded.trace.digest for c in conditions if c.corruption != CLEAN}
 
 
 def corrupted_tests(dataset: Dataset, spec: ShiftSpec, timesteps: int) -> list[tuple[CorruptedTest, str, int]]:
-    """The data set under every corruption that applies to it, with the corruption's name and severity."""
+    """Return the data set under every corruption that applies to it, with the corruption's name and severity."""
     return [
         (CorruptedTest(dataset, corruption, severity, spec.samples, timesteps), corruption, severity)
         for corruption in spec.corruptions

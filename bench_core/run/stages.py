@@ -1,9 +1,9 @@
-"""The graph of a run's stages, and how one is carried out: in the run's own process, or in a worker.
+"""The graph of a run's stages and their execution: in the run's own process, or in a worker.
 
-A stage is a function of the suite and of artifacts in the store, to one artifact more. Between processes travel JSON
-texts: a request (suite, plugins with their digests, store, stage) one way, an answer (where the artifact is, or
-why there is none, and what was said) the other. A stage makes whatever it needs and doesn't find, so no order and no
-lost worker spoils it; the order only keeps two workers from making the same.
+A stage is a function of the suite and of stored artifacts that creates one more artifact. Processes exchange JSON: a
+request (suite, plugins with their digests, store, stage) and an answer (the artifact's key or the failure, and notes).
+A stage makes everything it needs and does not find, so neither order nor lost workers affect the result; the order
+only prevents two workers from making the same artifact.
 """
 
 import json
@@ -52,9 +52,9 @@ __all__ = [
 ]
 
 _Place = tuple[str, str]  # kind and key of an artifact
-_GPU = {"GPU": 1.0}  # a worker that offers one of them has one
-_places: dict[str, str] = {}  # of stores whose URL has a password, by the token of orders
-_one_at_a_time = threading.Lock()  # stages seed torch's generator, of which a process has one
+_GPU = {"GPU": 1.0}  # a worker that offers one has one GPU
+_places: dict[str, str] = {}  # URLs with passwords of stores, by the orders' token
+_one_at_a_time = threading.Lock()  # stages seed torch's generator, which is global to the process
 
 
 def _versions() -> dict[str, str]:
@@ -67,12 +67,12 @@ class Order:
 
     Attributes:
         suite: as JSON.
-        plugins: name, distribution (of a file its path), version and code digest of every plugin package and file.
+        plugins: name, distribution (for a file its path), version and code digest of every plugin package and file.
         store: the folder or URL of the store, without a password.
         refit: train policy networks again.
-        device: what trains and records: ``cpu``, or what of theirs the workers are to use.
-        token: the name under which a worker has been told the store's URL with its password; empty where it has none.
-        versions: of exitbench and torch, which a worker must have too.
+        device: for training and recording: ``cpu``, or which of their devices workers use.
+        token: identifies the store's URL with its password, sent to workers beforehand; empty without a password.
+        versions: of exitbench and torch, which workers must match.
     """
 
     suite: str
@@ -85,7 +85,7 @@ class Order:
 
     @classmethod
     def of(cls, suite: Suite, registry: Registry, store: Store, *, refit: bool) -> "Order":
-        """The order for a suite in this process."""
+        """Return the order for a suite in this process."""
         token = ""
         if store.url != store.address:
             token = secrets.token_hex(8)
@@ -95,27 +95,28 @@ class Order:
 
 
 def remember_place(token: str, place: str) -> None:
-    """Note the URL, with its password, of the store of orders with this token."""
+    """Remember the store URL, with its password, for orders with this token."""
     _places[token] = place
 
 
 def place_of(token: str) -> str:
-    """Return the URL, with its password, of the store of orders with this token; empty where there is none."""
+    """Return the store URL, with its password, for orders with this token; empty if unknown."""
     return _places.get(token, "")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a stage.
+    """The result of a stage.
 
     Attributes:
         artifact: kind and key of the network (converted or not), trace or scores that it made; empty for a part of a
-            trace, which the whole one replaces, for a fit, which may make several artifacts or none, and for what can't
-            be kept.
-        problem: empty, or why it failed, as a row's status says it.
-        stop: empty, or why the whole run must end: the store can't be written to.
+            trace, which the whole one replaces, for a fit, which may make any number of artifacts, and for results that
+            cannot be stored.
+        problem: why it failed, as in a row's status; otherwise empty.
+        stop: why the whole run must end, namely that the store cannot be written to; otherwise empty.
         said: notes, and the last line of each progress.
-        stale: empty, or which plugin was edited after this process had loaded it; a new process can do the stage.
+        stale: which plugin was edited after this process loaded it, so that a new process can run the stage; otherwise
+            empty.
     """
 
     artifact: Sequence[str] = ()
@@ -126,19 +127,19 @@ class Answer:
 
 
 def missing_stages(planned: Plan, store: Store, *, refit: bool = False) -> tuple[list[Stage], dict[str, str]]:
-    """The stages whose artifacts the store lacks, in an order that fits; by subject, why some can't be told.
+    """Return the stages whose artifacts the store lacks, in a valid order, and the problems by subject.
 
-    Everything is trained and recorded before anything is fitted, and fitted before anything is scored. Whether an
-    artifact is whole is seen when it is read. Fits that look at inputs train networks and are among the stages;
-    whether the store has these is known to the strategy only, so they are left out where its scores are there. Other
-    fits are quick and leave nothing, so they are done where they are scored, unless ``refit`` is set. Strategies whose
-    scores can't be kept are scored by the process that reads them, and with ``refit`` all are.
+    Everything is trained and recorded before anything is fitted, and fitted before anything is scored. Damaged
+    artifacts are only detected when they are read. Fits that use inputs train networks and are stages of their own;
+    only the strategy knows whether the store has their results, so they are omitted if its scores are stored. Other
+    fits are quick and store nothing, so they run as part of scoring, unless ``refit`` is set. Strategies whose scores
+    cannot be stored are scored by the process that needs the scores; with ``refit`` all are.
     """
     recorded: list[Stage] = []
     fits: list[Stage] = []
     scores: list[Stage] = []
     problems: dict[str, str] = {}
-    trained: dict[str, str] = {}  # by training key, the stage that trains it
+    trained: dict[str, str] = {}  # name of the stage that trains it, by training key
     for workload in planned.workloads:
         name = workload.spec.name
         subject = f"workload {name}"
@@ -164,7 +165,7 @@ def missing_stages(planned: Plan, store: Store, *, refit: bool = False) -> tuple
 def _unscored(
     workload: Workload, weights: Artifact | None, planned: Plan, store: Store, *, refit: bool
 ) -> Iterator[tuple[Competitor, bool]]:
-    """The competitors whose scores the store lacks, and whether a stage is to make them."""
+    """Yield the strategies whose scores the store lacks, and whether a stage should compute them."""
     for competitor in planned.competitors:
         keepable = can_be_kept(competitor.strategy)
         key = scores_key(workload, weights, competitor.strategy, planned.points) if weights and keepable else None
@@ -175,7 +176,7 @@ def _unscored(
 def _stages_of(
     workload: Workload, shift: ShiftSpec | None, store: Store, trained: dict[str, str]
 ) -> tuple[Artifact | None, list[Stage]]:
-    """The trained weights, where the store has them, and the stages that lack up to the last recording."""
+    """Return the stored trained weights, if any, and the missing stages up to the last recording."""
     name = workload.spec.name
     stages = _training(workload, name, store, trained)
     weights = None if stages else stored_weights(workload, store)
@@ -201,7 +202,7 @@ def _stages_of(
 
 
 def _is_to_be_converted(workload: Workload, weights: Artifact | None, store: Store) -> bool:
-    """Whether a conversion is missing that can be kept; where it can't, whoever records converts."""
+    """Return whether a storable conversion is missing; others are done by the stage that records."""
     if weights is None:
         return workload.converter is not None and code_digest(type(workload.converter)) is not None
     key = conversion_key(workload, weights)
@@ -209,7 +210,7 @@ def _is_to_be_converted(workload: Workload, weights: Artifact | None, store: Sto
 
 
 def _training(workload: Workload, name: str, store: Store, trained: dict[str, str], trunk: int = 0) -> list[Stage]:
-    """Stages that train the workload and what it goes on from; none where another workload's do."""
+    """Return stages that train the workload and its trunks; none if another workload's stages do."""
     key = workload.training_key
     if key in trained or stored_weights(workload, store) is not None:
         return []
@@ -220,7 +221,7 @@ def _training(workload: Workload, name: str, store: Store, trained: dict[str, st
 
 
 def read_answer(text: str) -> Answer:
-    """What ``perform`` returned."""
+    """Parse the answer that ``perform`` returned."""
     return Answer(**json.loads(text))
 
 
@@ -228,10 +229,10 @@ def read_answer(text: str) -> Answer:
 
 
 def perform_here(stages: Sequence[Stage], planned: Plan, store: Store, *, refit: bool) -> dict[str, str]:
-    """Carry out stages one after another; by subject, why some failed.
+    """Run stages one after another; return why some failed, by subject.
 
-    Parts are left to the stage of the whole trace, which records them under one progress, and scores to whoever reads
-    them, who makes all of a workload that lack from one read of its traces.
+    Parts are left to the stage of the whole trace, which records them under one progress, and scores to the code that
+    needs them, which computes a workload's missing scores in one read of its traces.
     """
     failed: dict[str, str] = {}
     problems: dict[str, str] = {}  # by stage
@@ -251,22 +252,22 @@ def perform_here(stages: Sequence[Stage], planned: Plan, store: Store, *, refit:
 
 
 def stage_request(order: Order, stage: Stage, threads: Mapping[str, int] | int, *, take_over: bool = False) -> str:
-    """Return what is sent to a worker, as JSON.
+    """Return the request for a worker, as JSON.
 
     Args:
         order: the run's.
         stage: what to do.
-        threads: that it may use; by worker's address where it depends on that.
-        take_over: wait for no lock, since a frozen worker may hold it.
+        threads: number of threads it may use; a mapping gives it by worker address.
+        take_over: do not wait for locks, since a frozen worker may hold one.
     """
     return json.dumps({"order": asdict(order), "stage": asdict(stage), "threads": threads, "take_over": take_over})
 
 
 def perform(request: str, address: str = "", say: Callable[[str], None] | None = None) -> str:
-    """Carry out a stage in this process.
+    """Run a stage in this process.
 
     Args:
-        request: of ``stage_request``.
+        request: from ``stage_request``.
         address: the worker's own.
         say: called with each note as it is made.
 
@@ -286,7 +287,7 @@ def perform(request: str, address: str = "", say: Callable[[str], None] | None =
                 answer = Answer(problem=made, said=said) if isinstance(made, str) else Answer(made, said=said)
         except StoreError as error:
             answer = Answer(stop=str(error), said=said)
-        except BaseException as error:  # of a plugin's: nobody presses Ctrl-C in a worker
+        except BaseException as error:  # raised by a plugin: nobody presses Ctrl-C in a worker
             problem = one_line(f"failed: {type(error).__name__}: {error!s:.200}")
             note(f"{stage.subject}: {problem}")
             answer = Answer(problem=problem, said=said)

@@ -1,4 +1,4 @@
-"""Suites: the TOML file that says which networks, methods and operating points make a board."""
+"""Suites: the TOML files that define the networks, methods and operating points of a board."""
 
 import tomllib
 from collections.abc import Mapping
@@ -49,7 +49,7 @@ class _Spec(BaseModel):
 
 
 class ConversionSpec(_Spec):
-    """Which converter turns the ANN into the spiking network, and its knobs."""
+    """The converter from the ANN to the spiking network, with its knobs."""
 
     converter: PluginName
     parameters: dict[str, float | int | str] = {}
@@ -58,7 +58,7 @@ class ConversionSpec(_Spec):
 class WorkloadSpec(_Spec):
     """One network under test: data set x model x recipe x (conversion) x T x seed.
 
-    With ``seeds`` it stands for several, called NAME-seed1 and so on; in a validated suite each of them has its own
+    With ``seeds`` it represents several, named NAME-seed1 and so on; in a validated suite each of them has its own
     entry with a ``seed``.
     """
 
@@ -73,12 +73,12 @@ class WorkloadSpec(_Spec):
 
     @property
     def base_name(self) -> str:
-        """The name without the seed that ``seeds`` adds to it."""
+        """The name without the suffix added by ``seeds``."""
         return self.name.removesuffix(f"-seed{self.seed}")
 
     @property
     def apart_from_seed(self) -> dict[str, Any]:
-        """Everything but name and seed."""
+        """Everything except name and seed."""
         return self.model_dump(exclude={"name", "seed", "seeds"})
 
     @model_serializer(mode="wrap")
@@ -106,24 +106,26 @@ class WorkloadSpec(_Spec):
 
 
 class StrategySpec(_Spec):
-    """One line of competitors: a registered strategy (``*``: every one, with its defaults), with knobs set."""
+    """A registered strategy (``*``: all of them, with their defaults), with knobs set."""
 
     name: PluginName
     parameters: dict[str, float | int | str] = {}
 
 
 class CostModelSpec(_Spec):
-    """A registered cost model with knobs set; a name alone takes its defaults."""
+    """A registered cost model with knobs set; in a suite, a name alone means its defaults."""
 
     name: PluginName
     parameters: dict[str, float | int | str] = {}
 
 
 class LatencySpec(_Spec):
-    """How wall clock is measured: ``repetitions`` times after a warm-up, at batch 1 on ``samples`` test samples, and as
-    throughput of ``batch_samples`` of them at ``batch`` with refill (0 leaves that out).
+    """How wall clock is measured.
 
-    One thread by default: at batch 1 a small network waits for a second one longer than it gains.
+    Each time is taken ``repetitions`` times after a warm-up, at batch 1 on ``samples`` test samples, and as throughput
+    of ``batch_samples`` of them at ``batch`` with refill (0 disables it).
+
+    One thread by default: at batch 1 a second thread costs a small network more than it gains.
     """
 
     samples: int = Field(default=50, ge=1)
@@ -134,9 +136,9 @@ class LatencySpec(_Spec):
 
 
 class ShiftSpec(_Spec):
-    """Which corruptions of test data the policies are replayed on, and on how many test samples, drawn by hash.
+    """The corruptions of test data under which policies are replayed, and the number of test samples, drawn by hash.
 
-    A corruption that isn't made for a workload's data (``drop`` for images) is left out there.
+    A corruption that does not apply to a workload's data (``drop`` for images) is skipped there.
     """
 
     corruptions: list[Corruption] = Field(["noise", "blur", "contrast", "drop"], min_length=1)
@@ -161,7 +163,7 @@ def _one_per_seed(workloads: list[WorkloadSpec]) -> list[WorkloadSpec]:
 
 
 class Suite(_Spec):
-    """A board to be made."""
+    """The specification of a board."""
 
     schema_: Literal["exitbench.suite/1"] = Field(alias="schema")
     name: Name
@@ -169,7 +171,7 @@ class Suite(_Spec):
     seed: int = Field(0, ge=0)
     operating_points: list[str] = Field(min_length=1)
     cost_models: list[PluginName | CostModelSpec] = ["cmos45", "imc", "memory"]
-    first_layer: FirstLayer = "once"  # under constant input: charged at t = 1, or at every timestep up to the exit
+    first_layer: FirstLayer = "once"  # when it is charged under constant input: at t = 1, or at every timestep
     resamples: int = Field(10_000, ge=100, le=100_000)
     latency: LatencySpec = LatencySpec()
     limit_minutes: float | None = Field(default=None, gt=0)  # for a stage, and for a strategy on a workload
@@ -190,7 +192,7 @@ class Suite(_Spec):
         return self
 
     def only(self, names: list[str]) -> "Suite":
-        """The suite reduced to some workloads and strategies; a name that is no workload is taken for a strategy."""
+        """Return the suite reduced to some workloads and strategies; names that are not workloads are strategies."""
         workloads = [workload for workload in self.workloads if {workload.name, workload.base_name} & set(names)]
         named = {name for workload in workloads for name in (workload.name, workload.base_name)}
         strategies = [name for name in names if name not in named]
@@ -206,7 +208,7 @@ class Suite(_Spec):
 
 
 def load_suite(name_or_path: str) -> Suite:
-    """A shipped suite by name, or a TOML file by path. Raises SuiteError: one line with file, field and remedy."""
+    """Load a shipped suite by name or a TOML file by path; raise SuiteError with file, field and remedy in one line."""
     path = Path(name_or_path)
     if path.suffix != ".toml":
         path = SHIPPED / f"{name_or_path}.toml"
@@ -226,7 +228,7 @@ def load_suite(name_or_path: str) -> Suite:
 
 
 def parse_suite(content: Mapping[str, Any], place: str) -> Suite:
-    """A validated suite from parsed TOML; ``place`` names it in errors."""
+    """Validate a suite from parsed TOML; ``place`` names it in errors."""
     try:
         return Suite.model_validate(content)
     except ValidationError as error:
@@ -237,9 +239,9 @@ def parse_suite(content: Mapping[str, Any], place: str) -> Suite:
 
 
 def seed_groups(suite: Suite) -> dict[str, list[str]]:
-    """Names of the workloads that differ in their seed only, two or more, by what they are called together.
+    """Return the names of workloads that differ only in their seed, in groups of two or more, by the group's name.
 
-    That is the name they have in common before ``-seedN``, else the name of the first.
+    That is their common name before ``-seedN``, otherwise the name of the first.
     """
     alike: list[list[WorkloadSpec]] = []
     for workload in suite.workloads:

@@ -1,4 +1,4 @@
-"""The wall clock of a board: each policy that has none yet is run live on the same few test samples."""
+"""Wall clock of a board: each unmeasured policy runs live on the same few test samples."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,7 +21,7 @@ from bench_core.util.stable_random import hash_order
 
 __all__ = ["measure_policies"]
 
-LATENCY_SALT = 0x4C415445  # which test samples are timed
+LATENCY_SALT = 0x4C415445  # selects the test samples to time
 
 
 def measure_policies(
@@ -32,10 +32,14 @@ def measure_policies(
     *,
     minutes: float = STRATEGY_MINUTES,
 ) -> None:
-    """Add wall clock to the board for every policy that has none yet; what can't be measured is a problem of the board.
+    """Add the wall clock of every unmeasured policy to the board; failures become problems of the board.
 
     Args:
-        minutes: until what is measured is interrupted.
+        board: the board.
+        timing: how to measure.
+        ready: the recorded workload.
+        result: its scores.
+        minutes: time limit per policy.
     """
     unmeasured: dict[str, tuple[str, Callable[[], ExitPolicy]]] = {}
     rows: list[dict[str, Any]] = []
@@ -66,7 +70,7 @@ def _measure(
     unmeasured: Mapping[str, tuple[str, Callable[[], ExitPolicy]]],
     minutes: float,
 ) -> None:
-    """Run policies live, by digest (label and what makes them), and add what that took to the board."""
+    """Run policies live, given by digest (label and factory), and add their timings to the board."""
     workload = ready.workload.spec.name
     timed = _timed_samples(ready, max(timing.samples, timing.batch_samples))
     wanted: dict[str, ExitPolicy] = {}
@@ -113,7 +117,7 @@ def _measure(
 
 
 def _timed_samples(ready: RecordedWorkload, count: int) -> LiveSamples:
-    """Test samples for the wall clock, drawn by hash."""
+    """Return the test samples to time, drawn by hash."""
     dataset, timesteps = ready.workload.dataset, ready.workload.spec.timesteps
     split = dataset.split("test")
     order = torch.from_numpy(hash_order(split.sample_ids, LATENCY_SALT).argsort())[:count]
@@ -121,7 +125,7 @@ def _timed_samples(ready: RecordedWorkload, count: int) -> LiveSamples:
 
 
 def _tried_live(network: SpikingNetwork, samples: LiveSamples, make: Callable[[], ExitPolicy]) -> ExitPolicy:
-    """The policy. Raises whatever it raises in a live run, alone and in a batch that is refilled."""
+    """Return the policy after trial runs at batch 1 and in a refilled batch; their exceptions propagate."""
     policy = make()
     few = samples.at(torch.arange(min(4, len(samples))))
     run_live(network, few, policy, batch=1)

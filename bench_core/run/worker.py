@@ -1,4 +1,4 @@
-"""What each kind of stage of a run does: train, convert, record, fit, score; whoever carries it out."""
+"""The kinds of stages of a run: train, convert, record, fit, score; used locally and by workers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -42,14 +42,15 @@ class Stage:
     """One step of a run.
 
     Attributes:
-        name: as the progress shows it; no other stage has it.
+        name: unique; shown with the progress.
         kind: ``train``, ``convert``, ``record``, ``fit`` or ``score``.
         workload: its name.
-        trunk: trains the recipe that the workload's goes on from (1), the one before that (2) …
-        split, part: what is recorded; without a part the whole trace is put together, and the parts that lack recorded.
-        strategy: label of the competitor that is fitted or scored.
+        trunk: train the recipe from which the workload's continues (1), the one before that (2) …
+        split: what is recorded.
+        part: which part of it; None records the missing parts and assembles the whole trace.
+        strategy: label of the strategy to fit or score.
         after: names of the stages whose artifacts it needs.
-        resources: Dask resources it asks for where workers offer them, such as ``{"GPU": 1}``.
+        resources: Dask resources it requests if workers offer them, such as ``{"GPU": 1}``.
     """
 
     name: str
@@ -64,7 +65,7 @@ class Stage:
 
     @property
     def subject(self) -> str:
-        """What has failed where this stage fails: a workload, one of its strategies, or all of it under corruption."""
+        """What fails if this stage fails: a workload, one of its strategies, or all of it under corruption."""
         if self.strategy:
             return f"{self.workload}, {self.strategy}"
         if self.split and self.split not in SCORED_SPLITS:
@@ -73,17 +74,17 @@ class Stage:
 
     @property
     def depends_on_threads(self) -> bool:
-        """Whether the artifact's last bits depend on how many threads make it; those of recordings don't."""
+        """Whether the artifact's last bits depend on the number of threads; those of recordings do not."""
         return self.kind in ("train", "convert", "fit", "score")
 
 
 def store_place(store: Store) -> str:
-    """What ``EXITBENCH_HOME`` says, but for a password, in a process that is to use the same store."""
+    """Return the value of ``EXITBENCH_HOME``, without a password, for another process to use the same store."""
     return store.url or str(store.root.resolve())
 
 
 def recordings(workload: Workload, shift: ShiftSpec | None) -> dict[str, Workload]:
-    """Return, by split that is recorded, the workload on its data set: what is corrupted has one of its own."""
+    """Return, by split to record, the workload with its data set: corrupted data have their own."""
     found = dict.fromkeys(SCORED_SPLITS, workload)
     for corrupted, *_ in corrupted_tests(workload.dataset, shift, workload.spec.timesteps) if shift else ():
         found[corrupted.corrupted_split] = replace(workload, dataset=corrupted)
@@ -91,17 +92,17 @@ def recordings(workload: Workload, shift: ShiftSpec | None) -> dict[str, Workloa
 
 
 def forget_network() -> None:
-    """Let go of the last stage's network."""
+    """Release the last stage's network."""
     _last_network.clear()
 
 
 def carry_out(stage: Stage, planned: Plan, store: Store, refit: bool) -> _Place | tuple[()]:
-    """Carry out a stage in this process.
+    """Run a stage in this process.
 
     Args:
         stage: what to do.
         planned: the run's plan, which has the workload and the strategies.
-        store: where artifacts are.
+        store: where artifacts are stored.
         refit: train policy networks again.
 
     Returns:
@@ -112,7 +113,7 @@ def carry_out(stage: Stage, planned: Plan, store: Store, refit: bool) -> _Place 
 
 
 def is_ours_alone(stage: Stage, planned: Plan) -> bool:
-    """Whether all code that a stage runs comes with this package."""
+    """Return whether all code that a stage runs comes with this package."""
     workload = next(w for w in planned.workloads if w.spec.name == stage.workload)
     return workload.is_ours and (not stage.strategy or is_ours(_strategy(stage, planned)))
 
@@ -144,7 +145,7 @@ def _convert(workload: Workload, _stage: Stage, store: Store, _planned: Plan, _r
 
 
 def _network(workload: Workload, weights: Artifact, store: Store) -> SpikingNetwork:
-    """The network that is recorded; the last one is kept, since the next part is likely to be its."""
+    """Return the network to record; the last one is cached, since the next part usually needs it too."""
     made_of = (store_place(store), workload.training_key, weights.digest, workload.spec.timesteps)
     if made_of not in _last_network:
         _last_network.clear()
@@ -159,7 +160,7 @@ def _fit(workload: Workload, stage: Stage, store: Store, planned: Plan, refit: b
     fit, _ = halve(Recorded(trace, frames))
     strategy = _strategy(stage, planned)
     family = fit_family(strategy, fit, fitted_artifacts(workload, weights, store, refit=refit))
-    if isinstance(family, ListedPolicies):  # each is made when it is first asked for
+    if isinstance(family, ListedPolicies):  # each is made on first access
         for value in family.values:
             family.policy(value)
     return ()
@@ -181,7 +182,7 @@ def _strategy(stage: Stage, planned: Plan) -> ExitStrategy:
 
 
 def _contest(workload: Workload, store: Store) -> tuple[RecordedWorkload, Contest]:
-    """What competitors are given; that of the last workload is kept, since the next one is likely to be on it too."""
+    """Return the data to compare strategies on; cached for the last workload, since the next stage usually needs it."""
     weights = trained_weights(workload, store)
     made_of = (store_place(store), workload.training_key, *scored_recordings(workload, weights))
     if made_of not in _last_contest:

@@ -1,4 +1,4 @@
-"""A workload: what a suite names, looked up, and the keys of the networks that are trained for it."""
+"""Workloads of a suite with their names resolved, and the keys of their trained networks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,12 +26,17 @@ TRAINING_VERSION = 1
 
 @dataclass(frozen=True)
 class Workload:
-    """A workload with its data set, model, converter and regulariser looked up.
+    """A workload with its data set, model, converter and regulariser.
 
     Attributes:
-        trunk: the workload that its training goes on from.
-        code: of the plugins that these come from, by kind; nothing for what is shipped.
-        split_digests: of splits, as they were first read.
+        spec: its specification in the suite.
+        dataset: the data set.
+        model: the model.
+        converter: from ANN to spiking network, if any.
+        regularizer: of its training, if any.
+        trunk: the workload from which its training continues.
+        code: of the plugins that provide these, by kind; empty for shipped ones.
+        split_digests: of splits, as first read.
     """
 
     spec: WorkloadSpec
@@ -45,7 +50,7 @@ class Workload:
 
     @classmethod
     def resolve(cls, spec: WorkloadSpec, registry: Registry) -> "Workload":
-        """Look up what the specification names. Raises UsageError for an unknown name or knob."""
+        """Resolve the names in a specification; raise UsageError for an unknown name or knob."""
         dataset = registry.find("datasets", spec.dataset)
         model = registry.find("models", spec.model)
         converter = None
@@ -75,7 +80,7 @@ class Workload:
 
     @property
     def made_with(self) -> MadeWith:
-        """The plugins' code and the settings of PyTorch that its artifacts depend on."""
+        """The plugins' code and the PyTorch settings that its artifacts depend on."""
         return MadeWith(self.code)
 
     @property
@@ -87,7 +92,7 @@ class Workload:
 
     @property
     def declared_training(self) -> str:
-        """Digest of the same without the code of plugins and without settings."""
+        """Digest of the same, without plugins' code and settings."""
         return json_digest(self._declared(None if self.trunk is None else self.trunk.declared_training))
 
     def _declared(self, trunk: str | None) -> dict[str, Any]:
@@ -111,7 +116,7 @@ class Workload:
         }
 
     def split_digest(self, name: str) -> str | None:
-        """Return the digest of a split as it is now, read once; None where it can't be read."""
+        """Return the digest of a split's current data, read once; None if it cannot be read."""
         if name not in self.split_digests:
             try:
                 self.split_digests[name] = self.dataset.split(name).digest
@@ -120,7 +125,7 @@ class Workload:
         return self.split_digests[name]
 
     def fresh_network(self) -> SpikingNetwork | AnalogNetwork:
-        """The untrained network, initialised from the workload's seed."""
+        """Return the untrained network, initialised from the workload's seed."""
         torch.manual_seed(self.spec.seed)
         shape, classes = self.dataset.input_shape, self.dataset.classes
         if self.converter is not None:

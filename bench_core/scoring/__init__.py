@@ -1,1 +1,1 @@
-"""What a strategy scores on a workload: operating points, accuracy, costs, intervals, comparisons."""
+"""Scores of a strategy on a workload: operating points, accuracy, costs, intervals, comparisons."""

@@ -1,4 +1,4 @@
-"""Every policy against every other on the same test samples: intervals, paired tests, and who beats whom."""
+"""Pairwise comparison of policies on the same test samples: intervals, paired tests, wins and losses."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,18 +18,21 @@ from bench_core.util.progress import progress
 
 __all__ = ["Comparison", "Drawn", "Standing", "compare_workloads", "missed", "right_at_end"]
 
-_AT_ONCE = 600  # policies whose resampled means are held at once, unless one workload has more
+_AT_ONCE = 600  # policies whose resampled means are in memory at once, unless one workload has more
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How one row stands among those of its workload and operating point.
+    """Result of one row against the others of its workload and operating point.
 
     Attributes:
-        accuracy, exit_timestep: 95 % intervals of the means.
+        accuracy: 95 % interval of the mean accuracy.
+        exit_timestep: 95 % interval of the mean exit timestep.
         missed: iso-accuracy: test accuracy significantly below static T minus d. Risk: significantly more than d are
             harmed. Budget: significantly more timesteps than allowed.
-        wins, losses, ties: rows that are significantly worse, significantly better, and neither.
+        wins: number of rows that are significantly worse.
+        losses: number of rows that are significantly better.
+        ties: number of the remaining rows.
     """
 
     accuracy: tuple[float, float]
@@ -41,7 +44,7 @@ class Standing:
 
     @property
     def rank(self) -> int:
-        """1 + the number of rows significantly better."""
+        """1 + the number of significantly better rows."""
         return 1 + self.losses
 
 
@@ -56,10 +59,10 @@ class Comparison:
 def compare_workloads(
     workloads: Sequence[WorkloadScores], points: Sequence[OperatingPoint], *, resamples: int, seed: int
 ) -> dict[tuple[str, str], Comparison]:
-    """All comparisons, by workload and operating point.
+    """Return all comparisons, by workload and operating point.
 
-    Resamples are drawn once for all workloads of the same number of test samples that fit into memory together; no
-    result depends on which those are.
+    Workloads with the same number of test samples share resamples, as far as they fit into memory together; no result
+    depends on the grouping.
     """
     found = {}
     for batch in _batches(workloads):
@@ -87,7 +90,7 @@ def _batches(workloads: Sequence[WorkloadScores]) -> Iterator[list[WorkloadScore
 
 
 def _columns(workloads: Iterable[WorkloadScores]) -> Iterator[tuple[Array, bool]]:
-    """Every column of whole numbers that is resampled, and whether its signs are flipped too."""
+    """Yield every integer column to resample, and whether its signs are flipped too."""
     for workload in workloads:
         assert workload.test is not None
         yield right_at_end(workload.test), False
@@ -101,25 +104,26 @@ def _columns(workloads: Iterable[WorkloadScores]) -> Iterator[tuple[Array, bool]
 
 
 class Drawn:
-    """Bootstrap means and sign-flip sums of columns, each distinct column once."""
+    """Bootstrap means and sign-flip sums of columns; each distinct column is resampled once."""
 
     def __init__(self, columns: Sequence[tuple[Array, bool]], *, resamples: int, seed: int) -> None:
+        """Resample the columns; each comes with whether its signs are flipped too."""
         every, signed = _by_length(c for c, _ in columns), _by_length(c for c, flipped in columns if flipped)
         with progress("intervals and ranks", resamples * (len(every) + len(signed)), "draws") as advance:
             self._means = _by_digest(every, partial(bootstrap_means, resamples=resamples, seed=seed, advance=advance))
             self._flipped = _by_digest(signed, partial(sign_flip_sums, flips=resamples, seed=seed, advance=advance))
 
     def means(self, column: Array) -> Array:
-        """Bootstrap means [R]."""
+        """Return the column's bootstrap means [R]."""
         return self._means[_digest(column)]
 
     def flipped(self, column: Array) -> Array:
-        """Sums with flipped signs [F]."""
+        """Return the column's sums with flipped signs [F]."""
         return self._flipped[_digest(column)]
 
 
 def _by_length(columns: Iterable[Array]) -> list[dict[bytes, Array]]:
-    """Distinct columns by digest, those of one length together."""
+    """Return the distinct columns by digest, grouped by length."""
     found: dict[int, dict[bytes, Array]] = {}
     for column in columns:
         found.setdefault(len(column), {}).setdefault(_digest(column), column)
@@ -127,7 +131,7 @@ def _by_length(columns: Iterable[Array]) -> list[dict[bytes, Array]]:
 
 
 def _by_digest(columns: Iterable[dict[bytes, Array]], draw: Callable[[Array], Array]) -> dict[bytes, Array]:
-    """What ``draw`` makes of each column, of all of one length at once."""
+    """Return ``draw`` of each column, applied to all columns of one length at once."""
     found: dict[bytes, Array] = {}
     for distinct in columns:
         found.update(zip(distinct, draw(np.stack(list(distinct.values()), axis=1)).T, strict=True))
@@ -168,7 +172,7 @@ def _compare(workload: WorkloadScores, index: int, point: OperatingPoint, drawn:
 
 
 def missed(point: OperatingPoint, test: Trace, samples: PolicySamples, drawn: Drawn) -> bool:
-    """Whether a row is significantly off its promise on test."""
+    """Return whether a row significantly misses its target on test."""
     if point.kind == "budget":
         return interval(drawn.means(samples.exit_timesteps))[0] > point.value * test.timesteps
     if point.kind == "risk":
@@ -178,7 +182,7 @@ def missed(point: OperatingPoint, test: Trace, samples: PolicySamples, drawn: Dr
 
 
 def right_at_end(test: Trace) -> Array:
-    """1 where static T is right, int64 [N]."""
+    """Return 1 if static T is correct, per sample, int64 [N]."""
     return test.correct[:, -1].numpy().astype(np.int64)
 
 
@@ -188,10 +192,10 @@ def _winner(
     in_accuracy: tuple[float, float],
     in_exits: tuple[float, float],
 ) -> tuple[bool, bool]:
-    """Whether the first beats the second, and the second the first; the intervals are of first minus second.
+    """Return whether the first beats the second and vice versa; intervals are first minus second.
 
-    Budget: by accuracy. Else a row that kept its target beats one that missed it, and among equals the one that
-    stops earlier wins.
+    Budget: by accuracy. Otherwise a row that met its target beats one that missed it; if both met or both missed it,
+    the one that stops earlier wins.
     """
     if point.kind == "budget":
         return in_accuracy[0] > 0, in_accuracy[1] < 0
@@ -207,7 +211,7 @@ def _pair(
     in_exits: tuple[float, float],
     flipped: Array,
 ) -> dict[str, Any]:
-    """First minus second: differences with their intervals, and what the tests need."""
+    """Return differences (first minus second) with intervals, and the inputs of the tests."""
     count = len(first.right)
     timesteps = int(first.exit_timesteps.sum()) - int(second.exit_timesteps.sum())
     return {

@@ -1,6 +1,6 @@
-"""Scores of a workload and of a policy on it: accuracy, exit timesteps, and the reference points that use labels.
+"""Metrics of a workload and its policies: accuracy, exit timesteps, and reference points that use labels.
 
-All but ``reliability`` are plain functions of the correctness matrix [N, T] (is argmax S_t the label?) and of exit
+All except ``reliability`` are plain functions of the correctness matrix [N, T] (is argmax S_t the label?) and of exit
 timesteps [N].
 """
 
@@ -32,23 +32,25 @@ __all__ = [
 ]
 
 BINS = 15
-_NOTHING = 1e-6  # a denominator below this says nothing
+_NOTHING = 1e-6  # smaller denominators are treated as zero
 
 
 @dataclass(frozen=True)
 class ReferencePoints:
-    """Label-using reference points of a workload. None but ``lower_bound`` bounds a policy: the others charge T
-    timesteps for samples that are never right, and a policy may stop those at 1.
+    """Label-using reference points of a workload.
+
+    Only ``lower_bound`` bounds a policy: the others charge T timesteps for samples that are never correct, and a policy
+    may stop those at 1.
 
     Attributes:
         aet: SEENN's average exit timestep (Li et al., NeurIPS 2023, Eq. 4): T - sum of static accuracies before T.
-        empirical_aet: mean first timestep that is right, T where none is (Eq. 13 of its appendix).
-        oct: mean first timestep from which all later ones are right, T where the last is wrong (Wu et al., 2301.09522).
-        oracle_accuracy: share right at some timestep (Li, Jones and Furber, ICCV 2023).
-        oracle_timestep: mean exit timestep of that oracle with never-right samples stopped at 1; with T charged for
-            them it is ``empirical_aet``.
-        lower_bound: the fewest average timesteps that any rule needs for static accuracy at T, hopeless samples
-            stopping at 1.
+        empirical_aet: mean first correct timestep, T if there is none (Eq. 13 of its appendix).
+        oct: mean first timestep from which all later ones are correct, T if the last is wrong (Wu et al., 2301.09522).
+        oracle_accuracy: share of samples correct at some timestep (Li, Jones and Furber, ICCV 2023).
+        oracle_timestep: mean exit timestep of that oracle, with never-correct samples stopped at 1; charging T for them
+            gives ``empirical_aet``.
+        lower_bound: the lowest average timestep at which any rule can reach static accuracy at T, with never-correct
+            samples stopped at 1.
     """
 
     aet: float
@@ -60,22 +62,22 @@ class ReferencePoints:
 
 
 def static_accuracy(trace: Trace) -> Array:
-    """Accuracy of stopping every sample at t, float64 [T]."""
+    """Return the accuracy of stopping every sample at t, float64 [T]."""
     accuracy: Array = trace.correct.numpy().sum(0) / len(trace)
     return accuracy
 
 
 def reference_points(correct: torch.Tensor) -> ReferencePoints:
-    """The reference points of a correctness matrix, bool [N, T]."""
+    """Return the reference points of a correctness matrix, bool [N, T]."""
     right = correct.numpy().astype(bool)
     samples, timesteps = right.shape
     per_step = right.sum(0)
     ever = right.any(1)
     first = np.where(ever, right.argmax(1) + 1, timesteps)
-    # trailing run of right answers: OCT is where it begins
+    # trailing run of correct answers; OCT is its start
     trailing = np.logical_and.accumulate(right[:, ::-1], axis=1).sum(1)
     onset = np.where(trailing > 0, timesteps - trailing + 1, timesteps)
-    cheapest = np.sort(np.where(ever, first - 1, timesteps))[: per_step[-1]]  # extra steps of the easiest samples
+    cheapest = np.sort(np.where(ever, first - 1, timesteps))[: per_step[-1]]  # extra timesteps of the easiest samples
     return ReferencePoints(
         aet=timesteps - int(per_step[:-1].sum()) / samples,
         empirical_aet=int(first.sum()) / samples,
@@ -87,20 +89,20 @@ def reference_points(correct: torch.Tensor) -> ReferencePoints:
 
 
 def histogram_matched_accuracy(exit_timesteps: torch.Tensor, static: Array) -> float:
-    """Accuracy of stopping at random with the same histogram of exit timesteps, exactly: sum of h_t acc_t."""
+    """Return the exact expected accuracy of random exits with the same exit histogram: sum of h_t acc_t."""
     stopped = np.bincount(exit_timesteps.numpy() - 1, minlength=len(static))
-    return math.fsum(stopped * static) / len(exit_timesteps)  # rounded once, the same on every machine
+    return math.fsum(stopped * static) / len(exit_timesteps)  # rounded once: identical on every machine
 
 
 def fixed_hull(static: Array, average_exit_timestep: float) -> float:
-    """The best accuracy that mixing fixed timesteps at random reaches at this average: on ``hull_points``."""
+    """Return the best accuracy that randomly mixed fixed timesteps reach at this average: on ``hull_points``."""
     return float(np.interp(average_exit_timestep, *hull_points(static)))
 
 
 def hull_points(static: Array) -> tuple[Array, Array]:
-    """Corners (timestep, accuracy) of the upper concave hull of (t, acc_t), float64 [H] each.
+    """Return corners (timestep, accuracy) of the upper concave hull of (t, acc_t), float64 [H] each.
 
-    It never falls with t: a mixture may also stop earlier than its allowance.
+    The hull never decreases with t: a mixture may also stop earlier than allowed.
     """
     points: list[tuple[float, float]] = []
     for t, accuracy in enumerate(np.maximum.accumulate(static), start=1):
@@ -116,14 +118,14 @@ def _turns_up(a: tuple[float, float], b: tuple[float, float], c: tuple[float, fl
 
 
 def oracle_points(correct: torch.Tensor) -> tuple[Array, Array]:
-    """Corners (average exit timestep, accuracy) of the best that label-knowing exits reach, float64 [T + 1] each.
+    """Return corners (average exit timestep, accuracy) of the best curve of label-knowing exits, float64 [T + 1] each.
 
-    From everything stopped at 1, the samples whose first right timestep comes soonest are run until it, and no other
-    sample runs on; the last corner is T itself. No policy on these logits is above it.
+    Starting with all samples stopped at 1, samples run to their first correct timestep, those that reach it soonest
+    first; all others stay at 1. The last corner is T itself. No policy on these logits is above the curve.
     """
     right = correct.numpy().astype(bool)
     samples, timesteps = right.shape
-    first = right.argmax(1)[right.any(1)]  # extra timesteps until the first right one
+    first = right.argmax(1)[right.any(1)]  # extra timesteps until the first correct one
     gained = np.bincount(first, minlength=timesteps)
     spent = 1 + np.cumsum(gained * np.arange(timesteps)) / samples
     accuracy = np.cumsum(gained) / samples
@@ -131,17 +133,17 @@ def oracle_points(correct: torch.Tensor) -> tuple[Array, Array]:
 
 
 def area_share(curve: Sequence[tuple[float, float]], correct: torch.Tensor) -> float | None:
-    """The area between a strategy's curve and the fixed-t hull, over the area between oracle and hull, on [1, T].
+    """Return the area between curve and fixed-t hull as a share of the area between oracle and hull, on [1, T].
 
-    1 is the oracle, 0 what mixing fixed timesteps gives, and a curve below the hull is negative.
+    1 is the oracle, 0 is mixing fixed timesteps, and a curve below the hull is negative.
 
     Args:
-        curve: (average exit timestep, accuracy) of its policies, by ascending timestep; straight lines join them, and
-            (1, acc_1) and (T, acc_T), where all stop at once or none does, are its ends.
+        curve: (average exit timestep, accuracy) of a strategy's policies, by ascending timestep; connected by straight
+            lines, with the ends (1, acc_1) and (T, acc_T), where all samples stop at once or none stops early.
         correct: bool [N, T].
 
     Returns:
-        None where oracle and hull enclose no area.
+        The share, or None if oracle and hull enclose no area.
     """
     static: Array = correct.numpy().sum(0) / len(correct)
     ends = (1.0, float(static[0])), (float(len(static)), float(static[-1]))
@@ -152,18 +154,18 @@ def area_share(curve: Sequence[tuple[float, float]], correct: torch.Tensor) -> f
 
 
 def _area(timesteps: Array, accuracies: Array) -> float:
-    """Under the straight lines between the given points, by ascending timestep."""
+    """Return the area under straight lines between the points, by ascending timestep."""
     return float((np.diff(timesteps) * (accuracies[1:] + accuracies[:-1])).sum() / 2)
 
 
 def saving_realised(average_exit_timestep: float, lower_bound: float, timesteps: int) -> float | None:
-    """Share of the possible saving: (T - average) / (T - true lower bound), None where nothing could be saved."""
+    """Return the share of the possible saving: (T - average) / (T - lower bound), or None if nothing can be saved."""
     possible = timesteps - lower_bound
     return None if possible < _NOTHING else (timesteps - average_exit_timestep) / possible
 
 
 def flips(correct: torch.Tensor) -> tuple[Array, Array]:
-    """Samples that turn wrong, and samples that turn right, between t and t + 1, int64 [T - 1] each."""
+    """Return how many samples turn wrong, and how many turn correct, between t and t + 1, int64 [T - 1] each."""
     right = correct.numpy().astype(bool)
     before, after = right[:, :-1], right[:, 1:]
     return (before & ~after).sum(0), (~before & after).sum(0)
@@ -171,12 +173,12 @@ def flips(correct: torch.Tensor) -> tuple[Array, Array]:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Confidence against accuracy at each timestep, in bins of equal width: bin b holds (b / B, (b + 1) / B].
+    """Confidence against accuracy at each timestep, in bins of equal width: bin b is (b / B, (b + 1) / B].
 
     Attributes:
-        samples: in each bin, int64 [T, B].
-        confidence: their mean confidence, float64 [T, B], NaN where a bin is empty.
-        accuracy: the share of them that is right, likewise.
+        samples: number in each bin, int64 [T, B].
+        confidence: their mean confidence, float64 [T, B], NaN for an empty bin.
+        accuracy: the share of them that is correct, likewise.
     """
 
     samples: Array
@@ -195,9 +197,10 @@ class Reliability:
 
 
 def reliability(trace: Trace, *, bins: int = BINS, alpha: float = 1.0) -> Reliability:
-    """Confidence against accuracy: the largest softmax of the mean readout, max_k softmax(m_t / alpha).
+    """Return confidence against accuracy, for the largest softmax of the mean readout, max_k softmax(m_t / alpha).
 
     Args:
+        trace: recorded logits.
         bins: B, of equal width on [0, 1].
         alpha: a temperature, > 0.
     """

@@ -1,7 +1,7 @@
-"""Traces as strategies get them: what they write into is theirs alone, and is noticed.
+"""Private traces for strategies: writes to a strategy's copy cannot affect others, and are detected.
 
-The tensors of a trace are read by everybody. A private trace hands out copies, each made when it is first asked for,
-and compares them with the originals afterwards. What had to be picked out of a file is new anyway and isn't copied.
+The tensors of a trace are shared by all readers. A private trace returns copies, made on first access, and can compare
+them with the originals afterwards. Tensors newly gathered from a file are not copied again.
 """
 
 from collections.abc import Iterator
@@ -17,32 +17,37 @@ __all__ = ["PrivateTrace"]
 
 
 class _PrivateRows(SampleRows):
-    """Rows that give tensors of their own."""
+    """Rows that return their own tensors."""
 
     _copy: torch.Tensor | None = None
 
     @classmethod
     def of(cls, rows: SampleRows) -> "_PrivateRows":
+        """Return private rows over the same data."""
         return cls(rows._parts, rows._index)
 
     def read(self, start: int, stop: int) -> torch.Tensor:
+        """Return a private copy of the samples start .. stop - 1."""
         return self._own(super().read(start, stop))
 
     def pieces(self, samples: int | None = None) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield private copies of consecutive pieces, each with its first position."""
         for start, piece in super().pieces(samples):
             yield start, self._own(piece)
 
     def select(self, index: torch.Tensor) -> SampleRows:
+        """Return private rows of the samples at ``index``."""
         return _PrivateRows.of(super().select(index))
 
     def whole(self) -> torch.Tensor:
+        """Return one private copy of all samples, made on first access."""
         if self._copy is None:
             self._copy = self.read(0, self.shape[0])
         return self._copy
 
     @property
     def is_changed(self) -> bool:
-        """Whether the tensor that was handed out whole is no longer what it was."""
+        """Whether the copy returned by ``whole`` has been modified."""
         copy = self._copy
         return copy is not None and not all(
             torch.equal(piece, copy[start : start + len(piece)]) for start, piece in super().pieces()
@@ -54,7 +59,7 @@ class _PrivateRows(SampleRows):
 
 
 class PrivateTrace(Trace):
-    """A trace whose tensors may be written to without harm to others; ``changed`` says into which somebody wrote."""
+    """A trace whose tensors may be modified without affecting others; ``changed`` lists the modified ones."""
 
     @classmethod
     def copy_of(cls, trace: Trace) -> "PrivateTrace":
@@ -66,11 +71,12 @@ class PrivateTrace(Trace):
 
     @cached_property
     def predictions(self) -> torch.Tensor:
+        """Copy of the trace's predictions."""
         return self._source.predictions.clone()
 
     @property
     def changed(self) -> list[str]:
-        """The names of what differs from the trace that this is a copy of."""
+        """Names of the parts that differ from the original trace."""
         rows, source = cast(_PrivateRows, self.rows), tensors_beside_logits(self._source)
         found = ["logits"] if rows.is_changed else []
         mine = tensors_beside_logits(self)

@@ -1,4 +1,4 @@
-"""From traces to scored policies: fit on one half of calibration, choose on the other, replay on test, once."""
+"""Scoring of strategies on traces: fit on one half of calibration, choose on the other, replay on test once."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -60,7 +60,7 @@ _ASKED_AGAIN = 64  # samples
 
 @dataclass(frozen=True)
 class Recorded:
-    """A trace, and where they are to be had the network inputs of its samples."""
+    """A trace and, if available, the network inputs of its samples."""
 
     trace: Trace
     inputs: InputFrames | None = None
@@ -68,7 +68,7 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Contest:
-    """What all strategies are compared on: the two halves of calibration, the test split, a place for artifacts."""
+    """The data on which strategies are compared: both halves of calibration, the test split, and an artifact store."""
 
     fit: Recorded
     select: Recorded
@@ -81,13 +81,15 @@ class ScoredPolicy:
     """One strategy at one operating point.
 
     Attributes:
-        status: ``ok``, ``fallback`` (static T stands in, because nothing kept the accuracy or nothing
-            could be certified) or ``infeasible``.
-        value: of the family knob; None where no policy of the family was chosen.
-        make: gives the policy; None where infeasible.
-        outcome: where it stopped the test samples; None where infeasible.
-        select_accuracy, select_timestep: of the chosen policy on the select half.
-        overhead: what the policy costs beside the network; None where it isn't declared.
+        point: the operating point.
+        status: ``ok``, ``fallback`` (static T is used, because no policy met the accuracy or none could be certified)
+            or ``infeasible``.
+        value: of the family knob; None if no policy of the family was chosen.
+        make: returns the policy; None if infeasible.
+        outcome: where it stopped the test samples; None if infeasible.
+        select_accuracy: accuracy of the chosen policy on the select half.
+        select_timestep: average exit timestep of the chosen policy on the select half.
+        overhead: what the policy costs on top of the network; None if undeclared.
     """
 
     point: OperatingPoint
@@ -101,16 +103,17 @@ class ScoredPolicy:
 
     @cached_property
     def policy(self) -> ExitPolicy | None:
-        """What was replayed on test, made when it is first asked for; None where infeasible."""
+        """The policy replayed on test, created on first access; None if infeasible."""
         return None if self.make is None else self.make()
 
 
 @dataclass(frozen=True)
 class StrategyScores:
-    """A strategy on a contest: its policies at the operating points, and its curve on test.
+    """A strategy's policies at the operating points, and its curve on test.
 
     Attributes:
-        parameters: every knob but the family's, fitted values included.
+        parameters: every knob except the family's, including fitted values.
+        policies: one per operating point.
         curve: (knob value, average exit timestep, accuracy) of at most 100 policies on the test split.
     """
 
@@ -121,7 +124,7 @@ class StrategyScores:
 
 @dataclass(frozen=True)
 class Entry:
-    """One strategy on one workload: what it scored, or why it has no scores."""
+    """One strategy on one workload: its scores, or why it has none."""
 
     label: str
     knob: str
@@ -131,7 +134,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class WorkloadScores:
-    """All entries of one workload; ``test`` is None where the workload itself failed."""
+    """All entries of one workload; ``test`` is None if the workload itself failed."""
 
     name: str
     entries: Sequence[Entry]
@@ -142,12 +145,13 @@ class WorkloadScores:
 
 @dataclass(frozen=True)
 class PolicySamples:
-    """What a policy did on every test sample, int64 [N] each.
+    """Per-sample results of a policy on test, int64 [N] each.
 
     Attributes:
-        right: 1 where the prediction at the exit is the label.
+        right: 1 if the prediction at the exit is the label.
         exit_timesteps: t-hat.
-        harmed, helped: 1 where stopping early turned right into wrong, or wrong into right.
+        harmed: 1 if stopping early turned a correct prediction into a wrong one.
+        helped: 1 if stopping early turned a wrong prediction into a correct one.
     """
 
     right: Array
@@ -157,14 +161,14 @@ class PolicySamples:
 
 
 def policy_samples(test: Trace, outcome: Outcome) -> PolicySamples:
-    """What the policy of an outcome did on every sample of its trace."""
+    """Return a policy's per-sample results, given its outcome on the trace."""
     right = (outcome.predictions == test.labels).numpy().astype(np.int64)
     at_end = test.correct[:, -1].numpy().astype(np.int64)
     return PolicySamples(right, outcome.exit_timesteps.numpy(), at_end * (1 - right), right * (1 - at_end))
 
 
 def halve(recorded: Recorded) -> tuple[Recorded, Recorded]:
-    """The ``fit`` and ``select`` halves of a calibration trace."""
+    """Split a calibration trace into its ``fit`` and ``select`` halves."""
     fit, select = calibration_halves(recorded.trace.labels, recorded.trace.sample_ids)
 
     def half(index: torch.Tensor) -> Recorded:
@@ -183,13 +187,18 @@ def fit_family(
     *,
     private: bool = True,
 ) -> PolicyFamily:
-    """Fit a strategy on calibration data, of which it gets a copy of its own. What the strategy raises comes through.
-
-    Raises ForeignCodeError where it writes into the calibration trace.
+    """Fit a strategy on its own copy of the calibration data. The strategy's exceptions propagate.
 
     Args:
-        observed: what was observed of the calibration trace before.
-        private: give the strategy a copy of the calibration trace, and see whether it writes into that.
+        strategy: the strategy to fit.
+        calibration: the calibration trace and its inputs.
+        artifacts: returns stored tensors or builds them.
+        observed: observations of the calibration trace made earlier.
+        private: give the strategy a copy of the calibration trace, and check that it does not write to it.
+
+    Raises:
+        ForeignCodeError: the strategy writes to the calibration trace.
+        PluginError: ``fit`` returns neither a ScoreFamily nor ListedPolicies.
     """
     read, trace = calibration.inputs, calibration.trace
 
@@ -212,7 +221,7 @@ def fit_family(
 
 
 def _told_by_code(strategy: ExitStrategy, artifacts: Artifacts) -> Artifacts:
-    """The same, but what a plugin's strategy learns is told apart by the plugin's code as it was loaded."""
+    """Return ``artifacts``, keyed additionally by the code of the strategy's plugin as loaded."""
     code = code_of_class(type(strategy))
     if not code:
         return artifacts
@@ -238,10 +247,11 @@ def score_strategy(strategy: ExitStrategy, contest: Contest, points: Sequence[Op
 def score_together(
     strategies: Sequence[ExitStrategy], contest: Contest, points: Sequence[OperatingPoint]
 ) -> list[Callable[[], StrategyScores]]:
-    """Fit all strategies, then score those that have scores: each trace is read once for all of them.
+    """Fit and score all strategies, reading each trace once for all of them.
 
     Returns:
-        For each strategy what gives its scores, or raises what the strategy raised, which no other notices.
+        For each strategy a function that returns its scores or raises what the strategy raised; a failure does not
+        affect the others.
     """
     families = _fit_together(strategies, contest)
     tables = [_tables(strategies, families, side) for side in (contest.fit, contest.select, contest.test)]
@@ -252,9 +262,10 @@ def score_together(
 
 
 def score_alone(strategy: ExitStrategy, contest: Contest, points: Sequence[OperatingPoint]) -> StrategyScores:
-    """Score a strategy that isn't known to follow the rules.
+    """Score a strategy that is not known to follow the rules.
 
-    Raises ForeignCodeError where it says something else of the same samples when it is asked again.
+    Raises:
+        ForeignCodeError: its results differ when it is called again on the same samples.
     """
     (family,) = _fit_together([strategy], contest)
     if isinstance(family, Exception):
@@ -273,7 +284,7 @@ def score_alone(strategy: ExitStrategy, contest: Contest, points: Sequence[Opera
 
 
 def _said_of(family: PolicyFamily, trace: Trace, inputs: InputFrames | None) -> torch.Tensor:
-    """Scores of all samples, or where a few policies of a family stop them."""
+    """Return the scores of all samples, or where a few policies of the family stop them."""
     if isinstance(family, ScoreFamily):
         return score_table(family.strategy, trace, inputs)
     assert isinstance(family, ListedPolicies)
@@ -282,7 +293,7 @@ def _said_of(family: PolicyFamily, trace: Trace, inputs: InputFrames | None) -> 
 
 
 def _fit_together(strategies: Sequence[ExitStrategy], contest: Contest) -> list[PolicyFamily | Exception]:
-    """What each strategy learns from the ``fit`` half, or what it raised."""
+    """Return what each strategy learns from the ``fit`` half, or the exception it raised."""
     observations = dict.fromkeys(observation for strategy in strategies for observation in _wanted(strategy))
     observed = observe(contest.fit.trace, list(observations))
 
@@ -296,7 +307,7 @@ def _fit_together(strategies: Sequence[ExitStrategy], contest: Contest) -> list[
 
 
 def _wanted(strategy: ExitStrategy) -> tuple[Observation, ...]:
-    """What is observed for a strategy before it is fitted; nothing where it names no functions."""
+    """Return the observations to make before fitting a strategy; none if ``observes`` is not a tuple of functions."""
     named = strategy.observes
     return named if isinstance(named, tuple) and all(map(callable, named)) else ()
 
@@ -304,7 +315,7 @@ def _wanted(strategy: ExitStrategy) -> tuple[Observation, ...]:
 def _tables(
     strategies: Sequence[ExitStrategy], families: Sequence[PolicyFamily | Exception], side: Recorded
 ) -> list[torch.Tensor | Exception | None]:
-    """The score table of every strategy on one trace, or what it raised; None where there is nothing to score."""
+    """Return every strategy's score table on one trace, or the exception it raised; None if it has no scores."""
     scored = [place for place, family in enumerate(families) if isinstance(family, ScoreFamily)]
     found: list[torch.Tensor | Exception | None] = [None] * len(families)
     inner = [family.strategy for family in families if isinstance(family, ScoreFamily)]
@@ -400,7 +411,7 @@ def _test_curve(on_test: FamilyOnTrace, values: Sequence[KnobValue]) -> list[tup
 def operation_counts(
     trace: Trace, outcome: Outcome, overhead: Overhead | None, first_layer: FirstLayer = "once"
 ) -> OperationCounts:
-    """What each sample spent until its exit, and ``overhead``, the controller's."""
+    """Return what each sample spent until its exit, and the controller's ``overhead``."""
     exits = outcome.exit_timesteps.numpy()
 
     def spent(name: str) -> Array | None:
@@ -428,12 +439,15 @@ def operation_counts(
 def mean_costs(
     model: CostModel, counts: OperationCounts, failed: dict[str, str] | None = None
 ) -> tuple[float, float] | None:
-    """Mean energy, and mean over samples of energy x latency (EDP), in the model's units.
-
-    None where a count that the model needs was not recorded, where it has no price for something, or where it fails.
+    """Return the mean energy, and the mean over samples of energy x latency (EDP), in the model's units.
 
     Args:
-        failed: takes in, by label, why a model failed; one that is there isn't asked again.
+        model: the cost model.
+        counts: what each sample spent.
+        failed: receives, by label, why a model failed; a model listed there is not called again.
+
+    Returns:
+        Both means, or None if a required count was not recorded, the model has no price for something, or it fails.
     """
     failed = {} if failed is None else failed
     if model.label in failed:
@@ -463,7 +477,7 @@ def _mean_costs(model: CostModel, counts: OperationCounts) -> tuple[float, float
 
 
 def _copy(counts: OperationCounts) -> OperationCounts:
-    """The same counts in arrays of their own."""
+    """Return the counts with copied arrays."""
     arrays: dict[str, Any] = {name: value for name, value in vars(counts).items() if isinstance(value, np.ndarray)}
     return replace(counts, **{name: values.copy() for name, values in arrays.items()})
 

@@ -1,15 +1,15 @@
 """Uncertainty: a paired bootstrap over samples, and paired tests of two policies.
 
 All rows of a workload are scored on the same samples, so one seeded matrix of resample counts serves them all and
-every difference is paired by construction (Efron and Tibshirani, 1993). The same goes for one seeded matrix of signs.
-Values are whole numbers (right or wrong, exit timesteps), whose sums are exact, so nothing depends on threads or order.
+every difference is paired by construction (Efron and Tibshirani, 1993). The same holds for one seeded matrix of signs.
+Values are integers (correct or wrong, exit timesteps), whose sums are exact, so no result depends on threads or order.
 
-- accuracy: McNemar's exact test (McNemar, Psychometrika 12, 1947) on the samples that only one of the two has right.
+- accuracy: McNemar's exact test (McNemar, Psychometrika 12, 1947) on the samples that only one of the two gets right.
 - exit timesteps: the paired sign-flip permutation test of the mean difference (Fisher, 1935), p = (1 + flips at least
   as far from 0) / (1 + flips), which is never 0 and never too small (Phipson and Smyth, 2010).
 - families of tests: Holm's step-down adjustment (Scandinavian Journal of Statistics 6, 1979).
 
-The tests are about these fitted policies on this network: they say nothing about another training seed.
+The tests concern these fitted policies on this network; they do not generalize to other training seeds.
 """
 
 import numpy as np
@@ -29,23 +29,23 @@ __all__ = [
     "significantly_more",
 ]
 
-_CHUNK = 250  # resamples drawn at once, fewer where that were too many numbers; no result depends on it
-_NUMBERS = 2**24  # drawn at once at most
-_SIGNS = 0x5349474E  # the stream of the signs, apart from that of the resamples
+_CHUNK = 250  # resamples drawn at once, fewer for many samples; no result depends on it
+_NUMBERS = 2**24  # upper limit of numbers drawn at once
+_SIGNS = 0x5349474E  # random stream of the signs, separate from that of the resamples
 
 
 def _untold(units: int = 1, remark: str = "") -> None:
-    """Nobody wants to know."""
+    """Ignore the progress."""
 
 
 def bootstrap_means(values: Array, *, resamples: int, seed: int, advance: Advance = _untold) -> Array:
-    """Means of every column of whole numbers over resampled rows.
+    """Return the means of every integer column over resampled rows.
 
     Args:
         values: int64 [N, M], one column per quantity; their sums must stay below 2**53.
         resamples: R.
         seed: of the resample counts; the same counts serve all columns.
-        advance: told of resamples as they are done.
+        advance: called with the number of resamples completed.
 
     Returns:
         float64 [R, M].
@@ -66,30 +66,30 @@ def bootstrap_means(values: Array, *, resamples: int, seed: int, advance: Advanc
 
 
 def _exact(values: Array) -> Array:
-    """Whole numbers [N, M] in the narrowest floating point whose sums of N of them are exact."""
+    """Convert integers [N, M] to the narrowest float type in which sums of N of them are exact."""
     narrow = len(values) * int(np.abs(values).max(initial=1)) < 2**24
     return values.astype(np.float32 if narrow else np.float64)
 
 
 def interval(means: Array, confidence: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of bootstrap means [R]."""
+    """Return the percentile interval of bootstrap means [R]."""
     tail = (1.0 - confidence) / 2
     low, high = np.quantile(means, [tail, 1.0 - tail], method="inverted_cdf")
     return float(low), float(high)
 
 
 def significantly_less(a: Array, b: Array) -> bool:
-    """Whether the 95 % interval of the paired difference a - b lies below 0. ``a``, ``b``: bootstrap means [R]."""
+    """Return whether the 95 % interval of the paired difference a - b is below 0. ``a``, ``b``: bootstrap means [R]."""
     return interval(a - b)[1] < 0
 
 
 def significantly_more(a: Array, b: Array) -> bool:
-    """Whether the 95 % interval of the paired difference a - b lies above 0."""
+    """Return whether the 95 % interval of the paired difference a - b is above 0."""
     return interval(a - b)[0] > 0
 
 
 def sign_flip_sums(values: Array, *, flips: int, seed: int, advance: Advance = _untold) -> Array:
-    """Sums of every column of whole numbers, the sign of each row flipped at random.
+    """Return the sums of every integer column, with the sign of each row flipped at random.
 
     The sum of a flipped difference is the difference of two flipped sums, so one matrix of signs serves every pair.
 
@@ -97,10 +97,10 @@ def sign_flip_sums(values: Array, *, flips: int, seed: int, advance: Advance = _
         values: int64 [N, M], one column per policy; their sums must stay below 2**53.
         flips: F.
         seed: of the signs; the same signs serve all columns.
-        advance: told of flips as they are done.
+        advance: called with the number of flips completed.
 
     Returns:
-        float64 [F, M], whole numbers.
+        float64 [F, M], integers.
     """
     samples = len(values)
     columns = _exact(values)
@@ -112,7 +112,7 @@ def sign_flip_sums(values: Array, *, flips: int, seed: int, advance: Advance = _
         count = min(_CHUNK, flips - start)
         drawn = np.frombuffer(generator.bytes(count * width), dtype=np.uint8).reshape(count, width)
         for first in range(0, count, step):
-            kept = np.unpackbits(drawn[first : first + step], axis=1, count=samples)  # 1: the sign stays
+            kept = np.unpackbits(drawn[first : first + step], axis=1, count=samples)  # 1: sign unchanged
             sums[start + first : start + first + len(kept)] = kept.astype(columns.dtype) @ columns
             advance(len(kept))
     flipped: Array = 2 * sums - values.sum(0)
@@ -120,19 +120,19 @@ def sign_flip_sums(values: Array, *, flips: int, seed: int, advance: Advance = _
 
 
 def sign_flip_p(observed: int, flipped: Array) -> float:
-    """Two-sided p-value of a summed difference against the same differences with flipped signs [F]."""
+    """Return the two-sided p-value of a summed difference against the same differences with flipped signs [F]."""
     return (1 + int((np.abs(flipped) >= abs(observed)).sum())) / (1 + len(flipped))
 
 
 def mcnemar(only_first: Array, only_second: Array) -> Array:
-    """Exact two-sided p-values, float64 [...], from how many samples only the first, or only the second, has right."""
+    """Return exact two-sided p-values, float64 [...], from how many samples only the first or second gets right."""
     smaller = np.minimum(only_first, only_second)
     p: Array = np.minimum(1.0, 2 * binom.cdf(smaller, only_first + only_second, 0.5))
     return p
 
 
 def holm(p: Array) -> Array:
-    """p-values [M] adjusted for the family that they are: below a, the chance of any false one is at most a."""
+    """Return p-values [M] adjusted for their family: below a, the chance of any false rejection is at most a."""
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
     adjusted = np.empty(len(p))

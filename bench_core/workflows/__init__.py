@@ -1,1 +1,1 @@
-"""What can be done with files and boards beside a run."""
+"""Workflows on files and boards other than a run."""

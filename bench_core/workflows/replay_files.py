@@ -1,4 +1,4 @@
-"""Strategies on given trace files, without a suite: what ``exitbench replay`` does."""
+"""Strategies on given trace files, without a suite: the implementation of ``exitbench replay``."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -36,14 +36,14 @@ DEFAULT_POINT = "iso-accuracy:0"
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """What one policy does on a test trace.
+    """The result of one policy on a test trace.
 
     Attributes:
         strategy: its name.
-        parameters: every knob, the family's and fitted ones included.
-        operating_point: the rule that picked the policy, or None where its knob was given.
+        parameters: every knob, including the family's and fitted ones.
+        operating_point: the rule that chose the policy, or None if its knob was given.
         status: ``ok``, ``fallback`` (static T) or ``infeasible``.
-        outcome: exit timesteps and predictions on test; None where infeasible.
+        outcome: exit timesteps and predictions on test; None if infeasible.
         test: the test trace.
         same_trace: calibration and test hold the same samples and logits.
     """
@@ -58,7 +58,7 @@ class ReplayResult:
 
     @property
     def accuracy(self) -> float | None:
-        """Share of test samples right at their exit."""
+        """Share of test samples correct at their exit."""
         if self.outcome is None:
             return None
         return int((self.outcome.predictions == self.test.labels).sum()) / len(self.test)
@@ -70,7 +70,7 @@ class ReplayResult:
 
     @property
     def harmed_share(self) -> float | None:
-        """Share of test samples right at T and wrong at their exit."""
+        """Share of test samples correct at T and wrong at their exit."""
         if self.outcome is None:
             return None
         return int(policy_samples(self.test, self.outcome).harmed.sum()) / len(self.test)
@@ -81,7 +81,7 @@ class ReplayResult:
         return reference_points(self.test.correct)
 
     def as_json(self) -> dict[str, Any]:
-        """What ``--json`` writes."""
+        """Return the content of the ``--json`` file."""
         points = self.references
         return {
             "strategy": self.strategy,
@@ -102,7 +102,7 @@ class ReplayResult:
         }
 
     def summary(self) -> str:
-        """What ``exitbench replay`` prints."""
+        """Return the output of ``exitbench replay``."""
         references = self.references
         last = 100 * float(static_accuracy(self.test)[-1])
         settings = ", ".join(f"{name} = {value}" for name, value in self.parameters.items() if value is not None)
@@ -124,7 +124,7 @@ class ReplayResult:
         return "\n".join(lines)
 
     def per_sample(self) -> pd.DataFrame:
-        """What ``--per-sample`` writes: a row per test sample, in the trace's order."""
+        """Return the content of the ``--per-sample`` file: a row per test sample, in the trace's order."""
         assert self.outcome is not None
         return pd.DataFrame(
             {
@@ -151,17 +151,23 @@ def replay_files(
 ) -> ReplayResult:
     """Fit a strategy on a calibration trace and replay one of its policies on a test trace.
 
-    Where the family's own knob is among ``settings``, exactly that policy is replayed, and the strategy learns from the
-    whole calibration trace. Else one half of it is learnt from and the other chooses, by ``operating_point``.
+    If the family's own knob is among ``settings``, that policy is replayed, and the strategy learns from the whole
+    calibration trace. Otherwise it learns from one half, and ``operating_point`` chooses on the other.
 
     Args:
+        calibration_path: of the calibration trace.
+        test_path: of the test trace.
+        strategy_name: of a registered strategy.
+        registry: the loaded plugins.
         settings: knob values by name.
         operating_point: such as ``iso-accuracy:0.5``, ``budget:0.5`` or ``risk:1,0.05``; default ``iso-accuracy:0``.
-        store: where trained policies are kept; None keeps nothing.
-        per_sample, json_file: files to write; none of those that are read.
+        store: where trained policies are stored; None stores nothing.
+        per_sample: file to write; must not be one that is read.
+        json_file: file to write; must not be one that is read.
 
     Raises:
-        UsageError, TraceError: before anything is written.
+        UsageError: before anything is written, for invalid arguments.
+        TraceError: before anything is written, for an invalid trace.
     """
     choice = PolicyChoice.of(registry.find("strategies", strategy_name), settings or {}, operating_point)
     strategy = choice.strategy
@@ -192,12 +198,13 @@ def replay_files(
 
 @dataclass(frozen=True)
 class ChosenPolicy:
-    """A fitted policy and what it does on test.
+    """A fitted policy and its outcome on test.
 
     Attributes:
-        knobs: every knob of its strategy, the family's first, fitted ones included.
+        knobs: every knob of its strategy, the family's first, including fitted ones.
         status: ``ok``, ``fallback`` (static T) or ``infeasible``.
-        policy, outcome: None where infeasible.
+        policy: None if infeasible.
+        outcome: None if infeasible.
     """
 
     knobs: dict[str, KnobValue | None]
@@ -208,11 +215,12 @@ class ChosenPolicy:
 
 @dataclass(frozen=True)
 class PolicyChoice:
-    """Which policy of a strategy is wanted: the one of a given knob value, or what an operating point picks.
+    """The choice of a strategy's policy: by a given knob value, or by an operating point.
 
     Attributes:
         strategy: with its other knobs set.
-        value: of the family's knob; None where ``point`` decides.
+        value: of the family's knob; None if ``point`` decides.
+        point: the operating point.
     """
 
     strategy: ExitStrategy
@@ -221,9 +229,10 @@ class PolicyChoice:
 
     @classmethod
     def of(cls, strategy: ExitStrategy, settings: Mapping[str, object], operating_point: str | None) -> "PolicyChoice":
-        """From knob values by name and a rule in text, default ``iso-accuracy:0``.
+        """Create a choice from knob values by name and a rule as text, default ``iso-accuracy:0``.
 
-        Raises UsageError for a knob or rule that can't be, and where the family's knob and a rule are given.
+        Raises:
+            UsageError: a knob or rule is invalid, or both the family's knob and a rule are given.
         """
         rest = dict(settings)
         knob = strategy.family_knob
@@ -239,17 +248,19 @@ class PolicyChoice:
 
     @property
     def rule(self) -> str | None:
-        """The operating point that picks the policy; None where its knob was given."""
+        """Operating point that chooses the policy; None if its knob was given."""
         return str(self.point) if self.value is None else None
 
     def fitted(
         self, calibration: Recorded, test: Recorded, store: Store | None, identity: Mapping[str, Any]
     ) -> ChosenPolicy:
-        """Fit the strategy: on all calibration data where its knob was given, else on one half and choose on the other.
+        """Fit the strategy: on all calibration data if its knob was given, else on one half, choosing on the other.
 
         Args:
-            store: where trained policies are kept; None keeps nothing.
-            identity: JSON-able, of the calibration data.
+            calibration: the calibration trace and its inputs.
+            test: the test trace and its inputs.
+            store: where trained policies are stored; None stores nothing.
+            identity: JSON-able identity of the calibration data.
         """
         half = "fit" if self.value is None else "all"
         artifacts = policy_artifacts(store, {**identity, "half": half}) if store else None
@@ -270,7 +281,7 @@ class PolicyChoice:
 
 
 def _files_read(traces: Iterable[Path], registry: Registry, store: Store | None) -> list[Path]:
-    """The files of traces, shards too, and of plugins, and the folders of kept policies. Raises TraceError."""
+    """Return the files of traces, including shards, and of plugins, and the folders of stored policies."""
     found = [Path(plugin.distribution) for plugin in registry.plugins if plugin.version == "file"]
     for path in traces:
         found.append(path)
@@ -280,7 +291,7 @@ def _files_read(traces: Iterable[Path], registry: Registry, store: Store | None)
 
 
 def _matching_traces(calibration_path: Path, test_path: Path) -> tuple[Trace, Trace]:
-    """Both traces, with the same T and K."""
+    """Load both traces; raise UsageError unless they have the same T and K."""
     calibration, test = load_trace(calibration_path), load_trace(test_path)
     for name, ours, theirs in (
         ("timesteps", calibration.timesteps, test.timesteps),
@@ -292,10 +303,10 @@ def _matching_traces(calibration_path: Path, test_path: Path) -> tuple[Trace, Tr
 
 
 def resolve_inputs(trace: Trace, registry: Registry) -> InputFrames | None:
-    """The network inputs of a trace's samples, found by data digest and sample id; None where that can't be done.
+    """Return the network inputs of a trace's samples, found by data digest and sample id; None if not found.
 
-    A trace recorded by exitbench names its split's digest in its provenance; any registered data set whose split has
-    that digest holds the inputs. A data set whose files aren't here is said on stderr.
+    The provenance of a trace recorded by exitbench names its data set and the digest of its split. If the registered
+    data set has the same split, it provides the inputs. Missing files of the data set are reported on stderr.
     """
     provenance = json.loads(trace.header.get("provenance", "null"))
     digest = provenance.get("data") if isinstance(provenance, dict) else None

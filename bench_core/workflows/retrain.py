@@ -1,10 +1,10 @@
-"""A board from scratch: networks trained again, and how far their figures are from the committed ones.
+"""A board from scratch: networks are trained again, and their figures compared with the committed ones.
 
-Another machine or version trains other networks, so nothing is judged here: every row's difference stands with a 95 %
-interval. Where the traces beside the committed board hold the same test samples, the interval is a paired bootstrap
-over them; else it is the normal one of two independent samples, which is wider. Both are about these two networks:
-they leave out what another seed or calibration split would change. Under corruption (``shift.csv``) it is always the
-normal one.
+Another machine or version trains different networks, so nothing is judged here: every row's difference has a 95 %
+interval. If the traces stored with the committed board hold the same test samples, the interval is a paired bootstrap
+over them; otherwise it is the normal one of two independent samples, which is wider. Both are about these two
+networks and exclude the effect of another seed or calibration split. Under corruption (``shift.csv``) it is always
+the normal one.
 """
 
 import json
@@ -61,10 +61,10 @@ _PROMISES = ("promise_committed", "promise_found")
 
 @dataclass
 class Retraining:
-    """What training again came to.
+    """The result of training again.
 
     Attributes:
-        differences: a row for each row that both boards have figures for, and one for static T of each workload:
+        differences: a row for each row for which both boards have figures, and one for static T of each workload:
             accuracy (points) and average exit timestep, found minus committed, with 95 % intervals.
         problems: a line for each row or workload that failed to run.
         remarks: what was compared.
@@ -78,7 +78,7 @@ class Retraining:
 
     @property
     def text(self) -> str:
-        """Everything, as lines: tables for each workload, then what failed."""
+        """The result as text: tables for each workload, then failures."""
         blocks = list(self.remarks)
         for workload, rows in self.differences.groupby("workload", sort=False):
             how = ", ".join(dict.fromkeys(rows["interval"]))
@@ -141,13 +141,15 @@ def retrain_board(folder: Path, registry: Registry, *, keep: Path | None = None,
     """Run the suite of the board in ``folder`` in an empty store without the package's zoo, and compare.
 
     Args:
-        keep: folder for the new tables and ``differences.csv``, and for ``shift-differences.csv`` where there is
+        folder: of the committed board.
+        registry: the loaded plugins.
+        keep: folder for the new tables and ``differences.csv``, and for ``shift-differences.csv`` if there is a
             shift.csv.
-        verified: as of ``read_board``.
+        verified: as for ``read_board``.
 
     Raises:
-        UsageError: when there is no board, ``keep`` holds one, the board's files contradict each other, or a trace
-            beside it is not its own.
+        UsageError: there is no board, ``keep`` holds one, the board's files contradict each other, or a trace stored
+            with it is not its own.
     """
     if keep is not None:
         refuse_board(keep)
@@ -187,7 +189,7 @@ def _problems(table: pd.DataFrame, keys: Sequence[str]) -> Iterator[str]:
 
 
 def _tested(board: Board, suite: Suite, folder: Path, registry: Registry, store: Store) -> dict[str, Tested]:
-    """The workloads whose traces stand beside the board."""
+    """Return the workloads whose traces are stored with the board."""
     found: dict[str, Tested] = {}
     for spec in suite.workloads:
         if all(trace_path(folder, spec.name, split).exists() for split in ("calibration", "test")):
@@ -201,7 +203,7 @@ def _same_samples(before: Tested, after: Tested) -> bool:
 
 
 def _samples(side: Tested) -> dict[tuple[str, str], PolicySamples]:
-    """What every policy did on every test sample, and static T, by strategy and operating point."""
+    """Return the per-sample results of every policy and of static T on test, by strategy and operating point."""
     trace = side.test.trace
     found = {(STATIC, ""): policy_samples(trace, static_outcome(trace))}
     for entry in side.scores.entries:
@@ -238,7 +240,7 @@ def _unpaired(workload: str, committed: Board, board: Board) -> Iterator[dict[st
 
 
 def _moments(board: Board, workload: str) -> dict[tuple[str, str], list[tuple[float, float, int]]]:
-    """(mean, variance, samples) of right answers and of exit timesteps, by strategy and operating point."""
+    """Return (mean, variance, samples) of correctness and of exit timesteps, by strategy and operating point."""
     found = {}
     for facts in board.workloads[board.workloads["workload"] == workload].to_dict("records"):
         static, samples = float(json.loads(facts["static_accuracy"])[-1]), int(facts["samples"])
@@ -255,7 +257,7 @@ def _moments(board: Board, workload: str) -> dict[tuple[str, str], list[tuple[fl
 
 
 def _under_corruption(committed: Board, board: Board) -> pd.DataFrame | None:
-    """Every row of shift.csv that both boards have figures for."""
+    """Compare every row of shift.csv for which both boards have figures."""
     if committed.shift is None or board.shift is None:
         return None
     keys = [*_KEYS, *_UNDER]
@@ -270,7 +272,7 @@ def _under_corruption(committed: Board, board: Board) -> pd.DataFrame | None:
 
 
 def _shift_moments(row: Mapping[Any, Any], end: str) -> list[tuple[float, float, int]]:
-    """As ``_moments``; the variance of exit timesteps is the one that their bootstrap interval has."""
+    """Return moments as ``_moments`` does; the variance of exit timesteps is derived from their bootstrap interval."""
     samples = int(row[f"samples_{end}"])
     low, high = (float(row[f"average_exit_timestep_{side}_{end}"]) for side in ("low", "high"))
     variance = samples * ((high - low) / 2 / _NORMAL) ** 2
@@ -285,7 +287,7 @@ def _share(share: float, samples: int) -> tuple[float, float, int]:
 
 
 def unpaired(before: tuple[float, float, int], after: tuple[float, float, int]) -> tuple[float, float]:
-    """The normal 95 % interval of after minus before: means with variances of single samples and their numbers."""
+    """Return the normal 95 % interval of after minus before; each is (mean, variance of a single sample, samples)."""
     half = _NORMAL * (before[1] / before[2] + after[1] / after[2]) ** 0.5
     return after[0] - before[0] - half, after[0] - before[0] + half
 

@@ -1,10 +1,10 @@
-"""Agreement of live runs with replay and with the trace: what ``exitbench verify`` does.
+"""Agreement of live runs with replay and with the trace: the implementation of ``exitbench verify``.
 
-Two promises are checked. Decisions: replaying the logits that a live run saw gives its exit timesteps and predictions,
-exactly and always. Network: a live run gives the logits of the trace up to rounding. A CPU rounds differently at other
-batch sizes, and another CPU differently at the same one, which may flip a spike. So samples with a logit off by more
-than ``LOGIT`` are counted and must be rare; in float64, where rounding hardly ever flips a spike, rarer still. If
-the recording batches, run stepwise, equal the trace to the bit, that is reported; it is not required.
+Two promises are checked. Decisions: replaying the logits of a live run always gives exactly its exit timesteps and
+predictions. Network: a live run gives the logits of the trace up to rounding. A CPU rounds differently at other batch
+sizes, and another CPU differently at the same one, which may flip a spike. So samples with a logit off by more than
+``LOGIT`` are counted and must be rare; in float64, where rounding hardly ever flips a spike, rarer still. If the
+recording batches, run stepwise, equal the trace to the bit, that is reported; it is not required.
 """
 
 import copy
@@ -35,8 +35,8 @@ from bench_core.workflows.reproduction.contract import FLIPPED_SHARE, LOGIT
 
 __all__ = ["LiveRun", "Subject", "Verification", "live_runs", "prepare", "verify"]
 
-ALLOWED = {torch.float32: FLIPPED_SHARE, torch.float64: 0.001}  # share of samples that may be off by more
-SUBSAMPLE_SALT = 0x56455249  # which recording batches are verified
+ALLOWED = {torch.float32: FLIPPED_SHARE, torch.float64: 0.001}  # share of samples that may be off by more than LOGIT
+SUBSAMPLE_SALT = 0x56455249  # selects the recording batches to verify
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class LiveRun:
     Attributes:
         way: how the samples were batched.
         precision: ``float32`` or ``float64``.
-        samples: how many.
-        contradictions: samples whose exit timestep or prediction isn't what replay of the logits seen gives.
+        samples: number of samples.
+        contradictions: samples whose exit timestep or prediction differs from a replay of the live run's logits.
         off: samples with a logit that differs from the reference by more than 1e-4 at a timestep they ran.
         allowed: how many may be off.
         largest_difference: of any logit.
-        other_exits: samples that stopped elsewhere, or said something else, than replay of the reference does.
+        other_exits: samples whose exit or prediction differs from a replay of the reference.
     """
 
     way: str
@@ -65,7 +65,7 @@ class LiveRun:
 
     @property
     def verdict(self) -> str:
-        """``ok``, or which promise is broken."""
+        """Verdict: ``ok``, or which promise is broken."""
         if self.contradictions:
             return "CONTRADICTION"
         return "ok" if self.off <= self.allowed else "OFF"
@@ -92,10 +92,11 @@ class RecordingRun:
 
     @property
     def verdict(self) -> str:
-        """``ok``, or ``OFF`` if more samples are off than rounding explains."""
+        """Verdict: ``ok``, or ``OFF`` if more samples are off than rounding explains."""
         return "ok" if self.off <= self.allowed else "OFF"
 
     def __str__(self) -> str:
+        """Return the verdict and the differences as text."""
         if self.bit_equal:
             return f"{self.verdict}, equal to the bit"
         off = f"{self.off} of {self.samples} samples off by more than {LOGIT:g} ({self.allowed} allowed)"
@@ -104,7 +105,7 @@ class RecordingRun:
 
 @dataclass(frozen=True)
 class Verification:
-    """One workload.
+    """The verification of one workload.
 
     Attributes:
         workload: its name.
@@ -112,7 +113,7 @@ class Verification:
         recording: the recording batches, run stepwise.
         runs: batch 1, batch B, batch B with refill, in float32 and in float64.
         ideal_speedup: T over the average exit timestep of these samples.
-        timings: wall clock at batch 1 and at batch B; empty where none was asked for.
+        timings: wall clock at batch 1 and at batch B; empty if not requested.
     """
 
     workload: str
@@ -124,11 +125,11 @@ class Verification:
 
     @property
     def agrees(self) -> bool:
-        """Both promises are kept."""
+        """Whether both promises are kept."""
         return self.recording.verdict == "ok" and all(run.verdict == "ok" for run in self.runs)
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, raw wall clock included."""
+        """Return everything as JSON, including raw wall clock."""
         return {
             "workload": self.workload,
             "policy": self.policy,
@@ -148,7 +149,7 @@ class Verification:
         }
 
     def text(self) -> str:
-        """What ``exitbench verify`` prints."""
+        """Return the output of ``exitbench verify``."""
         rows = [
             [
                 run.way,
@@ -206,22 +207,23 @@ def verify(
     """Run a policy live on a subsample of the test split, compare, and measure.
 
     Args:
-        workload: whatever is missing of it is trained and recorded first.
+        workload: missing artifacts are trained and recorded first.
         strategy: fitted on calibration data.
-        settings: knob values by name; with the family's own knob exactly that policy is taken.
-        operating_point: else the rule that chooses it; default as in ``exitbench replay``.
+        store: where artifacts are stored.
+        settings: knob values by name; the family's own knob selects exactly that policy.
+        operating_point: otherwise the rule that chooses it; default as in ``exitbench replay``.
         samples: of the test split, from recording batches drawn by hash.
         batch: B.
-        repetitions: of the wall clock; 0 leaves it out.
-        latency: samples at batch 1, and threads; default those of a suite that says nothing.
+        repetitions: of the wall clock; 0 skips it.
+        latency: samples at batch 1, and threads; default those of a suite without these settings.
 
     Raises:
-        UsageError: a knob or operating point that can't be.
+        UsageError: a knob or operating point is invalid.
     """
     subject = prepare(workload, strategy, settings or {}, operating_point, store)
     batches = _recording_batches(len(subject.test), samples)
     drawn = torch.cat(batches)
-    chosen = torch.from_numpy(hash_order(drawn, SUBSAMPLE_SALT).argsort())[:samples]  # places among the drawn
+    chosen = torch.from_numpy(hash_order(drawn, SUBSAMPLE_SALT).argsort())[:samples]  # indices into the drawn samples
     split, timesteps = workload.dataset.split("test"), workload.spec.timesteps
     fed = LiveSamples.of_split(workload.dataset, split, drawn[chosen], timesteps)
     trace = subject.test.select(drawn[chosen])
@@ -248,11 +250,14 @@ def verify(
 def live_runs(
     network: SteppingNetwork, policy: ExitPolicy, samples: LiveSamples, reference: Trace, *, batch: int
 ) -> Iterator[LiveRun]:
-    """Run live at batch 1, at ``batch``, and with refill; compare each with replay of what it saw and with a reference.
+    """Run live at batch 1, at ``batch``, and with refill; compare each with a replay of its logits and a reference.
 
     Args:
+        network: as in ``run_live``.
+        policy: as in ``run_live``.
         samples: in random order.
         reference: the trace of these samples, in their order.
+        batch: B.
     """
     ways = {"batch 1": (1, False)}
     if batch > 1:
@@ -279,18 +284,18 @@ def live_runs(
 def _off(difference: torch.Tensor) -> tuple[int, float]:
     """Count the samples with a logit off by more than ``LOGIT``, from differences [N, T, K]; find the largest."""
     largest = difference.abs().flatten(1).amax(1)
-    return int((~(largest <= LOGIT)).sum()), float(largest.max())  # NaN is off
+    return int((~(largest <= LOGIT)).sum()), float(largest.max())  # NaN counts as off
 
 
 def _differing(one: Outcome, other: Outcome) -> int:
-    """Samples that two outcomes stop at other timesteps, for other reasons or with other predictions."""
+    """Count the samples for which two outcomes differ in exit timestep, prediction or being forced."""
     same = (one.exit_timesteps == other.exit_timesteps) & (one.predictions == other.predictions)
     return int((~(same & (one.forced == other.forced))).sum())
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is verified."""
+    """A network and policy to verify."""
 
     workload: Workload
     network: SpikingNetwork
@@ -306,7 +311,7 @@ def prepare(
     operating_point: str | None,
     store: Store,
 ) -> Subject:
-    """The network, its test trace, and the policy fitted on its calibration trace."""
+    """Return the network, its test trace, and the policy fitted on its calibration trace."""
     choice = PolicyChoice.of(strategy, settings, operating_point)
     weights = trained_weights(workload, store)
     network = spiking_network(workload, weights, store)
@@ -327,7 +332,7 @@ def prepare(
 
 
 def _recording_batches(samples: int, wanted: int) -> list[torch.Tensor]:
-    """Positions of whole recording batches, drawn by hash, that hold ``wanted`` samples or all there are."""
+    """Return positions of whole recording batches, drawn by hash, with at least ``wanted`` samples or all there are."""
     batches = torch.split(torch.arange(samples), BATCH)
     drawn: list[torch.Tensor] = []
     for number in hash_order(torch.arange(len(batches)), SUBSAMPLE_SALT).argsort():
@@ -353,7 +358,7 @@ def _stepwise(subject: Subject, batches: list[torch.Tensor]) -> RecordingRun:
 
 
 def _folded(network: SpikingNetwork, workload: Workload, batches: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Logits [B, T, K] of each recording batch, run as it is recorded."""
+    """Return logits [B, T, K] of each recording batch, run as in recording."""
     dataset, timesteps = workload.dataset, workload.spec.timesteps
     images, dtype = dataset.split("test").images, next(network.parameters()).dtype
     with torch.inference_mode():
@@ -364,7 +369,7 @@ def _folded(network: SpikingNetwork, workload: Workload, batches: list[torch.Ten
 def _timings(
     subject: Subject, samples: LiveSamples, batch: int, repetitions: int, latency: LatencySpec
 ) -> list[Timings]:
-    """Wall clock at batch 1 on a few of the samples, and at batch B on all of them."""
+    """Measure wall clock at batch 1 on a few of the samples, and at batch B on all of them."""
     few = samples.at(torch.arange(min(latency.samples, len(samples))))
     return [
         measure(

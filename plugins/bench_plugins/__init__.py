@@ -1,1 +1,1 @@
-"""The methods that ship with exitbench, a plugin each, registered like anyone else's."""
+"""The shipped methods, one plugin each, registered like any other plugin."""

@@ -1,7 +1,8 @@
-"""The knobs of the readout that a confidence is computed on, ``Evidence.readout``, and what its softmax costs.
+"""Knobs of the readout (``Evidence.readout``) from which a confidence is computed, and the cost of its softmax.
 
-The prediction is the same whichever is taken, the confidence is not: softmax of the sum grows surer with t by itself.
-Papers and their authors' code differ here, so it is a knob that every such strategy offers and every row records.
+The prediction does not depend on them, but the confidence does: the softmax of the sum becomes more confident with t
+by itself. Papers and their authors' code differ here, so every such strategy offers the knobs and every row records
+them.
 """
 
 from bench_core import Evidence, Knob, Operations, Overhead, Readout
@@ -14,16 +15,16 @@ NOTHING = Operations()
 
 
 def readout(evidence: Evidence, accumulate: KnobValue | None, alpha: KnobValue | None = 1.0) -> Readout:
-    """What the values of those knobs say."""
+    """Return the readout for the values of these knobs."""
     assert isinstance(accumulate, str) and isinstance(alpha, float)
     return evidence.readout(accumulate, alpha)
 
 
 def softmax_overhead(classes: int, *, scaled: bool, more: Operations = NOTHING) -> Overhead:
-    """A softmax over K classes and the comparison with a threshold, plus ``more``, per decision.
+    """Return the cost per decision of a softmax over K classes and a threshold comparison, plus ``more``.
 
-    Maximum (K - 1 comparisons), K subtractions, K exponentials, K - 1 additions, one division; K multiplications where
-    the readout is scaled. Accumulating S_t is the network's own readout and not charged to the controller.
+    Maximum (K - 1 comparisons), K subtractions, K exponentials, K - 1 additions, one division; K multiplications if the
+    readout is scaled. Accumulating S_t is part of the network's readout and not charged to the controller.
     """
     return Overhead(
         per_decision=Operations(

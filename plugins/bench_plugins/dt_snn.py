@@ -2,7 +2,7 @@
 
 Source: Li, Moitra, Geller and Panda, "Input-Aware Dynamic Timestep Spiking Neural Networks for Efficient In-Memory
 Computing", DAC 2023. The paper takes the softmax of the mean over time, the code it shares with SEENN that of the sum;
-thresholds of one are not thresholds of the other.
+thresholds for one do not apply to the other.
 """
 
 from typing import ClassVar
@@ -25,20 +25,25 @@ class DtSnn(ScoreStrategy):
     knobs: ClassVar[tuple[Knob, ...]] = (ACCUMULATE,)
 
     def score(self, evidence: Evidence) -> torch.Tensor:
-        largest = -float(logarithm(np.array([1.0 / evidence.classes]))[0])  # so written, no evidence gives exactly 1
+        """Return -E_t, float64 [B]."""
+        largest = -float(logarithm(np.array([1.0 / evidence.classes]))[0])  # so uniform evidence gives exactly 1
         return readout(evidence, self.parameters["accumulate"]).mean_log_probability / largest
 
     def threshold_of(self, knob: Array) -> Array:
+        """Return minus the entropy thresholds."""
         return -knob
 
     def knob_of(self, threshold: Array) -> Array:
+        """Return the entropy thresholds for thresholds on the score."""
         return -threshold
 
     def overhead(self, classes: int) -> Overhead:
+        """Return the cost of a softmax and its entropy."""
         entropy = Operations(additions=classes - 1, multiplications=2 * classes, logarithms=classes)
         return softmax_overhead(classes, scaled=self.parameters["accumulate"] == "mean", more=entropy)
 
 
 @hookimpl
 def bench_exit_strategies() -> list[ExitStrategy]:
+    """Return DT-SNN."""
     return [DtSnn()]

@@ -2,8 +2,8 @@
 
 Source: Li, Jones and Furber, "Unleashing the Potential of Spiking Neural Networks with Dynamic Confidence", ICCV 2023.
 alpha ("confidence smoothing") is constant over time, so confidence grows with the evidence at a rate it sets. The
-authors' demo has alpha 30 at T = 27; here it is fitted by default: the alpha with the least negative
-log-likelihood at T on calibration data. Negative log-likelihood is convex in 1 / alpha, so there is one.
+authors' demo uses alpha = 30 at T = 27; by default alpha is fitted here, minimising the negative log-likelihood at T
+on calibration data. Negative log-likelihood is convex in 1 / alpha, so the minimum is unique.
 """
 
 import weakref
@@ -20,13 +20,13 @@ from bench_core.util.portable_math import Array, exact_sum, exponential, logarit
 from bench_core.util.sample_rows import samples_in_cache
 from bench_plugins._readout import readout, softmax_overhead
 
-SMALLEST, LARGEST = 1e-3, 1e6  # range that alpha is fitted in
-EXACT = 1e-13  # how exactly log alpha is found
-LARGE = 2**22  # values at T from which on parts of the samples say where to look
-HELD = 2**24  # values at T that are held in memory at most
-PARTS = (256, 16)  # every so many samples are one
-ROUGH = 1e-3  # how exactly log alpha of the first part is found
-TRUSTED = 2e-5  # a step in log alpha after which the next would be smaller than ``EXACT``
+SMALLEST, LARGEST = 1e-3, 1e6  # range in which alpha is fitted
+EXACT = 1e-13  # tolerance of log alpha
+LARGE = 2**22  # number of values at T from which a part of the samples gives a first estimate
+HELD = 2**24  # most values at T to keep in memory
+PARTS = (256, 16)  # every how many samples to take one
+ROUGH = 1e-3  # tolerance of log alpha for the first part
+TRUSTED = 2e-5  # a step in log alpha after which the next is smaller than ``EXACT``
 MOST_STEPS = 8
 
 Labels = np.ndarray[Any, np.dtype[np.int64]]
@@ -47,26 +47,29 @@ class DynamicConfidence(ScoreStrategy):
     )
 
     def learn(self, calibration: Calibration) -> Self:
+        """Return a copy with alpha fitted, or this strategy if alpha is given."""
         if self.parameters["alpha"] is not None:
             return self
         return self.with_parameters({"alpha": _fitted_alpha(calibration)})
 
     def score(self, evidence: Evidence) -> torch.Tensor:
+        """Return max softmax(S_t / alpha), float64 [B]."""
         return readout(evidence, "sum", self.parameters["alpha"]).largest_probability
 
     def overhead(self, classes: int) -> Overhead:
+        """Return the cost of a scaled softmax."""
         return softmax_overhead(classes, scaled=True)
 
 
 def _fitted_alpha(calibration: Calibration) -> float:
-    """Where negative log-likelihood at T has no slope in 1 / alpha, or the end of the range that lies beyond."""
+    """Return the alpha at which negative log-likelihood at T has zero slope in 1 / alpha, clamped to the range."""
     trace = calibration.trace
     log_alpha = _of_large(trace) if len(trace) * trace.classes > LARGE else None
     return _exp(_root(trace, EXACT) if log_alpha is None else log_alpha)
 
 
 def _of_large(trace: Trace) -> float | None:
-    """log alpha from a part of the samples, then from more of them, then from all; None where all don't lead there."""
+    """Return log alpha, estimated from a part of the samples, then more, then all; None if the last step fails."""
     log_alpha: float | None = None
     for every in PARTS:
         part = trace.select(torch.arange(0, len(trace), every))
@@ -76,7 +79,7 @@ def _of_large(trace: Trace) -> float | None:
 
 
 def _polished(chunks: Chunks, near: float) -> float | None:
-    """log alpha from a value near it by Halley's method, which takes two passes as a rule; None where it strays."""
+    """Refine log alpha with Halley's method, which usually takes two passes; return None if it diverges."""
     log_alpha = near
     for _ in range(MOST_STEPS):
         slope, first, second = _derivatives(chunks, log_alpha)
@@ -96,7 +99,7 @@ def _polished(chunks: Chunks, near: float) -> float | None:
 
 
 def _derivatives(chunks: Chunks, log_alpha: float) -> tuple[float, float, float]:
-    """The slope of negative log-likelihood in 1 / alpha and its two derivatives, as functions of log alpha."""
+    """Return the slope of negative log-likelihood in 1 / alpha and its two derivatives, as functions of log alpha."""
     scale, samples = _exp(-log_alpha), 0
     terms: tuple[list[float], list[float], list[float]] = ([], [], [])
     for below, labels in chunks():
@@ -117,14 +120,14 @@ def _derivatives(chunks: Chunks, log_alpha: float) -> tuple[float, float, float]
 
 
 def _root(trace: Trace, tolerance: float) -> float:
-    """log alpha where the slope is 0, or the end of the range that lies beyond."""
+    """Return the log alpha with zero slope, clamped to the range."""
     low, high = _log(SMALLEST), _log(LARGEST)
     slope = _slope(trace)
     if slope(low) <= 0:
         return low
     if slope(high) >= 0:
         return high
-    known = weakref.ref(slope)  # scipy's wrapper is a cycle of references, which would keep all that slope holds
+    known = weakref.ref(slope)  # scipy's wrapper is a reference cycle, which would keep everything in slope alive
 
     def called(log_alpha: float) -> float:
         found = known()
@@ -135,11 +138,11 @@ def _root(trace: Trace, tolerance: float) -> float:
 
 
 def _slope(trace: Trace) -> Callable[[float], float]:
-    """The slope of negative log-likelihood at T in 1 / alpha, as a function of log alpha; it falls as alpha grows."""
+    """Return the slope of negative log-likelihood at T in 1 / alpha, as a decreasing function of log alpha."""
     chunks = _chunks(trace)
     right = exact_sum(exact_sum(_of_labels(below, labels).tolist()) for below, labels in chunks()) / len(trace)
 
-    @cache  # a root finder asks for the ends of its range again
+    @cache  # the root finder evaluates the ends of its range again
     def slope(log_alpha: float) -> float:
         alpha, sums = _exp(log_alpha), []
         for below, _ in chunks():
@@ -152,7 +155,7 @@ def _slope(trace: Trace) -> Callable[[float], float]:
 
 
 def _chunks(trace: Trace) -> Chunks:
-    """``_ends``, held in memory where they aren't too large."""
+    """Return ``_ends`` as a function, cached in memory if not too large."""
     if len(trace) * trace.classes > HELD:
         return lambda: _ends(trace)
     held = list(_ends(trace))
@@ -160,7 +163,7 @@ def _chunks(trace: Trace) -> Chunks:
 
 
 def _ends(trace: Trace) -> Iterator[tuple[Array, Labels]]:
-    """A few samples at a time: S_T less its largest, float64 [n, K], and labels [n]."""
+    """Yield S_T minus its largest value, float64 [n, K], and labels [n], for a few samples at a time."""
     for start, logits in trace.rows.pieces(samples_in_cache(trace.classes)):
         steps = logits.to("cpu")
         total = steps[:, 0].to(torch.float64, copy=True)
@@ -185,4 +188,5 @@ def _log(value: float) -> float:
 
 @hookimpl
 def bench_exit_strategies() -> list[ExitStrategy]:
+    """Return Dynamic Confidence."""
     return [DynamicConfidence()]

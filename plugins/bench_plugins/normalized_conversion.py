@@ -1,13 +1,13 @@
-"""Conversion of plain ReLU networks: a threshold per layer from what the layer is seen to carry.
+"""Conversion of plain ReLU networks, with a threshold per layer measured from its activity.
 
-All three run integrate-and-fire neurons with reset by subtraction whose spikes carry the threshold, which is the same
-as normalised weights with threshold 1. They differ in what the threshold of a layer is:
+All three use integrate-and-fire neurons with reset by subtraction whose spikes carry the threshold, which is equivalent
+to normalised weights with threshold 1. They differ in the threshold of a layer:
 
 ``max-norm``             the largest activation of the ANN (Diehl et al., IJCNN 2015);
 ``percentile-norm``      a percentile of its activations, so that outliers don't slow all neurons down (Rueckauer et
                          al., Frontiers in Neuroscience 2017);
 ``threshold-balancing``  the largest weighted input current in any one timestep, with spikes from the layers below,
-                         balanced before (Sengupta et al., Frontiers in Neuroscience 2019).
+                         which are balanced first (Sengupta et al., Frontiers in Neuroscience 2019).
 
 Thresholds are measured on calibration inputs, never on test.
 """
@@ -22,16 +22,17 @@ from torch import nn
 from bench_core import AnalogNetwork, Converter, Knob, SpikingNetwork, SpikingNeuron, hookimpl, replace_activations
 
 BATCH = 100
-SMALLEST = 1e-6  # threshold of a layer that never carries anything
+SMALLEST = 1e-6  # threshold of a layer without activity
 
 INITIAL = Knob("initial", "float", 0.0, low=0.0, high=1.0, help="potential before the first step, in thresholds")
 SAMPLES = Knob("samples", "int", 1000, low=1, help="calibration inputs that are looked at")
 
 
 class ReLUConverter(Converter):
-    """Base: a ReLU network in, integrate-and-fire neurons out, each layer with a threshold of its own."""
+    """Base class: converts a ReLU network to integrate-and-fire neurons with a threshold per layer."""
 
     def activation(self) -> nn.Module:
+        """Return a ReLU."""
         return nn.ReLU()
 
     @property
@@ -57,6 +58,7 @@ class MaxNorm(ReLUConverter):
     knobs: ClassVar[tuple[Knob, ...]] = (INITIAL, SAMPLES)
 
     def convert(self, ann: AnalogNetwork, inputs: torch.Tensor) -> SpikingNetwork:
+        """Return the network with thresholds from the activations on ``inputs`` [B, C, H, W]."""
         neurons = [self._neuron(value) for value in _measure(ann, inputs[: self._samples], self._threshold)]
         return replace_activations(ann, neurons, constant_input=True)
 
@@ -82,7 +84,7 @@ class PercentileNorm(MaxNorm):
 
 
 class ThresholdBalancing(ReLUConverter):
-    """Threshold: the largest input current in a timestep, layer by layer, the layers below already spiking."""
+    """Threshold: the largest input current in a timestep, layer by layer, with spikes from the layers below."""
 
     name: ClassVar[str] = "threshold-balancing"
     reference: ClassVar[str] = "Sengupta et al., Frontiers in Neuroscience 2019"
@@ -93,6 +95,7 @@ class ThresholdBalancing(ReLUConverter):
     )
 
     def convert(self, ann: AnalogNetwork, inputs: torch.Tensor) -> SpikingNetwork:
+        """Return the network with thresholds balanced layer by layer on ``inputs`` [B, C, H, W]."""
         timesteps = self.parameters["timesteps"]
         assert isinstance(timesteps, int)
         neurons = [self._neuron(0.0) for _ in ann.activations]
@@ -105,7 +108,7 @@ class ThresholdBalancing(ReLUConverter):
 
 
 def _measure(ann: AnalogNetwork, inputs: torch.Tensor, summary: Callable[[torch.Tensor], float]) -> list[float]:
-    """``summary`` of all activations of each layer, one layer at a time in memory."""
+    """Return ``summary`` of all activations of each layer, with one layer in memory at a time."""
     return [summary(torch.cat(list(_outputs(ann, layer, inputs)))) for layer in ann.activations]
 
 
@@ -144,4 +147,5 @@ def _become(neuron: SpikingNeuron, other: SpikingNeuron) -> None:
 
 @hookimpl
 def bench_converters() -> list[Converter]:
+    """Return the three converters."""
     return [MaxNorm(), PercentileNorm(), ThresholdBalancing()]

@@ -17,11 +17,13 @@ class QCFSActivation(nn.Module):
     """The quantised activation of one layer, with its learnt ceiling ``scale`` (lambda)."""
 
     def __init__(self, levels: int, initial_scale: float) -> None:
+        """Create an activation with L = ``levels`` and lambda = ``initial_scale``."""
         super().__init__()
         self.levels = levels
         self.scale = nn.Parameter(torch.tensor(initial_scale))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the quantised activations of ``x``, in its shape."""
         share = (x / self.scale).clamp(0.0, 1.0)
         quantised = torch.floor(share * self.levels + 0.5) / self.levels
         return (share + (quantised - share).detach()) * self.scale  # straight-through estimator
@@ -38,12 +40,14 @@ class QCFS(Converter):
     )
 
     def activation(self) -> nn.Module:
+        """Return a quantised activation for one layer."""
         levels, scale = self.parameters["levels"], self.parameters["initial_scale"]
         assert isinstance(levels, int) and isinstance(scale, float)
         return QCFSActivation(levels, scale)
 
     def convert(self, ann: AnalogNetwork, inputs: torch.Tensor) -> SpikingNetwork:
-        del inputs  # nothing is measured: the thresholds were learnt
+        """Return the network with the learnt lambdas as thresholds."""
+        del inputs  # nothing is measured: the thresholds are learnt
         scales = [layer.scale for layer in ann.activations if isinstance(layer, QCFSActivation)]
         neurons = [if_neuron(float(scale.detach())) for scale in scales]
         return replace_activations(ann, neurons, constant_input=True)
@@ -51,4 +55,5 @@ class QCFS(Converter):
 
 @hookimpl
 def bench_converters() -> list[Converter]:
+    """Return the QCFS converter."""
     return [QCFS()]

@@ -1,7 +1,7 @@
-"""RCS, "Regularising Cosine Similarity": layers whose early activity points where their final activity will.
+"""RCS, "Regularising Cosine Similarity": aligns layers' early activity with their final activity.
 
 Source: Wu, Jin, Yu, Yi and Huang, "Optimising Event-Driven Spiking Neural Network with Regularisation and Cutoff",
-arXiv 2301.09522 (Frontiers in Neuroscience 19, 2025), with the settings of the authors' code. Of f(i, l), one number
+arXiv 2301.09522 (Frontiers in Neuroscience 19, 2025), with the settings of the authors' code. With f(i, l), one number
 per sample i and layer l, the loss is
 
     L = mean_l max_i m_i f(i, l),   m_i = 1 for samples that the network gets right, else 0
@@ -14,7 +14,7 @@ per sample i and layer l, the loss is
 
     f(i, l) = 1 / (mean_t cos(r_t, r_d) + 1e-5),   r_d = mean of r_t over the last int(n T) timesteps, without gradient
 
-There m_i asks for the right label at each of those last timesteps, by the logits o_t of the timestep alone. int(n T) is
+Here m_i requires the right label at each of those last timesteps, by the logits o_t of the timestep alone. int(n T) is
 at least 1 here; in the authors' code 0 turns into all T.
 """
 
@@ -35,6 +35,7 @@ class RCSForANN(Regularizer):
     reference: ClassVar[str] = "Wu et al., arXiv 2301.09522"
 
     def loss(self, batch: TrainingBatch) -> torch.Tensor:
+        """Return the loss of a batch, a scalar."""
         right = batch.logits.detach().sum(0).argmax(1) == batch.labels
         terms = []
         for layer in batch.layers:
@@ -44,7 +45,7 @@ class RCSForANN(Regularizer):
 
 
 class RCSForSNN(Regularizer):
-    """One over the mean cosine between a layer's activity at each timestep and at the end."""
+    """Reciprocal of the mean cosine between a layer's activity at each timestep and at the end."""
 
     name: ClassVar[str] = "rcs-snn"
     reference: ClassVar[str] = "Wu et al., arXiv 2301.09522"
@@ -53,6 +54,7 @@ class RCSForSNN(Regularizer):
     )
 
     def loss(self, batch: TrainingBatch) -> torch.Tensor:
+        """Return the loss of a batch, a scalar; raise UsageError for an ANN, which lacks membrane potentials."""
         share = self.parameters["n"]
         assert isinstance(share, float)
         last = max(1, int(share * len(batch.logits)))
@@ -69,10 +71,11 @@ class RCSForSNN(Regularizer):
 
 
 def _worst(terms: list[torch.Tensor], right: torch.Tensor) -> torch.Tensor:
-    """mean_l max_i m_i f(i, l); ``terms``: f of each layer [B]; ``right``: m [B]."""
+    """Return mean_l max_i m_i f(i, l); ``terms``: f of each layer [B]; ``right``: m [B]."""
     return torch.stack([(term * right).max() for term in terms]).mean()
 
 
 @hookimpl
 def bench_regularizers() -> list[Regularizer]:
+    """Return both regularisers."""
     return [RCSForANN(), RCSForSNN()]

@@ -22,13 +22,16 @@ class SeennI(ScoreStrategy):
     knobs: ClassVar[tuple[Knob, ...]] = (ACCUMULATE, ALPHA)
 
     def score(self, evidence: Evidence) -> torch.Tensor:
+        """Return max softmax(R_t), float64 [B]."""
         return readout(evidence, self.parameters["accumulate"], self.parameters["alpha"]).largest_probability
 
     def overhead(self, classes: int) -> Overhead:
+        """Return the cost of a softmax, scaled if the knobs require it."""
         scaled = self.parameters["accumulate"] == "mean" or self.parameters["alpha"] != 1.0
         return softmax_overhead(classes, scaled=scaled)
 
 
 @hookimpl
 def bench_exit_strategies() -> list[ExitStrategy]:
+    """Return SEENN-I."""
     return [SeennI()]

@@ -5,14 +5,14 @@ arXiv 2301.09522 (Frontiers in Neuroscience 19, 2025). At each t the confidence 
 calibration samples whose gap exceeds beta, of those that stay right from t on (OCT <= t); beta_t is the smallest beta
 with C >= 1 - epsilon.
 
-``search=exact`` looks at zero and every distinct gap, and asks the rate to hold from beta upwards, so that no lucky bin
-passes. ``search=bins`` is the authors' code: ``bins`` equal bins up to the largest gap of all, the first that
-qualifies, and the last always does.
+``search=exact`` considers zero and every distinct gap, and requires the rate for all larger beta too, so that no bin
+passes by luck. ``search=bins`` is the authors' code: ``bins`` equal bins up to the largest gap of all; the first that
+qualifies is taken, and the last always qualifies.
 
-Calibration is on held-out data by default. The authors calibrate on training data with dropout 0.3 behind every spiking
+Calibration is on held-out data by default. The authors calibrate on training data with dropout 0.3 after every spiking
 layer, which imitates the gap to unseen data: record such a trace and set ``calibrate_on=train-dropout``.
 
-Both become one score: -epsilon*, where epsilon*(t, gap) is the smallest epsilon at which that gap stops at t.
+Both become one score: -epsilon*, with epsilon*(t, gap) the smallest epsilon at which that gap stops at t.
 """
 
 import json
@@ -38,7 +38,7 @@ from bench_core.exits.strategy import Observation
 
 
 def gap_at(evidence: Evidence, labels: torch.Tensor | None = None) -> torch.Tensor:
-    """top1(S_t) - top2(S_t), float64 [B]."""
+    """Return top1(S_t) - top2(S_t), float64 [B]."""
     del labels
     return 0.0 - evidence.readout().runner_up
 
@@ -63,10 +63,15 @@ class TopKCutoff(ScoreStrategy):
         ),
     )
     observes: ClassVar[tuple[Observation, ...]] = (gap_at,)
-    # per t < T: gaps [G], ascending, and the score of a gap that is strictly above so many of them [G + 1]
+    # per t < T: gaps [G], ascending, and the score of a gap that strictly exceeds 0 .. G of them [G + 1]
     _tables: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()
 
     def learn(self, calibration: Calibration) -> Self:
+        """Return a copy with thresholds learnt at each t < T.
+
+        Raises:
+            UsageError: the trace does not fit ``calibrate_on``.
+        """
         trace = calibration.trace
         if self.parameters["calibrate_on"] == "train-dropout" and not _is_training_with_dropout(trace):
             raise UsageError(
@@ -81,24 +86,28 @@ class TopKCutoff(ScoreStrategy):
         return learnt
 
     def score(self, evidence: Evidence) -> torch.Tensor:
+        """Return -epsilon*(t, gap), float64 [B]."""
         levels, scores = self._tables[evidence.t - 1]
         gap = gap_at(evidence)
-        above = torch.searchsorted(levels, gap)  # how many levels the gap is strictly above
-        return torch.where(gap.isnan(), torch.nan, scores[above])  # a search would take NaN for a number
+        above = torch.searchsorted(levels, gap)  # how many levels the gap strictly exceeds
+        return torch.where(gap.isnan(), torch.nan, scores[above])  # the search would treat NaN as a number
 
     def threshold_of(self, knob: Array) -> Array:
-        return np.nextafter(-knob, -np.inf)  # epsilon* <= epsilon stops, and the comparison is strict
+        """Return the thresholds on the score for values of epsilon."""
+        return np.nextafter(-knob, -np.inf)  # epsilon* <= epsilon stops, but the comparison is strict
 
     def knob_of(self, threshold: Array) -> Array:
+        """Return the values of epsilon for thresholds on the score."""
         return np.nextafter(-threshold, -np.inf) + 0.0
 
     def overhead(self, classes: int) -> Overhead:
+        """Return the cost of finding the two largest logits and comparing their gap."""
         return Overhead(per_decision=Operations(additions=1, comparisons=2 * classes - 2))
 
     def _exact(self, gaps: Array, settled: Array, t: int) -> tuple[Array, Array]:
         order = np.argsort(gaps[:, t])
         gap, wrong = gaps[order, t], ~settled[order, t]
-        ends = np.flatnonzero(gap[1:] > gap[:-1]) + 1  # above the largest gap nobody is left to judge by
+        ends = np.flatnonzero(gap[1:] > gap[:-1]) + 1  # above the largest gap there are no samples
         levels = gap[ends - 1]
         if gap[0] > 0.0:
             ends, levels = np.append(0, ends), np.append(0.0, levels)
@@ -119,7 +128,7 @@ class TopKCutoff(ScoreStrategy):
 
 
 def _table(levels: Array, epsilons: Array) -> tuple[torch.Tensor, torch.Tensor]:
-    """Levels, and the scores between them: -epsilon*; below the lowest level no epsilon will do."""
+    """Return levels, and the scores between them: -epsilon*; below the lowest level no epsilon suffices."""
     return torch.from_numpy(levels.copy()), torch.from_numpy(-np.append(np.inf, epsilons))
 
 
@@ -129,7 +138,7 @@ def _is_training_with_dropout(trace: Trace) -> bool:
 
 
 def _settled(trace: Trace) -> Array:
-    """Whether a sample is right at t and at every later timestep (OCT <= t), bool [N, T]."""
+    """Return whether a sample is right at t and at every later timestep (OCT <= t), bool [N, T]."""
     correct = trace.correct.numpy()
     settled: Array = np.logical_and.accumulate(correct[:, ::-1], axis=1)[:, ::-1]
     return settled
@@ -137,4 +146,5 @@ def _settled(trace: Trace) -> Array:
 
 @hookimpl
 def bench_exit_strategies() -> list[ExitStrategy]:
+    """Return the Top-K cutoff."""
     return [TopKCutoff()]

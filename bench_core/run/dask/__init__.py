@@ -1,1 +1,1 @@
-"""Stages of a run on Dask workers."""
+"""Execution of a run's stages on Dask workers."""

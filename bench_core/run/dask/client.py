@@ -1,8 +1,7 @@
-"""Dask: the stages of a run on local processes or on any Dask cluster. What travels is in ``graph``; nothing is pickled
-but the names of the functions in ``worker_process``.
+"""Dask client: runs stages on local processes or on any Dask cluster.
 
-The run decides what is ready and on which worker it is done (``stages_under_way``); Dask brings it there and says who
-is there.
+Messages are JSON; only the names of the functions in ``worker_process`` are pickled. The run decides which stages are
+ready and on which worker they run (``stages_under_way``); Dask delivers them and reports which workers exist.
 """
 
 import logging
@@ -44,12 +43,12 @@ _CONNECT = "10s"
 _TRIM, _TRIM_DEFAULT = "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_", 65536  # in Dask's settings
 _TTL, _TTL_DEFAULT = "distributed.scheduler.worker-ttl", "5 minutes"
 _LOST, _LOST_DEFAULT, _LOST_OURS = "distributed.deploy.lost-worker-timeout", "15s", "1 day"
-_START = 10.0  # seconds without a process that might become a worker
-_own_workers: "WeakKeyDictionary[Client, Callable[[], bool]]" = WeakKeyDictionary()  # whether any may still come
+_START = 10.0  # seconds without a process that could become a worker
+_own_workers: "WeakKeyDictionary[Client, Callable[[], bool]]" = WeakKeyDictionary()  # whether more workers may appear
 
 
 def require_dask(flag: str) -> None:
-    """Raises ClusterError, which names ``flag``, where Dask isn't installed."""
+    """Raise ClusterError, naming ``flag``, if Dask is not installed."""
     try:
         import distributed  # noqa: F401
     except ImportError as error:
@@ -57,7 +56,7 @@ def require_dask(flag: str) -> None:
 
 
 def check_address(address: str) -> None:
-    """Raises UsageError for what is no scheduler's address, such as one without a port; nobody is asked."""
+    """Raise UsageError if a scheduler's address is invalid, such as one without a port; does not connect."""
     from distributed.comm.addressing import get_address_host_port, parse_address
 
     try:
@@ -73,7 +72,7 @@ def check_address(address: str) -> None:
 
 @contextmanager
 def local_workers(jobs: int) -> Iterator["Client"]:
-    """A client of a scheduler in this process, with worker processes on loopback that end with it, however it ends."""
+    """Yield a client of a scheduler in this process, with worker processes on loopback that always end with it."""
     require_dask("--jobs")
     from distributed import Client, LocalCluster
 
@@ -83,11 +82,11 @@ def local_workers(jobs: int) -> Iterator["Client"]:
     _await_slow_starts()
     others = set(active_children())
     cluster = LocalCluster(
-        n_workers=0,  # so that Ctrl-C finds a cluster to end, even while its workers start
+        n_workers=0,  # so that Ctrl-C finds a cluster to close, even during the start of its workers
         threads_per_worker=1,
         host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",  # a free port; none would be 8787, which a second run finds taken
-        memory_limit=0,  # torch's memory is none that Dask could spill
+        dashboard_address="127.0.0.1:0",  # a free port; the default 8787 may be taken by another run
+        memory_limit=0,  # Dask cannot spill torch's memory
         silence_logs=logging.CRITICAL,
         preload=["bench_core.run.dask.worker_process"],
     )
@@ -97,22 +96,22 @@ def local_workers(jobs: int) -> Iterator["Client"]:
             cluster.scale(jobs)
             _await_worker(client, others)
             yield client
-    except BaseException:  # Ctrl-C waits for no stage; files are written whole or not at all
-        cluster.shutdown_on_close = False  # else it is tried again when Python ends, patiently
+    except BaseException:  # Ctrl-C does not wait for stages; files are written atomically
+        cluster.shutdown_on_close = False  # otherwise Python's exit would retry, slowly
         for nanny in cluster.workers.values():
-            nanny.close_gracefully()  # so that no worker is started again
+            nanny.close_gracefully()  # so that no worker is restarted
         for worker in set(active_children()) - others:
             worker.kill()
-        with suppress(AssertionError, TimeoutError):  # of a worker that was about to start
+        with suppress(AssertionError, TimeoutError):  # from a worker that was starting
             cluster.close(timeout=1)
         raise
     cluster.close()
 
 
 def _let_workers_keep_memory() -> None:
-    """Undo Dask's default of giving freed memory back at once, with which half of a recording's time is page faults.
+    """Undo Dask's default of returning freed memory at once, which makes page faults half of a recording's time.
 
-    glibc's own rule, which adapts to what is allocated, holds again; what somebody else set stays.
+    Restores glibc's adaptive rule; a value set by the user is kept.
     """
     import dask
 
@@ -121,7 +120,7 @@ def _let_workers_keep_memory() -> None:
 
 
 def _judge_silence_ourselves() -> None:
-    """Undo Dask's default of ending workers that were silent for minutes: code that keeps the GIL isn't at fault."""
+    """Undo Dask's default of killing workers that are silent for minutes: code that holds the GIL is not at fault."""
     import dask
 
     if dask.config.get(_TTL, None) == _TTL_DEFAULT:
@@ -129,7 +128,7 @@ def _judge_silence_ourselves() -> None:
 
 
 def _await_slow_starts() -> None:
-    """Undo Dask's default of dismissing for good a nanny whose new worker takes more than seconds to start."""
+    """Undo Dask's default of permanently dismissing a nanny whose new worker takes more than seconds to start."""
     import dask
 
     if dask.config.get(_LOST, None) == _LOST_DEFAULT:
@@ -137,7 +136,7 @@ def _await_slow_starts() -> None:
 
 
 def _await_worker(client: "Client", others: Set[BaseProcess]) -> None:
-    """Wait for the first worker. Raises ClusterError where the processes that should become one are gone."""
+    """Wait for the first worker; raise ClusterError if the processes that should become one are gone."""
     patience = time.monotonic() + _START
     while not client.nthreads():
         if set(active_children()) - others:
@@ -152,12 +151,12 @@ def _await_worker(client: "Client", others: Set[BaseProcess]) -> None:
 
 @contextmanager
 def scheduler_at(address: str) -> Iterator["Client"]:
-    """A client of a running scheduler. Raises ClusterError where none answers."""
+    """Yield a client of a running scheduler; raise ClusterError if none answers."""
     require_dask("--scheduler")
     from distributed import Client
 
     _quiet()
-    client = Client.__new__(Client)  # at hand before it connects, so that it is closed where it can't
+    client = Client.__new__(Client)  # exists before it connects, so that it can be closed if that fails
     try:
         try:
             Client.__init__(client, address, timeout=_CONNECT, set_as_default=False)
@@ -165,12 +164,12 @@ def scheduler_at(address: str) -> Iterator["Client"]:
             raise ClusterError(f"--scheduler {address}: no scheduler answers there ({error!s:.200})") from error
         yield client
     finally:
-        with suppress(Exception):  # it may be gone
+        with suppress(Exception):  # the scheduler may be gone
             client.close(timeout=1)
 
 
 def _quiet() -> None:
-    """What goes wrong is said in our own words."""
+    """Silence Dask's logging; errors are reported in our own messages."""
     import distributed  # noqa: F401  # sets the levels that are changed here
 
     for name in list(logging.root.manager.loggerDict):
@@ -181,22 +180,22 @@ def _quiet() -> None:
 def run_stages(
     client: "Client", stages: Sequence[Stage], order: Order, store: Store, *, limits: Limits | None = None
 ) -> dict[str, str]:
-    """Run stages on a cluster's workers, each when what it needs is there.
+    """Run stages on a cluster's workers, each as soon as its inputs exist.
 
     Args:
-        client: of ``local_workers`` or ``scheduler_at``.
-        stages: in an order in which each comes after what it needs.
+        client: from ``local_workers`` or ``scheduler_at``.
+        stages: ordered so that each comes after what it needs.
         order: what they have in common.
         store: where their artifacts are expected.
-        limits: minutes that stages may take; then the worker is ended and the stage has failed. None for no limit.
+        limits: time limits in minutes, after which the worker is killed and the stage fails; None for no limit.
 
     Returns:
-        By subject, why stages failed, or couldn't be begun because another failed.
+        By subject, why stages failed, or could not start because another failed.
 
     Raises:
-        ClusterError: the scheduler went away or doesn't answer, no worker came, or the workers keep their artifacts
+        ClusterError: the scheduler is gone or does not answer, no worker appeared, or the workers store their artifacts
             elsewhere.
-        StoreError: the store can't be written to.
+        StoreError: the store cannot be written to.
     """
     workers = Workers(
         client,

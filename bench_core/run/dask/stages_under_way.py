@@ -1,8 +1,8 @@
-"""The stages of a run that wait, and those that are under way on Dask workers: placed, watched, begun again, given up.
+"""The waiting and running stages of a run on Dask workers: assignment, monitoring, retries, failures.
 
-A stage is placed on a worker that is free; what is ready and finds none stands in the scheduler's queue as a task that
-no worker can take, so that an adaptive cluster sees how many workers are wanted. Answers and notes arrive as Dask's
-events, so that nothing has to be fetched from a worker that may be gone.
+A stage is assigned to a free worker. Stages that are ready without a free worker are queued at the scheduler as tasks
+that no worker can take, so that an adaptive cluster sees how many workers are needed. Answers and notes arrive as
+Dask events, so nothing has to be fetched from a worker that may be gone.
 """
 
 import queue
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 __all__ = ["DEATHS", "StagesUnderWay", "duration"]
 
-DEATHS = 3  # workers that may die of a stage before it fails
-_TRIES = 50  # times that a stage is begun, whatever for
-_WANTED = {f"{SLOT}-wanted": 1.0}  # which no worker has
-_PATIENCE = 60.0  # seconds until a file that another machine wrote is seen here
-_LATE = 5.0  # seconds that an answer may come after its stage's end
+DEATHS = 3  # workers that may die running a stage before it fails
+_TRIES = 50  # maximum number of attempts at a stage, for any reason
+_WANTED = {f"{SLOT}-wanted": 1.0}  # which no worker offers
+_PATIENCE = 60.0  # seconds until a file written by another machine is visible here
+_LATE = 5.0  # seconds that an answer may arrive after its stage ended
 
 
 @dataclass
 class _Attempt:
-    """A stage that is under way: on which worker, since when, and what was heard of it."""
+    """A running stage: its worker, start and messages."""
 
     stage: Stage
     worker: str
@@ -51,10 +51,20 @@ class _Attempt:
 
 @dataclass
 class StagesUnderWay:
-    """Which stages wait, which are under way, and on what.
+    """The waiting and running stages, with their workers.
 
     Attributes:
-        limits: minutes that stages may take on a worker; None for no limit.
+        client: connected to the scheduler.
+        order: what the stages have in common.
+        store: where their artifacts are expected.
+        waiting: stages by name, each after what it needs.
+        workers: of the cluster.
+        limits: time limits of stages in minutes; None for no limit.
+        running: attempts by stage.
+        problems: by stage, why it failed.
+        failed: by subject, why it failed.
+        seconds: durations of finished stages by kind.
+        left: number of waiting and running stages.
     """
 
     client: "Client"
@@ -68,28 +78,29 @@ class StagesUnderWay:
     failed: dict[str, str] = field(default_factory=dict)  # by subject
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # by kind, of finished stages
     left: int = 0
-    _keys: dict[str, _Attempt] = field(default_factory=dict)  # by key, also of attempts that were given up
+    _keys: dict[str, _Attempt] = field(default_factory=dict)  # by key, including abandoned attempts
     _wanted: "dict[str, Future[str]]" = field(default_factory=dict)  # by stage
     _deaths: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     _tries: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    _take_over: set[str] = field(default_factory=set)  # stages whose locks a frozen worker may hold
+    _take_over: set[str] = field(default_factory=set)  # stages whose locks may be held by a frozen worker
     _events: "queue.SimpleQueue[dict[str, Any]]" = field(default_factory=queue.SimpleQueue)
     _topic: str = field(default_factory=lambda: f"{SLOT}-{secrets.token_hex(8)}")
 
     def __post_init__(self) -> None:
+        """Count the stages."""
         self.left = len(self.waiting)
 
     def listen(self) -> None:
-        """Begin to listen to what workers report, and to who leaves."""
+        """Subscribe to the workers' reports and to workers leaving."""
         self.client.subscribe_topic(self._topic, lambda event: self._events.put(event[1]))
         self.client.subscribe_topic("all", lambda event: self._events.put(event[1]))
 
     def step(self) -> int:
-        """Bring everything on by what has happened since; how many stages are done or have failed since the last step.
+        """Process everything that happened; return how many stages finished or failed since the last step.
 
         Raises:
-            ClusterError: the scheduler doesn't answer, or the workers can't do the work.
-            StoreError: the store can't be written to.
+            ClusterError: the scheduler does not answer, or the workers cannot do the work.
+            StoreError: the store cannot be written to.
             OSError: the connection to the scheduler broke.
         """
         self.hear()
@@ -102,7 +113,7 @@ class StagesUnderWay:
         return before - self.left
 
     def hear(self) -> None:
-        """Say what running stages have said, and note what they answered."""
+        """Print notes of running stages, and record their answers."""
         while not self._events.empty():
             event = self._events.get()
             if not isinstance(event, dict):
@@ -110,11 +121,11 @@ class StagesUnderWay:
             if event.get("action") == "remove-worker":
                 self.workers.left(str(event.get("worker")), expected=bool(event.get("expected")))
             attempt = self._keys.get(str(event.get("key")))
-            if attempt is None or self.running.get(attempt.stage.name) is not attempt:  # another one has been begun
+            if attempt is None or self.running.get(attempt.stage.name) is not attempt:  # superseded by another attempt
                 continue
             if event["what"] == "begun":
                 if attempt.pid not in (None, event["pid"]):
-                    self._count_death(attempt)  # Dask began it again by itself, on a worker of the same address
+                    self._count_death(attempt)  # Dask restarted it on its own, on a worker with the same address
                 attempt.begun, attempt.pid, attempt.heard = self.workers.now, event["pid"], 0
             elif event["what"] == "said":
                 attempt.heard += 1
@@ -123,7 +134,7 @@ class StagesUnderWay:
                 attempt.answer = read_answer(event["text"])
 
     def look_around(self) -> None:
-        """See who is there, and take back the stages of workers that are gone."""
+        """Update the list of workers, and take back the stages of workers that are gone."""
         for lost in self.workers.look():
             again = [self._lose(attempt, lost) for attempt in self._on(lost.address)]
             if any(again) and not lost.frozen:
@@ -135,7 +146,7 @@ class StagesUnderWay:
         return [one for one in self.running.values() if one.worker == address and one.answer is None]
 
     def _lose(self, attempt: _Attempt, lost: Lost) -> bool:
-        """Take a stage back from a worker that is gone; whether it is begun again."""
+        """Take a stage back from a lost worker; return whether it will be retried."""
         self._take_back(attempt)
         if lost.frozen:
             self._take_over.add(attempt.stage.name)
@@ -144,7 +155,7 @@ class StagesUnderWay:
         return attempt.stage.name in self.waiting
 
     def _take_back(self, attempt: _Attempt) -> None:
-        """Have an attempt forgotten; its stage waits again."""
+        """Abandon an attempt; its stage waits again."""
         attempt.future.release()
         self.running.pop(attempt.stage.name, None)
         self.waiting = {attempt.stage.name: attempt.stage, **self.waiting}
@@ -169,14 +180,14 @@ class StagesUnderWay:
         self.failed.setdefault(stage.subject, problem)
 
     def end_overdue(self) -> None:
-        """End the workers of stages that have taken longer than the limit."""
+        """Kill the workers of stages that exceed the time limit."""
         if self.limits is None:
             return
         for attempt in list(self.running.values()):
             worker = self.workers.known.get(attempt.worker)
             since = attempt.begun
             if since is None and worker is not None and worker.heard < attempt.placed:
-                since = attempt.placed  # it hung before it could say that it began
+                since = attempt.placed  # it hung before it could report its start
             minutes = self.limits.strategy if attempt.stage.strategy else self.limits.stage
             if attempt.answer is None and since is not None and self.workers.now - since > 60.0 * minutes:
                 if worker is not None and worker.ending is None:
@@ -184,15 +195,15 @@ class StagesUnderWay:
                 self._give_up(attempt.stage, f"failed: didn't end within the limit of {minutes:g} minutes")
 
     def drop_hopeless(self) -> None:
-        """Drop stages of what has failed, and those that need what a failed one should have made."""
-        for name, stage in list(self.waiting.items()):  # what a stage needs stands before it
+        """Drop stages of failed subjects, and those that need the result of a failed stage."""
+        for name, stage in list(self.waiting.items()):  # a stage comes after those it needs
             needed = (self.problems[needed] for needed in stage.after if needed in self.problems)
             if problem := self.failed.get(stage.subject) or next(needed, ""):
                 self._fails(stage, problem)
                 del self.waiting[name]
 
     def hand_out(self) -> None:
-        """Place stages on free workers, those first that stand first; the others that are ready are wanted."""
+        """Assign stages to free workers, in order; request workers for the other ready stages."""
         taken = {attempt.worker for attempt in self.running.values()}
         free = [worker for worker in self.workers.usable() if worker.address not in taken]
         ready = [stage for stage in self.waiting.values() if self._is_ready(stage)]
@@ -211,7 +222,7 @@ class StagesUnderWay:
         return not any(needed in self.waiting or needed in self.running for needed in stage.after)
 
     def _best(self, stage: Stage, free: list[Worker]) -> Worker | None:
-        """The free worker that suits best: what others may need is left to them."""
+        """Return the most suitable free worker, leaving scarce resources to stages that may need them."""
         offered = {name for worker in self.workers.usable() for name in worker.offered}
         asked = {name for name in stage.resources if name in offered}
         suited = [
@@ -244,10 +255,10 @@ class StagesUnderWay:
 
     @staticmethod
     def _key(stage: Stage) -> str:
-        return f"{SLOT}-{stage.kind}-{secrets.token_hex(8)}"  # Dask estimates by what stands before the last hyphen
+        return f"{SLOT}-{stage.kind}-{secrets.token_hex(8)}"  # Dask estimates by the text before the last hyphen
 
     def _want(self, stages: list[Stage]) -> None:
-        """Show the scheduler which stages are ready and find no worker."""
+        """Show the scheduler which stages are ready but lack a worker."""
         names = {stage.name for stage in stages}
         for name in self._wanted.keys() - names:
             self._wanted.pop(name).release()
@@ -258,7 +269,7 @@ class StagesUnderWay:
                 )
 
     def collect(self) -> None:
-        """Take the answers of the stages that ended since."""
+        """Take the answers of stages that ended."""
         for attempt in list(self.running.values()):
             status = attempt.future.status
             if status == "cancelled":
@@ -269,11 +280,11 @@ class StagesUnderWay:
                 self._errs(attempt)
             elif status in ("finished", "lost"):
                 attempt.finished = self.workers.now if attempt.finished is None else attempt.finished
-                if self.workers.now - attempt.finished > _LATE:  # what it made is in the store
+                if self.workers.now - attempt.finished > _LATE:  # its artifacts are in the store
                     self._take_back(attempt)
 
     def _errs(self, attempt: _Attempt) -> None:
-        """What Dask says of a stage that ended without an answer."""
+        """Handle Dask's error for a stage that ended without an answer."""
         error = attempt.future.exception()
         if type(error).__name__ == "KilledWorker":
             self._take_back(attempt)
@@ -298,7 +309,7 @@ class StagesUnderWay:
         self.seconds[attempt.stage.kind].append(self.workers.now - (attempt.begun or attempt.placed))
 
     def _renew(self, attempt: _Attempt, answer: Answer) -> None:
-        """Have a worker that holds old code started again, where a nanny can."""
+        """Have the nanny of a worker with outdated code restart it, if it has one."""
         worker = self.workers.known.get(attempt.worker)
         if worker is not None and not worker.nanny:
             self._give_up(attempt.stage, f"failed: {answer.stale}; restart the worker {attempt.worker}")
@@ -309,7 +320,7 @@ class StagesUnderWay:
             self.workers.end(worker)
 
     def _see(self, answer: Answer) -> None:
-        """Make sure that what a worker made is in this process's store; another machine's files may take a moment."""
+        """Wait until an artifact made by a worker is in this process's store; other machines' files may appear late."""
         if self.store.url:
             return
         patience = time.monotonic() + _PATIENCE
@@ -322,7 +333,7 @@ class StagesUnderWay:
             time.sleep(0.05)
 
     def withdraw(self) -> None:
-        """Have everything forgotten that isn't done; a worker finishes the stage that it is in."""
+        """Cancel everything unfinished; workers finish the stage that they are running."""
         for future in [attempt.future for attempt in self.running.values()] + list(self._wanted.values()):
             with suppress(Exception):  # the scheduler may be gone
                 future.release()
@@ -331,14 +342,14 @@ class StagesUnderWay:
                 self.client.unsubscribe_topic(topic)
 
     def remark(self) -> str:
-        """What is running, how many wait, how long to go."""
+        """Describe what is running, how many stages wait, and the remaining time."""
         if not self.workers.usable():
             return "no worker is there"
         running = f"running: {', '.join(self.running)}; " if self.running else ""
         return f"{running}{len(self.waiting)} waiting{self._time_to_go()}"
 
     def _time_to_go(self) -> str:
-        """As long as finished stages of the same kind took, on the workers there are."""
+        """Estimate the remaining time from finished stages of the same kind and the number of workers."""
         if not any(self.seconds.values()):
             return ""
         overall = mean(second for seconds in self.seconds.values() for second in seconds)
@@ -352,7 +363,7 @@ class StagesUnderWay:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds, minutes or hours, whichever says it in few digits."""
+    """Format seconds in the unit, of seconds, minutes or hours, that needs few digits."""
     for unit, size in (("h", 3600.0), ("min", 60.0)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

@@ -1,7 +1,7 @@
-"""The worker's side of a run on Dask: introduce itself, carry out a stage, report while it runs, end when told to.
+"""The worker's side of a run on Dask: introduce itself, run a stage, report during the run, end on request.
 
-Nothing here imports Dask: the worker object comes as an argument (``dask_worker``), as Dask hands it to functions that
-are called outside of tasks. Functions travel by name, everything else as JSON.
+Nothing here imports Dask: the worker object comes as an argument (``dask_worker``), as Dask passes it to functions
+called outside of tasks. Functions are sent by name, everything else as JSON.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import Any
 
 __all__ = ["SLOT", "dask_setup", "end_worker", "introduce", "leave", "offer", "standstill", "work"]
 
-SLOT = "exitbench"  # Dask resource of which each worker has one: it carries out one stage at a time
+SLOT = "exitbench"  # Dask resource, one per worker: it runs one stage at a time
 _present: dict[str, Any] = {}  # Dask workers of this process, by address
 
 
@@ -27,10 +27,10 @@ def introduce(dask_worker: Any, token: str = "", place: str = "") -> dict[str, A
 
     Args:
         dask_worker: the worker.
-        token: the name under which orders refer to ``place``; empty for none.
-        place: a store's URL with its password, which orders don't carry.
+        token: by which orders refer to ``place``; empty for none.
+        place: a store's URL with its password, which orders do not contain.
     """
-    from bench_core.run.stages import remember_place  # heavy, and so no part of the first stage
+    from bench_core.run.stages import remember_place  # heavy: imported before the first stage
 
     if token:
         remember_place(token, place)
@@ -39,21 +39,21 @@ def introduce(dask_worker: Any, token: str = "", place: str = "") -> dict[str, A
 
 
 async def offer(resources: dict[str, float], dask_worker: Any) -> None:
-    """Have a worker offer Dask resources, beside those that it was started with."""
+    """Make a worker offer Dask resources in addition to those it was started with."""
     await dask_worker.set_resources(**resources)
 
 
 def work(request: str, address: str, topic: str, key: str) -> str:
-    """Carry out a stage. What happens is reported as events of ``topic`` while it happens, the answer too.
+    """Run a stage; report its progress and answer as events of ``topic``.
 
     Args:
-        request: the stage, as ``stage_request`` returns it.
+        request: the stage, from ``stage_request``.
         address: the worker's own.
         topic: of Dask's events.
-        key: names this attempt at the stage in events.
+        key: identifies this attempt at the stage in events.
 
     Returns:
-        The answer, as ``read_answer`` reads it.
+        The answer, for ``read_answer``.
     """
     from bench_core.run.stages import perform
 
@@ -69,14 +69,14 @@ def work(request: str, address: str, topic: str, key: str) -> str:
 
 
 def end_worker(dask_worker: Any, only_stopped: bool = False) -> str:
-    """End the worker process of a nanny, which then starts a new one.
+    """Kill the worker process of a nanny, which then starts a new one.
 
     Args:
         dask_worker: the nanny.
-        only_stopped: leave a process alone that isn't stopped (SIGSTOP).
+        only_stopped: spare a process that is not stopped (SIGSTOP).
 
     Returns:
-        ``ended``, ``running`` for a process that was left alone, or ``gone``.
+        ``ended``, ``running`` for a process that was spared, or ``gone``.
     """
     if not dask_worker.pid:
         return "gone"
@@ -87,12 +87,12 @@ def end_worker(dask_worker: Any, only_stopped: bool = False) -> str:
 
 
 def leave() -> None:
-    """End a worker process that has no nanny, once this call is answered."""
+    """Kill this worker process, which has no nanny, once this call is answered."""
     threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGKILL]).start()
 
 
 def standstill(pid: int) -> bool:
-    """Whether a process of this machine is stopped, as by SIGSTOP or Slurm's ``scontrol suspend``."""
+    """Return whether a process of this machine is stopped, as by SIGSTOP or Slurm's ``scontrol suspend``."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
     except (OSError, IndexError):

@@ -1,4 +1,4 @@
-"""How the cores of hosts are shared among Dask workers: pure functions of who is there."""
+"""Sharing of hosts' cores among Dask workers: pure functions of the current workers."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ def share_cores(found: Found, threads: int) -> tuple[dict[str, int], int]:
 
     Args:
         found: host and cores of each worker.
-        threads: of a stage whose last bits depend on them.
+        threads: of a stage whose last bits depend on their number.
     """
     together = _together(found)
     shares = {
@@ -27,12 +27,12 @@ def share_cores(found: Found, threads: int) -> tuple[dict[str, int], int]:
 
 
 def full_share_holders(found: Found, threads: int, holders: Mapping[str, bool]) -> list[str]:
-    """Return which workers may run stages of ``threads`` threads: as many of each host as its cores hold.
+    """Return the workers that may run stages of ``threads`` threads: as many per host as its cores allow.
 
     Args:
         found: host and cores of each worker.
         threads: of such a stage.
-        holders: those that may already; they keep it.
+        holders: by address, whether a worker already may; it keeps the right.
     """
     chosen: list[str] = []
     for (_, cores), addresses in _together(found).items():

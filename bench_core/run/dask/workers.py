@@ -1,7 +1,7 @@
-"""The workers of a Dask cluster as a run sees them: who is there, who answers, who may do what; ended where need be.
+"""The workers of a Dask cluster: which exist, which respond, which may run what; killed if necessary.
 
-No call here waits for the scheduler or a worker, since either may be frozen: questions are asked by threads of their
-own, and what takes too long to be answered is said.
+No call here waits for the scheduler or a worker, since either may be frozen: requests run in threads of their own,
+and those that take too long are reported.
 """
 
 import os
@@ -24,27 +24,28 @@ if TYPE_CHECKING:
 __all__ = ["Lost", "Worker", "Workers", "kept_behind"]
 
 T = TypeVar("T")
-_BETWEEN_CENSUSES = 1.0  # seconds, as all below
-_SCHEDULER = 60.0  # until a scheduler that doesn't answer is given up
-_SAID = 60.0  # until a worker that doesn't answer is asked after, and again until it is asked after again
-_REMOVED = 300.0  # until a worker of which nothing is known is given up, as Dask does
-_ENDING = 30.0  # until a worker that is being ended must be gone
+_BETWEEN_CENSUSES = 1.0  # seconds, as are all below
+_SCHEDULER = 60.0  # until an unresponsive scheduler is given up
+_SAID = 60.0  # until an unresponsive worker is checked, and between checks
+_REMOVED = 300.0  # until a worker without any sign of life is given up, as in Dask
+_ENDING = 30.0  # until a worker that is being killed must be gone
 _STARTING = 120.0  # that new workers of this process may take
-_NONE_STARTS = 10.0  # without a process that might become one
-_LONGEST_TICK = 5.0  # of the clock: while this process is stopped nobody else's time runs
+_NONE_STARTS = 10.0  # without a process that could become one
+_LONGEST_TICK = 5.0  # of the clock: time while this process is stopped does not count
 _MINUTES = "EXITBENCH_WORKER_MINUTES"
 _MINUTES_DEFAULT = 60.0
 
 
 def kept_behind(what: str) -> ClusterError:
-    """The end of a run that can be continued."""
+    """Return the error for a run that can be continued."""
     return ClusterError(f"{what}; what is finished is kept, the same command continues")
 
 
 class _Question(Generic[T]):
-    """A call in a thread of its own that nobody has to wait for."""
+    """A call in its own thread, so that the caller need not wait for it."""
 
     def __init__(self, ask: Callable[[], T], now: float) -> None:
+        """Start the call."""
         self.asked = now
         self.error: Exception | None = None
         self._answers: list[T] = []
@@ -54,16 +55,17 @@ class _Question(Generic[T]):
     def _ask(self, ask: Callable[[], T]) -> None:
         try:
             self._answers.append(ask())
-        except Exception as error:  # the connection may break in many ways
+        except Exception as error:  # the connection may fail in many ways
             self.error = error
 
     @property
     def done(self) -> bool:
+        """Whether the call has returned or raised."""
         return bool(self._answers) or self.error is not None
 
     @property
     def answer(self) -> T:
-        """What was answered. Raises what the call raised."""
+        """The call's result; raises what the call raised."""
         if self.error is not None:
             raise self.error
         return self._answers[0]
@@ -75,16 +77,23 @@ class Worker:
 
     Attributes:
         address: Dask's; a new process has a new one.
-        host, pid, cores: as it introduced itself.
-        nanny: whether a process watches over it, which can end it and start another.
+        nanny: whether a process supervises it, which can kill it and start another.
         offered: Dask resources that it was started with.
+        host: as it introduced itself.
+        pid: as it introduced itself; 0 before that.
+        cores: as it introduced itself.
         threads: its share of its host's cores.
-        full: whether it may run stages that take as many threads as the run's own process.
-        ready: whether it offers the Dask resources by which stages are placed.
-        silent: seconds since it was last heard of.
-        given_up: it doesn't answer and can't be ended; no stage is given to it unless it answers again.
-        ending: since when it is being ended; no stage is given to it.
-        busy: with what isn't of this run.
+        full: whether it may run stages that use as many threads as the run's own process.
+        ready: whether it offers the Dask resources by which stages are assigned.
+        heard: when it last showed a sign of life.
+        last_seen: Dask's timestamp of that sign.
+        asked_after: when it was last checked.
+        silent: seconds since its last sign of life.
+        given_up: it does not respond and cannot be killed; it gets no stage unless it responds again.
+        ending: since when it is being killed; it gets no stage.
+        missed: number of successive listings without it.
+        busy: number of tasks of other runs.
+        questions: pending calls.
     """
 
     address: str
@@ -108,18 +117,18 @@ class Worker:
 
     @property
     def usable(self) -> bool:
-        """Whether a stage may be given to it."""
+        """Whether it may get a stage."""
         return self.ready and not self.given_up and self.ending is None
 
 
 @dataclass(frozen=True)
 class Lost:
-    """A worker that is gone, or won't be heard of again.
+    """A worker that is gone or will not respond again.
 
     Attributes:
         address: Dask's.
-        died: whether it was killed or crashed; else it was asked to go, or it just doesn't answer.
-        frozen: whether its process may still exist, with the locks that it holds.
+        died: whether it was killed, crashed or stopped responding, rather than having been asked to leave.
+        frozen: whether its process may still exist, with its locks.
     """
 
     address: str
@@ -128,13 +137,14 @@ class Lost:
 
 
 class Workers:
-    """Who is there, looked up every second.
+    """The workers of a cluster, listed every second.
 
     Args:
         client: connected to the scheduler.
         threads: of stages whose last bits depend on their number.
-        token, place: as of ``introduce``.
-        may_come: for workers that this process has started, whether any may still come; None for a scheduler's.
+        token: as for ``introduce``.
+        place: as for ``introduce``.
+        may_come: for workers started by this process, whether more may still appear; None for a scheduler's workers.
     """
 
     def __init__(
@@ -146,13 +156,14 @@ class Workers:
         place: str = "",
         may_come: Callable[[], bool] | None = None,
     ) -> None:
+        """Start without known workers; see the class for the arguments."""
         self.client = client
         self.threads = threads
         self.known: dict[str, Worker] = {}
         self.now = 0.0  # seconds of this run
         self._introduce = partial(introduce, token=token, place=place)
         self._may_come = may_come
-        self._left: dict[str, bool] = {}  # by address, whether it was asked to
+        self._left: dict[str, bool] = {}  # by address, whether it was asked to leave
         self._real = time.monotonic()
         self._census: _Question[tuple[Mapping[str, Any], Mapping[str, Any]]] | None = None
         self._counted = float("-inf")
@@ -162,22 +173,22 @@ class Workers:
 
     @property
     def full_share(self) -> str:
-        """The Dask resource of workers that may run stages of that many threads."""
+        """Dask resource of workers that may run stages of this many threads."""
         return f"{SLOT}-{self.threads}-threads"
 
     def usable(self) -> list[Worker]:
-        """Those that stages may be given to."""
+        """Return the workers that may get a stage."""
         return [worker for worker in self.known.values() if worker.usable]
 
     def left(self, address: str, *, expected: bool) -> None:
-        """Take note that a worker left; ``expected`` where it was asked to, as at the end of its lifetime."""
+        """Record that a worker left; ``expected`` if it was asked to, as at the end of its lifetime."""
         self._left[address] = expected
 
     def look(self) -> list[Lost]:
-        """Bring everything up to date, without waiting; who is gone since.
+        """Update everything without waiting; return the workers lost since.
 
         Raises:
-            ClusterError: the scheduler doesn't answer, a worker can't take part, or no worker has been there for long.
+            ClusterError: the scheduler does not answer, a worker cannot take part, or no worker has existed for long.
         """
         real = time.monotonic()
         self.now += min(real - self._real, _LONGEST_TICK)
@@ -191,14 +202,14 @@ class Workers:
         return lost
 
     def end(self, worker: Worker) -> None:
-        """Begin to end a worker's process; a nanny starts another. It is gone in one of the next looks."""
+        """Start killing a worker's process; a nanny starts another. Later calls of ``look`` return it as lost."""
         worker.ending = self.now
         nanny, address, client = worker.nanny, worker.address, self.client
         function = end_worker if nanny else leave
         call = partial(client.run, function, workers=[address], nanny=nanny, on_error="return")
         worker.questions["end"] = _Question(call, self.now)
 
-    # --- the census --------------------------------------------------------------------------------------------------
+    # --- listing the workers ------------------------------------------------------------------------------------------
 
     def _ask_scheduler(self) -> list[Lost]:
         if self.client.status != "running":
@@ -227,7 +238,7 @@ class Workers:
         for address, worker in list(self.known.items()):
             worker.missed += 1
             if address in left or (address not in present and worker.missed > 1):
-                del self.known[address]  # where the address is present it is another process's
+                del self.known[address]  # if the address is present, it belongs to another process
                 lost.append(Lost(address, died=not left.get(address, False)))
         for address, facts in present.items():
             worker = self.known.setdefault(address, Worker(address, heard=self.now, asked_after=self.now))
@@ -254,7 +265,7 @@ class Workers:
             worker.host, worker.pid, worker.cores = said["host"], said["pid"], tuple(said["cores"])
 
     def _share(self) -> None:
-        """Share cores, and have workers offer the resources by which stages are placed."""
+        """Share cores, and have workers offer the resources by which stages are assigned."""
         introduced = {worker.address: worker for worker in self.known.values() if worker.pid}
         alive = {a: (w.host, w.cores) for a, w in introduced.items() if not w.given_up and w.ending is None}
         shares, _ = share_cores(alive, self.threads)
@@ -271,10 +282,10 @@ class Workers:
                 if _answered(asked, worker, none="done") is not None:
                     worker.ready, worker.full = True, worker.full or address in holders
 
-    # --- who doesn't answer ------------------------------------------------------------------------------------------
+    # --- unresponsive workers -----------------------------------------------------------------------------------------
 
     def _ask_after(self) -> list[Lost]:
-        """Ask after workers that haven't been heard of, and give up those that can't answer."""
+        """Check silent workers, and give up those that cannot respond."""
         lost = []
         for worker in self.known.values():
             if worker.ending is not None:
@@ -293,7 +304,7 @@ class Workers:
         return lost
 
     def _hear_of(self, worker: Worker) -> list[Lost]:
-        """What is known of a silent worker's process: it was stopped and is ended, it runs, or nothing."""
+        """Handle the state of a silent worker's process: stopped (it is killed), running, or unknown."""
         asked = worker.questions.get("state")
         if asked is None or (not asked.done and self.now - asked.asked < _SAID / 2):
             return []
@@ -332,7 +343,7 @@ class Workers:
 
 
 def _answered(asked: "_Question[Any]", worker: Worker, none: Any = None) -> Any:
-    """What a worker answered, ``none`` for None; None where it is gone. Raises ClusterError for what it can't do."""
+    """Return a worker's answer, ``none`` for None; None if it is gone. Raise ClusterError for a worker's error."""
     if asked.error is not None or worker.address not in asked.answer:
         return None
     said = asked.answer[worker.address]
@@ -343,12 +354,12 @@ def _answered(asked: "_Question[Any]", worker: Worker, none: Any = None) -> Any:
 
 
 def _stopped_here(worker: Worker) -> bool:
-    """Whether a worker's process is one of this machine, and stopped."""
+    """Return whether a worker's process is on this machine and stopped."""
     return worker.host == socket.gethostname() and standstill(worker.pid)
 
 
 def _patience() -> float:
-    """Seconds that a run waits for a scheduler's workers. Raises UsageError."""
+    """Return how many seconds a run waits for a scheduler's workers; raise UsageError for an invalid setting."""
     said = os.environ.get(_MINUTES, "")
     try:
         minutes = float(said or _MINUTES_DEFAULT)

@@ -1,1 +1,1 @@
-"""Committed boards recomputed, and compared as closely as the contract for numbers says."""
+"""Recomputation of committed boards and their comparison under the contract for numbers."""

@@ -1,4 +1,4 @@
-"""Whether a recomputed board is the committed one, as closely as the contract for numbers says."""
+"""Agreement of a recomputed board with the committed one, under the contract for numbers."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -38,10 +38,10 @@ _SHOWN = 40
 
 @dataclass
 class Reproduction:
-    """What a reproduction found.
+    """The result of a reproduction.
 
     Attributes:
-        drift: a line per difference that is not allowed; empty when the board was reproduced.
+        drift: a line per difference that is not allowed; empty if the board was reproduced.
         remarks: what was compared, and how strictly.
     """
 
@@ -50,7 +50,7 @@ class Reproduction:
 
     @property
     def text(self) -> str:
-        """Everything, as lines; of a long list of differences the first 40."""
+        """The result as text; at most 40 differences are listed."""
         shown = self.drift[:_SHOWN]
         more = [f"… and {len(self.drift) - _SHOWN} more"] if len(self.drift) > _SHOWN else []
         verdict = "drifted" if self.drift else "reproduced"
@@ -66,10 +66,15 @@ def compare_decisions(
     *,
     partly: bool = False,
 ) -> None:
-    """Compare a board from the committed traces.
+    """Compare a board recomputed from the committed traces.
 
     Args:
-        partly: both boards are ``part_of`` what stands in ``folder``.
+        result: receives drift and remarks.
+        committed: the committed board.
+        board: the recomputed board.
+        folder: of the committed board.
+        sides: (workload) -> its policies on ``fit``, ``select`` and ``test``.
+        partly: both boards are a ``part_of`` the board in ``folder``.
     """
     if committed.shift is not None and board.shift is None:
         result.remarks.append(
@@ -110,7 +115,7 @@ def compare_decisions(
 
 
 def changed_tables(result: Reproduction, committed: Board, board: Board, folder: Path) -> tuple[list[str], list[str]]:
-    """The names of all tables, and of those that aren't equal byte by byte; tables that are missing are drift."""
+    """Return the names of all tables, and of those that are not equal byte by byte; missing tables are drift."""
     result.drift += [f"{name}.csv: is missing" for name in board.tables if name not in committed.tables]
     names = [name for name in committed.tables if name in board.tables]
     changed = [
@@ -127,11 +132,14 @@ def changed_tables(result: Reproduction, committed: Board, board: Board, folder:
 def compare_exactly(
     result: Reproduction, committed: Board, board: Board, changed: Sequence[str], *, partly: bool = False
 ) -> None:
-    """Add every cell that isn't equal as it is written to the drift.
+    """Add every cell that is not equal as written to the drift.
 
     Args:
+        result: receives the drift.
+        committed: the committed board.
+        board: the other board.
         changed: names of the tables whose bytes differ.
-        partly: rows were left out on both sides, so bytes may differ where no value does.
+        partly: rows were omitted on both sides, so bytes may differ although no value does.
     """
     for name in changed:
         found = [one.text for one in differences(name, committed, board, exactly)]
@@ -139,10 +147,11 @@ def compare_exactly(
 
 
 def numerics_remark(made: Mapping[str, Any], here: Mapping[str, Any], *, strict: bool) -> str:
-    """Say how strictly two boards are compared, and why.
+    """Describe how strictly two boards are compared, and why.
 
     Args:
-        made, here: environments of the committed board, or of a trace of it, and of the other; empty if unknown.
+        made: environment of the committed board or of one of its traces; empty if unknown.
+        here: environment of the other; empty if unknown.
         strict: whether they round alike.
     """
     if strict:
@@ -154,14 +163,14 @@ def numerics_remark(made: Mapping[str, Any], here: Mapping[str, Any], *, strict:
 
 
 def _blind(committed: Board, found: Board) -> list[str]:
-    """Strategies of the board that couldn't be replayed for want of inputs."""
+    """Return the board's strategies that could not be replayed because inputs are missing."""
     unavailable = found.rows["status"].str.startswith("unavailable")
     wanted = set(committed.rows.loc[~committed.rows["status"].str.startswith("unavailable"), "strategy"])
     return [name for name in dict.fromkeys(found.rows.loc[unavailable, "strategy"]) if name in wanted]
 
 
 def _without(board: Board, strategies: Sequence[str]) -> Board:
-    """The board without these strategies, and without what other rows owe to them."""
+    """Return the board without these strategies, and without what depends on them in other rows."""
     kept: dict[str, Any] = {
         name: table[~table["strategy"].isin(strategies)] if "strategy" in table else table
         for name, table in board.tables.items()
@@ -170,7 +179,7 @@ def _without(board: Board, strategies: Sequence[str]) -> Board:
 
 
 def part_of(board: Board, workloads: Collection[str]) -> Board:
-    """The board with these workloads alone, and without what stands in it across workloads."""
+    """Return the board with only these workloads, and without results across workloads."""
     kept: dict[str, Any] = {
         name: table.iloc[:0] if name in _AMONG else table[table["workload"].isin(workloads)]
         for name, table in board.tables.items()
@@ -179,5 +188,5 @@ def part_of(board: Board, workloads: Collection[str]) -> Board:
 
 
 def tolerances() -> str:
-    """Return what networks are held to, in words."""
+    """Return the tolerances for networks, in words."""
     return f"{ACCURACY_POINTS} points and {TIMESTEP_SHARE:.0%}, or one sample"

@@ -1,4 +1,4 @@
-"""The policies of a board that was made before, at the knobs that its rows show, on any trace of the same workload."""
+"""The policies of a committed board, at the knobs in its rows, on any trace of the same workload."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class CommittedPolicies:
 
     Attributes:
         strategies: by label.
-        families: what each yields, or in words why it can't be had.
+        families: by label, the fitted family, or a message why there is none.
     """
 
     strategies: Mapping[str, ExitStrategy]
@@ -41,7 +41,7 @@ class CommittedPolicies:
         Args:
             competitors: the strategies of the board.
             fit: the ``fit`` half of its calibration trace.
-            artifacts: where its policy networks are kept.
+            artifacts: where its policy networks are stored.
         """
         strategies = {one.label: one.strategy for one in competitors}
         families: dict[str, PolicyFamily | str] = {}
@@ -53,7 +53,7 @@ class CommittedPolicies:
         return cls(strategies, families)
 
     def on(self, recorded: Recorded) -> "ReplayedPolicies":
-        """Return what the policies do on a trace."""
+        """Return the policies replayed on a trace."""
         inputs = {label: recorded.inputs for label, one in self.strategies.items() if looks_at_inputs(one)}
         families = dict(self.families)
         for label in inputs:
@@ -78,12 +78,12 @@ class CommittedPolicies:
 
 @dataclass(frozen=True)
 class ReplayedPolicies:
-    """What the policies of one workload's rows do on one trace.
+    """The policies of one workload's rows on one trace.
 
     Attributes:
         committed: the fitted strategies.
-        recorded: the trace, with its inputs where they can be had.
-        families: by label, on that trace, or in words why that can't be told.
+        recorded: the trace, with its inputs if available.
+        families: by label, the family on that trace, or a message why there is none.
         scores: of every score strategy, float64 [N, T - 1].
     """
 
@@ -93,7 +93,7 @@ class ReplayedPolicies:
     scores: Mapping[str, torch.Tensor]
 
     def outcome(self, row: Row) -> Outcome | str:
-        """Return where the policy of a row stops every sample, or in words why that can't be told.
+        """Return where the policy of a row stops every sample, or a message why that is unknown.
 
         Args:
             row: of rows.csv with status ``ok`` or ``fallback: …``, or of curves.csv.
@@ -117,7 +117,7 @@ class ReplayedPolicies:
         return near_threshold(self.scores[label], family.policy(self._value(label, row["value"])).threshold)
 
     def _value(self, label: str, cell: Any) -> KnobValue:
-        """A cell of the column ``value`` as the family's knob has it."""
+        """Convert a cell of the column ``value`` to the type of the family's knob."""
         kind = self.committed.strategies[label].family_knob.kind
         if kind == "choice":
             return str(cell)
@@ -125,7 +125,7 @@ class ReplayedPolicies:
 
 
 def looks_at_inputs(strategy: ExitStrategy) -> bool:
-    """Return whether a strategy needs network inputs beside traces."""
+    """Return whether a strategy needs network inputs in addition to traces."""
     return Requirement.INPUTS in strategy.requires
 
 

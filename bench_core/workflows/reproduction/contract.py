@@ -3,12 +3,12 @@
 - From the same logits every decision is the same: predictions, exit timesteps, accuracies, counts, histograms,
   statuses. Scores and knobs agree to ``RELATIVE``; a sample whose score is that close to the threshold may stop
   elsewhere.
-- From the same weights single spikes flip where kernels round differently. Policies at the same knobs then agree to
-  ``ACCURACY_POINTS`` and ``TIMESTEP_SHARE``, or to one sample where a test split is so small that one weighs more.
+- From the same weights single spikes flip if kernels round differently. Policies at the same knobs then agree to
+  ``ACCURACY_POINTS`` and ``TIMESTEP_SHARE``, or to one sample if a test split is so small that one weighs more.
   Samples with a logit that moved by more than ``LOGIT`` are counted, and are at most ``FLIPPED_SHARE`` of all.
-- Bytes are equal where everything is that rounding depends on (``same_numerics``).
+- Bytes are equal if everything that affects rounding is the same (``same_numerics``).
 
-docs/reproducing.md has the reasons and what was measured.
+docs/reproducing.md has the reasons and the measurements.
 """
 
 import json
@@ -34,8 +34,8 @@ __all__ = [
 ]
 
 RELATIVE = 1e-9
-LOGIT = 1e-4  # more than rounding alone moves a logit, less than a flipped spike does
-FLIPPED_SHARE = 0.1  # of samples; 0.058 was measured, and a weight that is changed by 1 % moves nearly all
+LOGIT = 1e-4  # more than rounding alone changes a logit, less than a flipped spike does
+FLIPPED_SHARE = 0.1  # of samples; 0.058 was measured, and changing a weight by 1 % moves nearly all
 ACCURACY_POINTS = 0.15
 TIMESTEP_SHARE = 0.01
 _SETTINGS = ("python", "torch", "numpy", "scipy", "machine", "numerics", "device")
@@ -44,11 +44,12 @@ _NOTHING = 1e-12
 
 
 def same_numerics(one: Mapping[str, Any], other: Mapping[str, Any], *, threads: bool) -> bool:
-    """Return whether two environments round alike; an environment without a fingerprint is like no other.
+    """Return whether two environments round alike; an environment without a fingerprint matches no other.
 
     Args:
-        one, other: as ``bench_core.util.environment.environment`` gives them.
-        threads: whether their number counts, as it does for networks and not for decisions.
+        one: from ``bench_core.util.environment.environment``.
+        other: from ``bench_core.util.environment.environment``.
+        threads: whether their number counts, as it does for networks but not for decisions.
     """
     names = (*_SETTINGS, "threads") if threads else _SETTINGS
     return all(name in one and one[name] == other.get(name) for name in names)
@@ -57,7 +58,7 @@ def same_numerics(one: Mapping[str, Any], other: Mapping[str, Any], *, threads: 
 def same_cell(column: str, expected: Any, found: Any) -> bool:
     """Return whether two cells of a table agree: numbers to ``RELATIVE``, also inside JSON, everything else exactly.
 
-    Differences of two figures may be nothing but rounding, so numbers below ``_NOTHING`` are equal, except knobs.
+    Differences of two figures may be pure rounding, so numbers below ``_NOTHING`` are equal, except for knobs.
     """
     nothing = 0.0 if column == "value" else _NOTHING
     if is_empty(expected) or is_empty(found):
@@ -69,17 +70,17 @@ def same_cell(column: str, expected: Any, found: Any) -> bool:
 
 
 def is_empty(cell: Any) -> bool:
-    """Return whether a cell says n/a."""
+    """Return whether a cell means n/a."""
     return cell is None or cell == "" or bool(pd.isna(cell))
 
 
 def accuracy_allowance(samples: int) -> float:
-    """Return by how much two accuracies of ``samples`` test samples may differ, as a share."""
+    """Return the allowed difference, as a share, of two accuracies on ``samples`` test samples."""
     return max(ACCURACY_POINTS / 100, 1 / samples) * (1 + _ROUNDING)
 
 
 def timestep_allowance(average: float, samples: int, timesteps: int) -> float:
-    """Return by how much two average exit timesteps may differ, one of them ``average``, of T = ``timesteps``."""
+    """Return the allowed difference of two average exit timesteps, one of them ``average``, of T = ``timesteps``."""
     return max(TIMESTEP_SHARE * average, (timesteps - 1) / samples) * (1 + _ROUNDING)
 
 

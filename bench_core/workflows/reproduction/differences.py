@@ -1,4 +1,4 @@
-"""Where the tables of two boards differ, cell by cell."""
+"""Differences between the tables of two boards, cell by cell."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from bench_core.workflows.reproduction.contract import is_empty
 
 __all__ = ["Difference", "differences", "exactly"]
 
-# What names a row of each table; rows that share it are told apart by their order.
+# Columns that identify a row of each table; rows with equal ones are distinguished by their order.
 _KEYS = {
     "rows": ("workload", "strategy", "operating_point"),
     "workloads": ("workload",),
@@ -28,14 +28,14 @@ _KEYS = {
 
 @dataclass(frozen=True)
 class Difference:
-    """A cell, or a whole row, that isn't the same on both boards.
+    """A cell or a whole row that differs between two boards.
 
     Attributes:
         table: its name.
-        row: the row of the first board; of the second where only that has it.
-        found: the row of the second board; None where only one has it.
-        column: the cell's; empty where a row is missing or new.
-        text: one line for people.
+        row: the row of the first board; of the second if only that has it.
+        column: the cell's; empty if a row is missing or new.
+        text: one line describing the difference.
+        found: the row of the second board; None if only one has it.
     """
 
     table: str
@@ -51,6 +51,9 @@ def differences(
     """Compare one table of two boards.
 
     Args:
+        table: its name.
+        expected: the first board.
+        found: the second board.
         same: (column, expected, found) -> whether two cells agree.
     """
     left, right = (_by_key(getattr(board, table), _KEYS[table]) for board in (expected, found))
@@ -70,7 +73,7 @@ def differences(
 
 
 def exactly(_column: str, expected: Any, found: Any) -> bool:
-    """Return whether two cells are equal as they are written."""
+    """Return whether two cells are equal as written."""
     if is_empty(expected) or is_empty(found):
         return is_empty(expected) and is_empty(found)
     return bool(expected == found or str(expected) == str(found))

@@ -1,8 +1,8 @@
-"""Which differences of two boards made from the same logits are nothing but samples on the edge of a threshold.
+"""Differences of two boards made from the same logits that are due to samples with a score close to a threshold.
 
 Kernels round differently, so a sample whose score is within ``RELATIVE`` of a threshold may stop elsewhere. Such a row
-may differ by as many samples as are that close, and so may what follows from it: its pairs, its classes, ranks. A
-policy network rounds too: what it decides is held to the contract for networks.
+may differ by as many samples as are that close, and so may everything derived from it: its pairs, its classes, ranks.
+A policy network rounds too: its decisions are held to the contract for networks.
 """
 
 import json
@@ -22,18 +22,18 @@ __all__ = ["Excuses", "excuse"]
 
 RowKey = tuple[str, str, str]
 _STANDING = frozenset({"rank", "wins", "losses", "ties"})
-_ADJUSTED = frozenset({"accuracy_p_holm", "timesteps_p_holm"})  # for all pairs of a workload and an operating point
+_ADJUSTED = frozenset({"accuracy_p_holm", "timesteps_p_holm"})  # over all pairs of a workload and an operating point
 
 
 @dataclass(frozen=True)
 class Excuses:
-    """Differences that rounding may make, and those that it may not.
+    """The allowed and the remaining differences.
 
     Attributes:
-        drift: what is left.
-        rows: how many rows differ where rounding decides.
-        samples: on how many samples, all of these rows together.
-        networks: how many rows differ by what a policy network decides.
+        drift: differences that rounding does not explain.
+        rows: number of rows that rounding explains.
+        samples: number of samples concerned, over all of these rows.
+        networks: number of rows that differ by a policy network's decisions.
     """
 
     drift: list[Difference]
@@ -47,11 +47,11 @@ def excuse(
     committed: Board,
     sides: Callable[[str], Mapping[str, ReplayedPolicies]],
 ) -> Excuses:
-    """Tell differences apart.
+    """Separate differences that rounding explains from drift.
 
     Args:
         found: between the committed board and one recomputed from the same traces.
-        committed: the board as committed.
+        committed: the committed board.
         sides: (workload) -> its policies on ``fit``, ``select`` and ``test``.
     """
     by_row: dict[RowKey, list[Difference]] = {}
@@ -91,7 +91,7 @@ def _row_key(row: Mapping[str, Any]) -> RowKey:
 def _follows(
     one: Difference, rows: Iterable[RowKey], curves: set[tuple[str, str]], places: set[tuple[str, str]]
 ) -> bool:
-    """Whether a difference is one of excused rows or curves, or follows from them."""
+    """Return whether a difference belongs to, or is derived from, excused rows or curves."""
     row, rows = one.row, set(rows)
     workload, point = str(row.get("workload")), str(row.get("operating_point"))
     if one.table == "curves":
@@ -108,10 +108,10 @@ def _follows(
 
 
 def _samples_that_may_differ(one: Difference, sides: Mapping[str, ReplayedPolicies]) -> int | None:
-    """How many samples of test are on the edge, where that explains a row; None where it doesn't.
+    """Return how many test samples are near the threshold if that explains a row's difference, otherwise None.
 
-    It does where samples are on the edge of the committed policy, or of the one that was chosen instead, on any side,
-    and the committed policy does what its row says, but for those of test.
+    It does if, on any side, samples are near the threshold of the committed policy or of the one chosen instead, and
+    the committed policy does what its row says, apart from such samples on test.
     """
     row, found = one.row, one.found
     if found is None or not (_ran(row) and _ran(found)):
@@ -126,7 +126,7 @@ def _samples_that_may_differ(one: Difference, sides: Mapping[str, ReplayedPolici
 
 
 def _within(outcome: Outcome, row: Mapping[str, Any], side: ReplayedPolicies, samples: int) -> bool:
-    """Whether an outcome differs from what a row says by at most so many samples."""
+    """Return whether an outcome differs from a row's figures by at most ``samples`` samples."""
     trace = side.recorded.trace
     histogram = np.bincount(outcome.exit_timesteps.numpy(), minlength=trace.timesteps + 1)[1:]
     committed = np.array(json.loads(row["exit_histogram"]))
@@ -144,7 +144,7 @@ def _network_may_differ(row: Mapping[str, Any], side: ReplayedPolicies) -> bool:
 
 
 def _agrees(outcome: Outcome, row: Mapping[str, Any], side: ReplayedPolicies) -> bool:
-    """Whether an outcome is what a row says, as far as the contract for networks goes."""
+    """Return whether an outcome agrees with a row's figures under the contract for networks."""
     trace = side.recorded.trace
     accuracy = float((outcome.predictions == trace.labels).double().mean())
     average = float(outcome.exit_timesteps.double().mean())
@@ -154,7 +154,7 @@ def _agrees(outcome: Outcome, row: Mapping[str, Any], side: ReplayedPolicies) ->
 
 
 def _curve_may_differ(key: tuple[str, str], committed: Board, side: ReplayedPolicies) -> bool:
-    """Whether every committed point of a curve is what its knob gives, but for samples on the edge."""
+    """Return whether every committed point of a curve is what its knob gives, apart from samples near the threshold."""
     table = committed.curves
     mine = table[(table["workload"] == key[0]) & (table["strategy"] == key[1])].to_dict("records")
     points = [{str(name): cell for name, cell in point.items()} for point in mine]
@@ -176,5 +176,5 @@ def _curve_may_differ(key: tuple[str, str], committed: Board, side: ReplayedPoli
 
 
 def _ran(row: Mapping[str, Any]) -> bool:
-    """Whether a row has figures."""
+    """Return whether a row has figures."""
     return not is_empty(row["accuracy"])

@@ -1,4 +1,4 @@
-"""Whether networks that were run anew are the committed ones: their logits, and the committed policies on them."""
+"""Agreement of re-run networks with the committed ones: their logits, and the committed policies on them."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,11 +44,17 @@ __all__ = ["TwoBoards", "compare_networks"]
 
 @dataclass(frozen=True)
 class TwoBoards:
-    """A committed board and one made anew from the same weights, each with its folder.
+    """A committed board and a new one from the same weights, each with its folder.
 
     Attributes:
-        store: where the new traces are, if they are not beside the new board, and policy networks.
-        partly: both boards are ``part_of`` what stands in their folders.
+        committed: the committed board.
+        folder: of the committed board.
+        made: the new board.
+        place: folder of the new board.
+        suite: of both boards.
+        registry: the loaded plugins.
+        store: holds policy networks, and the new traces if they are not stored with the new board.
+        partly: both boards are a ``part_of`` those in their folders.
     """
 
     committed: Board
@@ -61,12 +67,12 @@ class TwoBoards:
     partly: bool = False
 
     def facts(self, board: Board, workload: str) -> Mapping[str, Any]:
-        """What a manifest says of a workload."""
+        """Return the facts about a workload in a board's manifest."""
         found: Mapping[str, Any] = board.manifest["workloads"].get(workload, {})
         return found
 
     def new_trace(self, workload: str, split: str) -> Trace:
-        """The trace of the new board. Raises UsageError where there is none."""
+        """Return the trace of the new board; raise UsageError if there is none."""
         facts, path = self.facts(self.made, workload), trace_path(self.place, workload, split)
         digest = facts.get(f"{split}_trace")
         if path.exists():
@@ -77,13 +83,13 @@ class TwoBoards:
         return trace_from_tensors(artifact.tensors, artifact.header, str(path))
 
     def old_trace(self, workload: str, split: str) -> Trace | None:
-        """The trace of the committed board, where it stands beside it."""
+        """Return the trace stored with the committed board, or None."""
         path = trace_path(self.folder, workload, split)
         return kept_trace(path, self.facts(self.committed, workload).get(f"{split}_trace")) if path.exists() else None
 
 
 def compare_networks(result: Reproduction, sides: TwoBoards) -> None:
-    """Compare a board whose networks were run anew; adds to ``result``."""
+    """Compare a board whose networks were run again; adds to ``result``."""
     committed, made = sides.committed, sides.made
     _, changed = changed_tables(result, committed, made, sides.folder)
     environments = list(_environments(sides))
@@ -106,7 +112,7 @@ def compare_networks(result: Reproduction, sides: TwoBoards) -> None:
 
 
 def _environments(sides: TwoBoards) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """Yield what both boards were made with, and what each of their traces was recorded with."""
+    """Yield the environments of both boards, and of each pair of their traces."""
     yield sides.committed.manifest["environment"], sides.made.manifest["environment"]
     for spec in sides.suite.workloads:
         both = [sides.facts(board, spec.name).get("recorded_with", {}) for board in (sides.committed, sides.made)]
@@ -116,7 +122,7 @@ def _environments(sides: TwoBoards) -> Iterator[tuple[Mapping[str, Any], Mapping
 
 
 def _other_digests(sides: TwoBoards, names: Sequence[str]) -> Iterator[str]:
-    """Yield a line for everything by these names in the manifest that is another one on the new board."""
+    """Yield a line for each of these manifest entries that differs on the new board."""
     for spec in sides.suite.workloads:
         old, new = (sides.facts(board, spec.name) for board in (sides.committed, sides.made))
         for name in names if old else ():
@@ -134,6 +140,7 @@ class _Largest:
     rows: int = 0
 
     def __str__(self) -> str:
+        """Return the differences as text."""
         return (
             f"committed policies at their committed knobs, {self.rows} rows: static accuracy differs by at most "
             f"{self.static:.2f} points, accuracy by {self.accuracy:.2f}, average exit timestep by {self.timesteps:.2%}"
@@ -141,7 +148,7 @@ class _Largest:
 
 
 def _compare_workload(result: Reproduction, sides: TwoBoards, name: str, largest: _Largest) -> Iterator[str]:
-    """Yield a line for everything that networks with the same weights may not differ in."""
+    """Yield a line for every difference that networks with the same weights must not have."""
     old = sides.facts(sides.committed, name)
     if not old:
         return  # it failed when the board was made
@@ -195,7 +202,7 @@ def _compare_conditions(
     *,
     largest: _Largest,
 ) -> Iterator[str]:
-    """Yield a line for every row of shift.csv whose committed policy does something else on the new traces."""
+    """Yield a line for every row of shift.csv whose committed policy behaves differently on the new traces."""
     assert sides.suite.shift is not None and sides.committed.shift is not None
     (spec,) = (spec for spec in sides.suite.workloads if spec.name == name)
     conditions = read_conditions(
@@ -231,7 +238,7 @@ def _records(table: pd.DataFrame, workload: str) -> list[dict[str, Any]]:
 def _compare_rows(
     rows: Sequence[Mapping[str, Any]], replayed: ReplayedPolicies, largest: _Largest, where: str = ""
 ) -> Iterator[str]:
-    """Yield a line for every row whose committed policy does something else on the new trace."""
+    """Yield a line for every row whose committed policy behaves differently on the new trace."""
     trace = replayed.recorded.trace
     samples, timesteps = len(trace), trace.timesteps
     for row in rows:
@@ -256,7 +263,7 @@ def _compare_rows(
 
 
 def _flipped(before: Trace, after: Trace) -> int:
-    """Return on how many samples a logit differs by more than rounding alone explains."""
+    """Return the number of samples with a logit that differs by more than rounding alone explains."""
     count = 0
     for start, logits in before.pieces():
         here = after.rows.read(start, start + len(logits)).double()
@@ -265,7 +272,7 @@ def _flipped(before: Trace, after: Trace) -> int:
 
 
 def _chosen_anew(committed: Board, made: Board) -> Iterator[str]:
-    """Say what operating points chose on the new traces, which is no drift: single spikes move the cheapest policy."""
+    """Describe new choices of operating points: not drift, since single spikes move the cheapest policy."""
     both = committed.rows.merge(
         made.rows, on=["workload", "strategy", "operating_point"], suffixes=("_before", "_after")
     )

@@ -1,4 +1,4 @@
-"""A board that was made before, replayed from the traces beside it: its suite, its strategies, what they scored."""
+"""A committed board replayed from the traces stored with it: its suite, its strategies, their scores."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,18 +21,18 @@ __all__ = ["Tested", "briefly", "contest_of_traces", "strategies_of", "suite_of"
 
 
 def suite_of(board: Board, folder: Path) -> Suite:
-    """The suite that the board in ``folder`` was made from."""
+    """Return the suite from which the board in ``folder`` was made."""
     return parse_suite(board.manifest["suite"], f"in {folder}/manifest.json")
 
 
 def briefly(suite: Suite) -> Suite:
-    """The suite with as little wall clock as can be."""
+    """Return the suite with minimal wall-clock measurement."""
     return suite.model_copy(update={"latency": LatencySpec(samples=1, repetitions=1, batch_samples=0)})
 
 
 @dataclass(frozen=True)
 class Tested:
-    """What the traces beside a board hold of one workload: all strategies scored, and what they were scored on."""
+    """All strategies of one workload scored on the traces stored with a board, and the data they were scored on."""
 
     scores: WorkloadScores
     contest: Contest
@@ -44,14 +44,18 @@ class Tested:
 
 
 def tested(committed: Board, suite: Suite, folder: Path, registry: Registry, store: Store) -> dict[str, Tested]:
-    """Every strategy of a board replayed on the traces beside it, by workload.
+    """Replay every strategy of a board on the traces stored with it; return the results by workload.
 
     Args:
+        committed: the board.
         suite: the board's own, or some workloads of it.
-        store: where policy networks are taken from; what is missing there is fitted again.
+        folder: of the board.
+        registry: the loaded plugins.
+        store: source of policy networks; missing ones are fitted again.
 
     Raises:
-        TraceError, UsageError: for a trace that is missing, or is not the one that the manifest names.
+        TraceError: a trace is missing.
+        UsageError: a trace differs from the manifest's.
     """
     planned = plan(suite, registry)
     entrants = strategies_of(committed, planned.competitors)
@@ -68,7 +72,7 @@ def tested(committed: Board, suite: Suite, folder: Path, registry: Registry, sto
 
 
 def strategies_of(committed: Board, competitors: Sequence[Competitor]) -> list[Competitor]:
-    """Return the strategies that a board has rows of."""
+    """Return the strategies for which a board has rows."""
     labels = set(committed.rows["strategy"])
     return [one for one in competitors if one.label in labels]
 
@@ -76,11 +80,14 @@ def strategies_of(committed: Board, competitors: Sequence[Competitor]) -> list[C
 def contest_of_traces(
     calibration: Trace, test: Trace, facts: Mapping[str, Any], registry: Registry, store: Store
 ) -> Contest:
-    """Return what strategies are compared on, from two traces.
+    """Return the data on which strategies are compared, from two traces.
 
     Args:
-        facts: what the manifest of the board says of the workload.
-        store: where policy networks are.
+        calibration: the calibration trace.
+        test: the test trace.
+        facts: about the workload, from the board's manifest.
+        registry: the loaded plugins.
+        store: source of policy networks.
     """
     fit, select = halve(Recorded(calibration, resolve_inputs(calibration, registry)))
     artifacts = policy_artifacts(store, {"trace": facts["recording"]["calibration"], "half": "fit"})

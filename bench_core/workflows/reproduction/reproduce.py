@@ -1,15 +1,14 @@
-"""Recompute a committed board and compare it, as closely as the contract for numbers says.
+"""Recomputation of a committed board and its comparison under the contract for numbers.
 
-``traces``: the committed traces are replayed again. Every decision is the same on every machine, knobs agree to nine
-digits. ``weights``: the committed networks are recorded anew. The committed policies, at the knobs of their rows,
-keep accuracy and average exit timestep within the contract's tolerances; what operating points choose anew is
-information.
+``traces``: the committed traces are replayed. Every decision is the same on every machine, knobs agree to nine digits.
+``weights``: the committed networks are recorded again. The committed policies, at the knobs of their rows, keep
+accuracy and average exit timestep within the contract's tolerances; new choices of operating points are only reported.
 A board made elsewhere by the same suite is compared in the same way as one from weights.
 
-Where everything is the same that rounding depends on, the deterministic files have to be equal byte by byte.
+If everything that affects rounding is the same, the deterministic files must be equal byte by byte.
 
-Where the inputs of the traces can't be had, strategies that look at inputs can't be replayed. Then their rows are left
-out, and with them what other rows owe to them: ranks, wins, losses and ties, and the tables that compare rows.
+If the traces' inputs are unavailable, strategies that use inputs cannot be replayed. Their rows are then omitted,
+together with everything that depends on them: ranks, wins, losses and ties, and the tables that compare rows.
 """
 
 import tempfile
@@ -50,15 +49,17 @@ def reproduce_board(
     """Recompute the board in ``folder`` and compare.
 
     Args:
+        folder: of the committed board.
+        registry: the loaded plugins.
         from_weights: run the networks again instead of replaying the committed traces.
-        only: names of the workloads to compare; default all. Ranks and tables across workloads are left out then.
+        only: names of the workloads to compare; default all. Ranks and tables across workloads are then omitted.
         keep: folder to write the recomputed tables to.
-        store: where networks and policy networks are taken from; default the user's.
-        verified: as of ``read_board``.
+        store: source of networks and policy networks; default the user's.
+        verified: as for ``read_board``.
 
     Raises:
-        UsageError: when there is no board, or no traces or weights, to start from, ``keep`` holds a board, or ``only``
-            names what is no workload of the board.
+        UsageError: there is no board, or there are no traces or weights to start from; ``keep`` holds a board; or
+            ``only`` names something that is not a workload of the board.
     """
     if keep is not None:
         refuse_board(keep)
@@ -86,7 +87,7 @@ def reproduce_board(
 
 
 def _only(suite: Suite, names: Collection[str]) -> Suite:
-    """Return some workloads of a suite. Raises UsageError for a name that is none of them."""
+    """Return some workloads of a suite; raise UsageError for an unknown name."""
     known = [spec.name for spec in suite.workloads]
     for name in names:
         if name not in known:
@@ -102,12 +103,14 @@ def compare_with(
     """Compare the board in ``folder`` with one that the same suite made elsewhere, as if from weights.
 
     Args:
-        made: its folder; traces that aren't beside it are taken from the store.
+        folder: of the committed board.
+        made: folder of the other board; traces not stored with it are taken from the store.
+        registry: the loaded plugins.
         store: default the user's.
-        verified: as of ``read_board``, for both.
+        verified: as for ``read_board``, for both.
 
     Raises:
-        UsageError: when there is no board, it is of another suite, or its traces can't be had.
+        UsageError: there is no board, it is of another suite, or its traces are unavailable.
     """
     committed, board = (read_board(place, verified=verified) for place in (folder, made))
     suite = suite_of(committed, folder)
@@ -139,7 +142,7 @@ def _from_traces(
 def _conditions(
     committed: Board, suite: Suite, folder: Path, registry: Registry, found: Mapping[str, Tested]
 ) -> dict[str, list[Condition]] | None:
-    """Every workload under corruption; None where the suite has none, or traces are missing."""
+    """Return every workload under corruption; None if the suite has no corruptions or traces are missing."""
     if suite.shift is None:
         return None
     conditions = {}
@@ -159,9 +162,9 @@ def _conditions(
 
 
 def _bring_weights(committed: Board, suite: Suite, registry: Registry, store: Store, fresh: Store) -> Iterator[str]:
-    """Copy the committed networks, and policy networks fitted on their traces, into a store that has nothing.
+    """Copy the committed networks, and policy networks fitted on their traces, into an empty store.
 
-    Yields a line for every workload whose weights are other ones. Raises UsageError where there are none.
+    Yields a line for every workload whose weights differ. Raises UsageError if weights are missing.
     """
     for spec in suite.workloads:
         key = Workload.resolve(spec, registry).training_key
@@ -186,7 +189,7 @@ def _bring_weights(committed: Board, suite: Suite, registry: Registry, store: St
 def _sides(
     found: Mapping[str, Tested], suite: Suite, registry: Registry
 ) -> Callable[[str], Mapping[str, ReplayedPolicies]]:
-    """The policies of a workload on both halves of calibration and on test, when they are asked for."""
+    """Return a function that gives a workload's policies on both halves of calibration and on test."""
     competitors = plan(suite, registry).competitors
 
     @cache
