@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from bench_core.exits.evidence import samples_together
-from bench_core.util.portable_math import Array, exponential, row_sums
+from bench_core.util.arrays import FloatArray
+from bench_core.util.portable_math import exponential, row_sums
 
 PAIRS = 41
 
@@ -28,7 +29,7 @@ def seconds(call: Callable[[], object], repetitions: int) -> float:
     return (time.perf_counter() - start) / repetitions
 
 
-def portable(below: Array, place: Array) -> object:
+def portable(below: FloatArray, place: FloatArray) -> object:
     np.copyto(place, below)
     return 1.0 / row_sums(exponential(place))
 

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from bench_core import Calibration, ExitStrategy, Trace, load_registry
-from bench_core.costs.operations import Array
 from bench_core.exits.strategy import ScoreFamily
 from bench_core.replay.controller import score_table
 from bench_core.replay.sweep import distinct_thresholds, sort_scores
+from bench_core.util.arrays import Array
 
 TIMESTEPS, CLASSES, THRESHOLDS = 16, 10, 100
 

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from bench_core import ScoreStrategy, Trace, load_registry
-from bench_core.costs.operations import Array
 from bench_core.exits.strategy import ScoreFamily
 from bench_core.knobs import KnobValue
 from bench_core.replay.family import FamilyOnTrace, candidates
 from bench_core.scoring.operating_points import OperatingPoint, certifiable_harm, choose
+from bench_core.util.arrays import Array
 
 POPULATION, TIMESTEPS, CLASSES = 100_000, 8, 10
 RULES = ("risk:1,0.05", "risk:1,0.2", "risk:2,0.05", "iso-accuracy:0", "iso-accuracy:0.5", "iso-accuracy:1")

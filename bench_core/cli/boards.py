@@ -29,7 +29,7 @@ def refusing_odd_cells(*folders: Path) -> Iterator[None]:
 
 Unverified = Annotated[
     bool,
-    typer.Option("--unverified", help="Read tables that were edited; by default they must have the manifest's sha256."),
+    typer.Option("--unverified", help="Read tables even if they differ from the sha256 in the manifest."),
 ]
 
 
@@ -37,7 +37,7 @@ Unverified = Annotated[
 def leaderboard(
     results: Annotated[Path, typer.Argument(help="Folder of a board.")] = Path("exitbench-results/quick"),
     operating_point: Annotated[
-        list[str] | None, typer.Option(help="Which tables; may be repeated, `all` for every one.")
+        list[str] | None, typer.Option(help="Operating points to show; repeatable; `all` shows every one.")
     ] = None,
     unverified: Unverified = False,
 ) -> None:
@@ -60,9 +60,9 @@ def leaderboard(
 @app.command()
 def report(
     results: Annotated[Path, typer.Argument(help="Folder of a board.")] = Path("exitbench-results/quick"),
-    output: Annotated[Path | None, typer.Option(help="Folder of the report; default the board's own.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the report (default: the board's folder).")] = None,
     formats: Annotated[
-        str, typer.Option("--format", help="Which files, with commas: html, tex, svg, png, md.")
+        str, typer.Option("--format", help="Formats, separated by commas: html, tex, svg, png, md.")
     ] = "html,tex,svg,png,md",
     plugin: PluginFiles = None,
     unverified: Unverified = False,
@@ -115,15 +115,19 @@ def compare(
 def reproduce(
     results: Annotated[Path, typer.Argument(help="Folder of a committed board.")],
     source: Annotated[
-        str, typer.Option("--from", help="traces (seconds), weights (minutes) or scratch: train again, and report.")
+        str,
+        typer.Option(
+            "--from", help="traces (seconds), weights (minutes), or scratch (trains again and reports differences)."
+        ),
     ] = "traces",
     only: Annotated[
-        list[str] | None, typer.Option("--only", help="Only this workload; may be repeated, or commas.")
+        list[str] | None,
+        typer.Option("--only", help="Compare only these workloads; repeatable or separated by commas."),
     ] = None,
     board: Annotated[
-        Path | None, typer.Option(help="Compare this board, which the same suite made here, instead of recomputing.")
+        Path | None, typer.Option(help="Compare this board, made by the same suite, instead of recomputing.")
     ] = None,
-    tables: Annotated[Path | None, typer.Option(help="Folder to keep the recomputed board in.")] = None,
+    tables: Annotated[Path | None, typer.Option(help="Folder to write the recomputed board to.")] = None,
     plugin: PluginFiles = None,
     unverified: Unverified = False,
 ) -> None:

@@ -65,16 +65,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-PluginFiles = Annotated[list[Path] | None, typer.Option("--plugin", help="A plugin in a single file; may be repeated.")]
-SuiteName = Annotated[str, typer.Argument(help="A shipped suite's name, or a .toml file.")]
-SuiteOption = Annotated[str, typer.Option(help="A shipped suite's name, or a .toml file.")]
+PluginFiles = Annotated[list[Path] | None, typer.Option("--plugin", help="A plugin in a single file; repeatable.")]
+SuiteName = Annotated[str, typer.Argument(help="Name of a built-in suite, or a .toml file.")]
+SuiteOption = Annotated[str, typer.Option(help="Name of a built-in suite, or a .toml file.")]
 Only = Annotated[
-    list[str] | None, typer.Option("--only", help="Only this workload or strategy; may be repeated, or commas.")
+    list[str] | None,
+    typer.Option("--only", help="Only these workloads or strategies; repeatable or separated by commas."),
 ]
 DeviceOption = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="Train and record on cpu (default), cuda or cuda:NUMBER; else $EXITBENCH_DEVICE."
+        metavar="NAME",
+        help="Device for training and recording: cpu, cuda or cuda:NUMBER (default: $EXITBENCH_DEVICE, else cpu).",
     ),
 ]
 

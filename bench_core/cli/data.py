@@ -15,7 +15,7 @@ app.add_typer(data_app, name="data")
 
 @data_app.command("list")
 def data_list(
-    name: Annotated[str | None, typer.Argument(help="A data set, for all there is to say about its source.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A data set; shows everything about its source.")] = None,
 ) -> None:
     """List the data sets: samples, availability, licences. With NAME, show its files, digests and mirrors."""
     from bench_core.data.fetch.fetch import how_to, state
@@ -39,7 +39,7 @@ def data_list(
 @data_app.command("fetch")
 def data_fetch(
     name: Annotated[str, typer.Argument(help="A data set of `exitbench data list`.")],
-    folder: Annotated[Path | None, typer.Option(help="Look here first, for archives or their content.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Folder to search first, for archives or their content.")] = None,
 ) -> None:
     """Download a data set, resuming where it stopped, then verify and unpack it."""
     from bench_core.data.fetch.fetch import fetch, how_to
@@ -54,7 +54,7 @@ def data_fetch(
 
 @data_app.command("verify")
 def data_verify(
-    name: Annotated[str | None, typer.Argument(help="A data set; default all that are here.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A data set (default: all that are present).")] = None,
 ) -> None:
     """Compare files with their digests and list what is missing or altered; exit code 1 if anything is."""
     from bench_core.data.fetch.fetch import problems, state, verdict, whereabouts

@@ -15,7 +15,9 @@ app.add_typer(plugin_app, name="plugin")
 
 @plugin_app.command("new")
 def plugin_new(
-    name: Annotated[str, typer.Argument(help="Of the package and its strategy: lower-case letters, digits, dashes.")],
+    name: Annotated[
+        str, typer.Argument(help="Name of the package and its strategy: lower-case letters, digits, dashes.")
+    ],
 ) -> None:
     """Write ./NAME, an installable package with one exit strategy called NAME, its tests and a README."""
     from bench_core.conformance.scaffold import new_plugin

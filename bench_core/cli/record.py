@@ -30,11 +30,15 @@ def train(
     suite: SuiteOption = "quick",
     plugin: PluginFiles = None,
     output: Annotated[Path | None, typer.Option(help="Also copy the checkpoint to this .safetensors file.")] = None,
-    again: Annotated[bool, typer.Option("--again", help="Train even where trained weights are at hand.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Train even if trained weights exist.")] = False,
     device: DeviceOption = None,
     minutes: Annotated[
         float | None,
-        typer.Option(min=0, help="Begin no epoch that would end later; exit code 3 where one is left to train."),
+        typer.Option(
+            min=0,
+            help="Time budget in minutes; stops before an epoch that would exceed it (exit code 3 if training is "
+            "unfinished).",
+        ),
     ] = None,
 ) -> None:
     """Train one network of a suite; an interrupted training resumes where it stopped."""
@@ -104,12 +108,12 @@ def record(
     split: Annotated[str, typer.Option(help="train, calibration or test.")] = "test",
     dropout: Annotated[float, typer.Option(help="Drop outputs of spiking layers with this probability.")] = 0.0,
     per_layer: Annotated[
-        bool, typer.Option("--per-layer", help="Keep accumulates and spikes of each layer as well.")
+        bool, typer.Option("--per-layer", help="Also keep accumulates and spikes of each layer.")
     ] = False,
     suite: SuiteOption = "quick",
     plugin: PluginFiles = None,
     output: Annotated[
-        Path | None, typer.Option(help="Trace file to write; default WORKLOAD-SPLIT.safetensors.")
+        Path | None, typer.Option(help="Trace file to write (default: WORKLOAD-SPLIT.safetensors).")
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="A network of your own: package.module:factory, instead of a workload.")
@@ -118,9 +122,11 @@ def record(
         Path | None, typer.Option(help="With --model: its weights, safetensors or a state_dict of torch.save.")
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="With --model: a data set of `exitbench list datasets`.")] = None,
-    timesteps: Annotated[int | None, typer.Option(min=1, help="With --model: T.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="With --model: samples per step; default 100.")] = None,
-    name: Annotated[str | None, typer.Option(help="With --model: the workload's name; default the factory's.")] = None,
+    timesteps: Annotated[int | None, typer.Option(min=1, help="With --model: number of timesteps T.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="With --model: batch size (default: 100).")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="With --model: name of the workload (default: the factory's name).")
+    ] = None,
     device: DeviceOption = None,
 ) -> None:
     """Record the trace of one workload, or of a network of your own, on one split."""

@@ -24,18 +24,21 @@ _PRINTED = Path("-")
 
 @app.command()
 def replay(
-    calibration: Annotated[Path, typer.Option(help="Trace that the strategy learns from.")],
-    test: Annotated[Path, typer.Option(help="Trace that it is replayed on.")],
+    calibration: Annotated[Path, typer.Option(help="Calibration trace, which the strategy learns from.")],
+    test: Annotated[Path, typer.Option(help="Test trace, which the strategy is replayed on.")],
     strategy: Annotated[str, typer.Option(help="Name of the strategy; see `exitbench list strategies`.")],
-    settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE; may be repeated.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Knob of the strategy as KEY=VALUE; repeatable.")
+    ] = None,
     operating_point: Annotated[
-        str | None, typer.Option(help="iso-accuracy:POINTS, budget:SHARE or risk:POINTS,LEVEL; default iso-accuracy:0.")
+        str | None,
+        typer.Option(help="iso-accuracy:POINTS, budget:SHARE or risk:POINTS,LEVEL (default: iso-accuracy:0)."),
     ] = None,
     per_sample: Annotated[
-        Path | None, typer.Option(help="csv to write: a row per sample; - prints it instead of the summary.")
+        Path | None, typer.Option(help="csv file with a row per sample; - prints it instead of the summary.")
     ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="json to write: the scores; - prints them instead of the summary.")
+        Path | None, typer.Option("--json", help="json file with the scores; - prints them instead of the summary.")
     ] = None,
     plugin: PluginFiles = None,
 ) -> None:
@@ -73,16 +76,20 @@ def _file(output: Path | None) -> Path | None:
 @app.command()
 def verify(
     strategy: Annotated[str, typer.Option(help="Name of the strategy that stops the samples.")],
-    workload: Annotated[list[str] | None, typer.Argument(help="Workloads of the suite; default all.")] = None,
+    workload: Annotated[list[str] | None, typer.Argument(help="Workloads of the suite (default: all).")] = None,
     suite: SuiteOption = "quick",
-    settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE; may be repeated.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Knob of the strategy as KEY=VALUE; repeatable.")
+    ] = None,
     operating_point: Annotated[str | None, typer.Option(help="As in `exitbench replay`.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Test samples, drawn by hash.")] = 1000,
-    batch: Annotated[int, typer.Option(min=1, help="Samples under way at once.")] = 64,
-    repetitions: Annotated[int, typer.Option(min=0, help="Of the wall clock; 0 leaves it out.")] = 5,
+    samples: Annotated[int, typer.Option(min=1, help="Number of test samples, chosen by hash.")] = 1000,
+    batch: Annotated[int, typer.Option(min=1, help="Batch size: samples in flight at once.")] = 64,
+    repetitions: Annotated[int, typer.Option(min=0, help="Repetitions of the wall-clock measurement; 0 skips it.")] = 5,
     json_file: Annotated[
         Path | None,
-        typer.Option("--json", help="json to write: everything, every single time; - prints it instead of the text."),
+        typer.Option(
+            "--json", help="json file with everything, every single time included; - prints it instead of the text."
+        ),
     ] = None,
     plugin: PluginFiles = None,
 ) -> None:

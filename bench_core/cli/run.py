@@ -29,30 +29,28 @@ def run(
     only: Only = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder of the results; default exitbench-results/SUITE, with --only SUITE-only."),
+        typer.Option(help="Folder for the results (default: exitbench-results/SUITE, or SUITE-only with --only)."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done without doing it.")] = False,
     remeasure: Annotated[bool, typer.Option("--remeasure", help="Measure wall clock again.")] = False,
     refit: Annotated[bool, typer.Option("--refit", help="Train policy networks again, and score again.")] = False,
     traces: Annotated[bool, typer.Option("--traces", help="Copy the traces into the results.")] = False,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Share the work among so many processes of this machine.")
-    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Number of worker processes on this machine.")] = None,
     scheduler: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Share the work among the workers of a Dask scheduler.")
+        str | None, typer.Option(metavar="ADDRESS", help="Address of a Dask scheduler whose workers share the work.")
     ] = None,
     limit_minutes: Annotated[
         float | None,
         typer.Option(
             min=0,
             metavar="MINUTES",
-            help="End a stage, or a strategy on a workload, that takes longer; default the suite's, else 60 for a "
-            "strategy, 1440 for a stage.",
+            help="Time limit for a stage and for a strategy on a workload (default: the suite's limit, else 1440 for a "
+            "stage and 60 for a strategy).",
         ),
     ] = None,
     device: DeviceOption = None,
     offline_store: Annotated[
-        bool, typer.Option("--offline-store", help="Make nothing: what the store lacks or has damaged ends the run.")
+        bool, typer.Option("--offline-store", help="Use only stored artifacts; fail if one is missing or damaged.")
     ] = False,
 ) -> None:
     """Train, convert and record what is missing, then replay and write the leaderboard."""

@@ -35,7 +35,7 @@ def store_list() -> None:
 
 
 @store_app.command("show")
-def store_show(key: Annotated[str, typer.Argument(help="Key of an artifact, or how it begins.")]) -> None:
+def store_show(key: Annotated[str, typer.Argument(help="Key of an artifact, or its first digits.")]) -> None:
     """Show an artifact's header: tensors, how it was made, digests."""
     import json
 
@@ -65,9 +65,9 @@ def store_verify() -> None:
 @store_app.command("prune")
 def store_prune(
     older_than: Annotated[
-        float | None, typer.Option("--older-than", min=0, help="Days; artifacts written longer ago go too.")
+        float | None, typer.Option("--older-than", min=0, help="Also remove artifacts older than this many days.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed without removing it.")] = False,
 ) -> None:
     """Remove damaged artifacts and unfinished ones of stopped runs."""
     from bench_core.store.inventory import prune
@@ -87,7 +87,7 @@ def store_remove(
         list[str],
         typer.Argument(metavar="KEY|WORKLOAD...", help="Workloads, or the first 8 digits or more of single keys."),
     ],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed without removing it.")] = False,
 ) -> None:
     """Remove single artifacts, or everything made for a workload."""
     from bench_core.store.inventory import removable, remove
@@ -110,7 +110,7 @@ def store_remove(
 @store_app.command("export")
 def store_export(
     names: Annotated[list[str], typer.Argument(help="Workloads, or keys of single artifacts.")],
-    output: Annotated[Path, typer.Option(help="The file to write.")],
+    output: Annotated[Path, typer.Option(help="File to write.")],
 ) -> None:
     """Write a workload's network, traces and policies into one file, for import into another store."""
     from bench_core.store.inventory import choose, entries, shipped_entries
@@ -125,7 +125,7 @@ def store_export(
 
 
 @store_app.command("import")
-def store_import(bundle: Annotated[Path, typer.Argument(help="A file that `store export` wrote.")]) -> None:
+def store_import(bundle: Annotated[Path, typer.Argument(help="File written by `store export`.")]) -> None:
     """Import the artifacts of an exported file into the store, after checking all of it."""
     from bench_core.store.local import default_store
     from bench_core.trace.bundles import import_bundle

@@ -5,8 +5,9 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from bench_core.costs.models import CostModel
-from bench_core.costs.operations import Array, OperationCounts, Operations
+from bench_core.costs.operations import OperationCounts, Operations
 from bench_core.knobs import Knob
+from bench_core.util.arrays import Array
 
 __all__ = ["Imc"]
 

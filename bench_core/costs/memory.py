@@ -5,8 +5,9 @@ from typing import ClassVar
 import numpy as np
 
 from bench_core.costs.cmos45 import Cmos45, arithmetic_knobs
-from bench_core.costs.operations import Array, OperationCounts
+from bench_core.costs.operations import OperationCounts
 from bench_core.knobs import Knob
+from bench_core.util.arrays import Array
 
 __all__ = ["Memory"]
 

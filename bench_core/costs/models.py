@@ -5,8 +5,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from bench_core.costs.operations import Array, OperationCounts
+from bench_core.costs.operations import OperationCounts
 from bench_core.knobs import Configurable
+from bench_core.util.arrays import Array
 
 __all__ = ["CostModel"]
 

@@ -1,13 +1,12 @@
 """Operation counts: operations of a network and its controller, per sample, up to the exit."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
+from bench_core.util.arrays import Array
 
-__all__ = ["Array", "FirstLayer", "OperationCounts", "Operations", "Overhead"]
+__all__ = ["FirstLayer", "OperationCounts", "Operations", "Overhead"]
 
-Array = np.ndarray[Any, np.dtype[Any]]
 FirstLayer = Literal["once", "every-step"]
 """When a first layer under constant input is charged: at t = 1 only, or at every timestep up to the exit."""
 

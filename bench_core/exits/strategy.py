@@ -14,11 +14,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 
-from bench_core.costs.operations import Array, Overhead
+from bench_core.costs.operations import Overhead
 from bench_core.errors import PluginError
 from bench_core.exits.evidence import Evidence, Look, read_together
 from bench_core.knobs import Configurable, Knob, KnobValue
 from bench_core.trace.trace import Trace
+from bench_core.util.arrays import Array
 
 __all__ = [
     "Calibration",

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench_core.costs.operations import Array
 from bench_core.exits.strategy import ExitPolicy, NeverExit
 from bench_core.live.energy_meter import energy_meter
 from bench_core.live.engine import LiveSamples, SteppingNetwork, run_live
+from bench_core.util.arrays import Array
 from bench_core.util.progress import progress
 
 __all__ = ["STATIC", "PolicyFailedError", "Timings", "measure"]

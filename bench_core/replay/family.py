@@ -7,12 +7,12 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from bench_core.costs.operations import Array
 from bench_core.exits.strategy import ListedPolicies, PolicyFamily, ScoreFamily
 from bench_core.knobs import KnobValue, plain_value
 from bench_core.replay.controller import InputFrames, Outcome, outcome_at, replay_policy, score_table
 from bench_core.replay.sweep import SortedScores, distinct_thresholds, exit_timesteps_at, sort_scores
 from bench_core.trace.trace import Trace
+from bench_core.util.arrays import Array
 
 __all__ = ["FamilyOnTrace", "candidates", "thin"]
 

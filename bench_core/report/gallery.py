@@ -18,7 +18,6 @@ import torch
 
 from bench_core.board.board import Board
 from bench_core.board.traces import kept_trace, trace_path
-from bench_core.costs.operations import Array
 from bench_core.data import Dataset, ImageSplit
 from bench_core.errors import ExitBenchError
 from bench_core.exits.strategy import ExitStrategy, Requirement
@@ -27,6 +26,7 @@ from bench_core.replay.family import FamilyOnTrace
 from bench_core.scoring.metrics import oracle_points
 from bench_core.scoring.scores import Recorded, fit_family, halve
 from bench_core.trace.trace import Trace
+from bench_core.util.arrays import Array
 
 __all__ = ["Extras", "Gallery", "Sample", "read_extras"]
 

@@ -12,12 +12,12 @@ import pandas as pd
 
 from bench_core.board.board import Board
 from bench_core.board.schema import Priced, priced
-from bench_core.costs.operations import Array
 from bench_core.report.drawing import Chart, Spot
 from bench_core.report.palette import BACKGROUND, COLOURS, INK, Look
 from bench_core.report.text_tables import shift_rows
 from bench_core.scoring.metrics import hull_points
 from bench_core.scoring.operating_points import OperatingPoint
+from bench_core.util.arrays import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from scipy.stats import kendalltau, rankdata
 
 from bench_core.board.board import Board
 from bench_core.board.schema import priced
-from bench_core.costs.operations import Array
+from bench_core.util.arrays import Array
 
 __all__ = [
     "energy_order",

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from bench_core.costs.operations import Array
 from bench_core.scoring.operating_points import OperatingPoint
 from bench_core.scoring.scores import PolicySamples, WorkloadScores, policy_samples
 from bench_core.scoring.statistics import bootstrap_means, holm, interval, mcnemar, sign_flip_p, sign_flip_sums
 from bench_core.trace.trace import Trace
+from bench_core.util.arrays import Array
 from bench_core.util.progress import progress
 
 __all__ = ["Comparison", "Drawn", "Standing", "compare_workloads", "missed", "right_at_end"]

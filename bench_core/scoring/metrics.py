@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from bench_core.costs.operations import Array
 from bench_core.trace.trace import Trace
+from bench_core.util.arrays import Array
 from bench_core.util.portable_math import exponential, row_sums
 
 __all__ = [

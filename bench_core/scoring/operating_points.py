@@ -25,8 +25,8 @@ from typing import Literal
 import numpy as np
 from scipy.stats import binom
 
-from bench_core.costs.operations import Array
 from bench_core.errors import UsageError
+from bench_core.util.arrays import Array
 
 __all__ = ["OperatingPoint", "certifiable_harm", "choose"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from bench_core.costs.models import CostModel
-from bench_core.costs.operations import Array, FirstLayer, OperationCounts, Overhead
+from bench_core.costs.operations import FirstLayer, OperationCounts, Overhead
 from bench_core.data import calibration_halves
 from bench_core.errors import ForeignCodeError, PluginError
 from bench_core.exits.strategy import (
@@ -34,6 +34,7 @@ from bench_core.replay.family import FamilyOnTrace, candidates, thin
 from bench_core.scoring.operating_points import OperatingPoint, choose
 from bench_core.scoring.private_trace import PrivateTrace
 from bench_core.trace.trace import Trace
+from bench_core.util.arrays import Array
 
 __all__ = [
     "Contest",

@@ -15,7 +15,7 @@ The tests concern these fitted policies on this network; they do not generalize 
 import numpy as np
 from scipy.stats import binom
 
-from bench_core.costs.operations import Array
+from bench_core.util.arrays import Array
 from bench_core.util.progress import Advance
 
 __all__ = [

@@ -3,7 +3,7 @@
 Libraries choose different instructions on different processors, so their exponentials, logarithms and sums differ in
 the last digits, and a threshold between two almost equal scores turns that into a different decision. IEEE 754 fixes
 the result of every single addition, multiplication and division, so a computation composed of those alone, one
-operation at a time and in a fixed order, is the same everywhere. Array functions take and return NumPy float64 arrays.
+operation at a time and in a fixed order, is the same everywhere. Functions on arrays take and return float64.
 
 ``exponential`` and ``logarithm`` are accurate to 1.5 units in the last place (a test compares with 50 digits).
 """
@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from decimal import Decimal, localcontext
 
 import numpy as np
-import numpy.typing as npt
+
+from bench_core.util.arrays import FloatArray
 
 __all__ = [
     "FEW",
-    "Array",
     "exact_sum",
     "exponential",
     "logarithm",
@@ -27,7 +27,6 @@ __all__ = [
     "row_sums",
 ]
 
-Array = npt.NDArray[np.float64]
 
 FEW = 64  # up to this many values, plain Python numbers are faster than arrays
 _BLOCK = 2**14  # values processed at once, sized to stay in a core's cache
@@ -61,7 +60,7 @@ def _constants() -> tuple[list[float], float, float, float, float, float]:
 
 
 _powers, _PART, _PART_REST, _LOG_2, _LOG_2_REST, _PARTS_PER_UNIT = _constants()
-_POWERS: Array = np.array(_powers)
+_POWERS: FloatArray = np.array(_powers)
 _EXPONENTIAL = (1 / 120, 1 / 24, 1 / 6, 1 / 2, 1.0)  # Taylor, for remainders up to log(2) / 128
 # log((1 + s) / (1 - s)) = 2 s + s R(s^2): the coefficients of R for |s| < 0.1716, from FreeBSD's e_log.c (Sun, 1993).
 _LOGARITHM = (
@@ -75,7 +74,7 @@ _LOGARITHM = (
 )
 
 
-def exponential(values: Array) -> Array:
+def exponential(values: FloatArray) -> FloatArray:
     """Replace each value x with e^x (0 if below 2^-1022) and return the same array: any shape, C-contiguous."""
     flat = values.reshape(-1)
     if len(flat) <= FEW:
@@ -88,7 +87,7 @@ def exponential(values: Array) -> Array:
     return values
 
 
-def _exponential(x: Array, whole: Array, result: Array, factor: Array) -> None:
+def _exponential(x: FloatArray, whole: FloatArray, result: FloatArray, factor: FloatArray) -> None:
     """Apply ``exponential`` to a block in place; the other arrays are scratch space."""
     np.maximum(x, _LOWEST, out=x)
     np.minimum(x, _HIGHEST, out=x)
@@ -116,10 +115,10 @@ def _exponential(x: Array, whole: Array, result: Array, factor: Array) -> None:
     np.multiply(result, whole, out=x)  # a power of 2
 
 
-def logarithm(values: Array) -> Array:
+def logarithm(values: FloatArray) -> FloatArray:
     """Return the natural logarithm of each value: -inf for 0, NaN for NaN and for negative values."""
     if values.size <= FEW:
-        few: Array = np.array([one_logarithm(x) for x in values.reshape(-1).tolist()])
+        few: FloatArray = np.array([one_logarithm(x) for x in values.reshape(-1).tolist()])
         return few.reshape(values.shape)
     positive = (values > 0.0) & (values < np.inf)
     fraction, exponent = np.frexp(np.where(positive, values, 1.0))
@@ -142,7 +141,7 @@ def logarithm(values: Array) -> Array:
     return np.where(positive, found, special)
 
 
-def row_sums(values: Array) -> Array:
+def row_sums(values: FloatArray) -> FloatArray:
     """Return the sum of each row of ``values`` [B, K] as [B], in an order that depends on K alone; overwrites input."""
     width = values.shape[1]
     while width > 1:

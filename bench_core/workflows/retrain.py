@@ -24,7 +24,6 @@ from bench_core.board.board import Board, read_board, refuse_board, write_tables
 from bench_core.board.consistency import refuse_contradictions
 from bench_core.board.csv_tables import csv_text
 from bench_core.board.traces import trace_path
-from bench_core.costs.operations import Array
 from bench_core.plugins import Registry
 from bench_core.replay.controller import static_outcome
 from bench_core.run.run import run_suite
@@ -33,6 +32,7 @@ from bench_core.scoring.comparisons import Drawn
 from bench_core.scoring.scores import PolicySamples, policy_samples
 from bench_core.scoring.statistics import interval
 from bench_core.store.local import Store, default_store
+from bench_core.util.arrays import Array
 from bench_core.workflows.reproduction.replayed_board import Tested, briefly, suite_of, tested
 
 __all__ = ["PAIRED", "STATIC", "UNPAIRED", "Retraining", "retrain_board", "unpaired"]

@@ -5,8 +5,7 @@ by itself. Papers and their authors' code differ here, so every such strategy of
 them.
 """
 
-from bench_core import Evidence, Knob, Operations, Overhead, Readout
-from bench_core.knobs import KnobValue
+from bench_core import Evidence, Knob, KnobValue, Operations, Overhead, Readout
 
 ACCUMULATE = Knob("accumulate", "choice", "sum", choices=("sum", "mean"), help="softmax of S_t, or of S_t / t")
 ALPHA = Knob("alpha", "float", 1.0, low=0.0, open_low=True, help="divides the readout before the softmax")

@@ -18,13 +18,13 @@ from bench_core import (
     ListedPolicies,
     Operations,
     Overhead,
+    PluginError,
     ScoreStrategy,
     State,
     UsageError,
+    exponential,
     hookimpl,
 )
-from bench_core.errors import PluginError
-from bench_core.util.portable_math import exponential
 from bench_plugins._readout import ACCUMULATE, readout, softmax_overhead
 
 

@@ -10,9 +10,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from bench_core import Evidence, ExitStrategy, Knob, Operations, Overhead, ScoreStrategy, hookimpl
-from bench_core.costs.operations import Array
-from bench_core.util.portable_math import logarithm
+from bench_core import Array, Evidence, ExitStrategy, Knob, Operations, Overhead, ScoreStrategy, hookimpl, logarithm
 from bench_plugins._readout import ACCUMULATE, readout, softmax_overhead
 
 

@@ -15,9 +15,22 @@ import numpy as np
 import scipy
 import torch
 
-from bench_core import Calibration, Evidence, ExitStrategy, Knob, Overhead, ScoreStrategy, Trace, hookimpl
-from bench_core.util.portable_math import Array, exact_sum, exponential, logarithm, row_sums
-from bench_core.util.sample_rows import samples_in_cache
+from bench_core import (
+    Calibration,
+    Evidence,
+    ExitStrategy,
+    FloatArray,
+    Knob,
+    Overhead,
+    ScoreStrategy,
+    Trace,
+    exact_sum,
+    exponential,
+    hookimpl,
+    logarithm,
+    row_sums,
+    samples_in_cache,
+)
 from bench_plugins._readout import readout, softmax_overhead
 
 SMALLEST, LARGEST = 1e-3, 1e6  # range in which alpha is fitted
@@ -30,7 +43,7 @@ TRUSTED = 2e-5  # a step in log alpha after which the next is smaller than ``EXA
 MOST_STEPS = 8
 
 Labels = np.ndarray[Any, np.dtype[np.int64]]
-Chunks = Callable[[], Iterable[tuple[Array, Labels]]]
+Chunks = Callable[[], Iterable[tuple[FloatArray, Labels]]]
 """A few samples at a time: S_T less its largest, float64 [n, K], and labels [n]."""
 
 
@@ -162,7 +175,7 @@ def _chunks(trace: Trace) -> Chunks:
     return lambda: held
 
 
-def _ends(trace: Trace) -> Iterator[tuple[Array, Labels]]:
+def _ends(trace: Trace) -> Iterator[tuple[FloatArray, Labels]]:
     """Yield S_T minus its largest value, float64 [n, K], and labels [n], for a few samples at a time."""
     for start, logits in trace.rows.pieces(samples_in_cache(trace.classes)):
         steps = logits.to("cpu")
@@ -173,8 +186,8 @@ def _ends(trace: Trace) -> Iterator[tuple[Array, Labels]]:
         yield total.numpy(), trace.labels[start : start + len(total)].numpy()
 
 
-def _of_labels(below: Array, labels: Labels) -> Array:
-    found: Array = np.take_along_axis(below, labels[:, None], 1)[:, 0]
+def _of_labels(below: FloatArray, labels: Labels) -> FloatArray:
+    found: FloatArray = np.take_along_axis(below, labels[:, None], 1)[:, 0]
     return found
 
 

@@ -45,10 +45,10 @@ from bench_core import (
     Regularizer,
     Requirement,
     State,
+    Synapse,
     TrainingBatch,
     hookimpl,
 )
-from bench_core.snn import Synapse
 
 BETAS = (0.25, 4.0, 64.0)
 VERSION = 1

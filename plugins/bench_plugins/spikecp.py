@@ -19,12 +19,14 @@ import numpy as np
 import torch
 
 from bench_core import (
+    Array,
     Calibration,
     Evidence,
     ExitPolicy,
     ExitStrategy,
     Knob,
     ListedPolicies,
+    Observation,
     Operations,
     Overhead,
     PolicyFamily,
@@ -33,8 +35,6 @@ from bench_core import (
     State,
     hookimpl,
 )
-from bench_core.costs.operations import Array
-from bench_core.exits.strategy import Observation
 from bench_plugins._readout import softmax_overhead
 
 # Levels compared if no exact sweep is possible; rounded, since processors differ in the last digits of powers.

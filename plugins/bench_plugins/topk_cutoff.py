@@ -22,10 +22,12 @@ import numpy as np
 import torch
 
 from bench_core import (
+    Array,
     Calibration,
     Evidence,
     ExitStrategy,
     Knob,
+    Observation,
     Operations,
     Overhead,
     ScoreStrategy,
@@ -33,8 +35,6 @@ from bench_core import (
     UsageError,
     hookimpl,
 )
-from bench_core.costs.operations import Array
-from bench_core.exits.strategy import Observation
 
 
 def gap_at(evidence: Evidence, labels: torch.Tensor | None = None) -> torch.Tensor:
