@@ -11,6 +11,7 @@ import typer
 import yaml
 
 from bench_core.cli import app
+from bench_core.run.suite import load_suite
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -51,8 +52,18 @@ def commands(command=None, words=("exitbench",)):
 
 
 def test_every_page_is_in_the_navigation_once_and_every_entry_is_a_page(pages):
-    entries = [page for entry in yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"] for page in entry.values()]
+    def listed(part):
+        return [part] if isinstance(part, str) else [page for entry in part for page in listed(*entry.values())]
+
+    entries = listed(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
     assert sorted(entries) == sorted({path.name for path in DOCS.glob("*.md")} | pages.GENERATED.keys())
+
+
+def test_the_page_of_suite_files_is_what_suites_are_checked_with(tmp_path):
+    reference = script("suite_reference")
+    assert reference.PLACE.read_text(encoding="utf-8") == reference.reference()
+    (tmp_path / "mine.toml").write_text(reference.EXAMPLE)
+    assert [workload.name for workload in load_suite(str(tmp_path / "mine.toml")).workloads] == ["direct", "converted"]
 
 
 def test_every_command_and_option_is_on_the_page_of_commands(command_line):

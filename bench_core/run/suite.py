@@ -45,14 +45,16 @@ PluginName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
 class _Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
 class ConversionSpec(_Spec):
     """The converter from the ANN to the spiking network, with its knobs."""
 
     converter: PluginName
+    """Name of a registered converter."""
     parameters: dict[str, float | int | str] = {}
+    """Its knobs."""
 
 
 class WorkloadSpec(_Spec):
@@ -63,13 +65,21 @@ class WorkloadSpec(_Spec):
     """
 
     name: Name
+    """Name of the workload on the board."""
     dataset: PluginName
+    """Name of a registered data set."""
     model: PluginName
+    """Name of a registered model."""
     timesteps: int = Field(ge=1, le=4096)
+    """T, the number of timesteps."""
     seed: int = Field(0, ge=0)
+    """Seed of training; part of the identity of the network."""
     seeds: list[Annotated[int, Field(ge=0)]] | None = None
+    """Two or more seeds instead of one: a workload NAME-seed1 and so on for each."""
     recipe: Recipe
+    """How the network is trained."""
     conversion: ConversionSpec | None = None
+    """How a trained ANN becomes the spiking network; omit it to train the spiking network directly."""
 
     @property
     def base_name(self) -> str:
@@ -109,14 +119,18 @@ class StrategySpec(_Spec):
     """A registered strategy (``*``: all of them, with their defaults), with knobs set."""
 
     name: PluginName
+    """Name of a registered strategy, or `*` for all of them with their defaults."""
     parameters: dict[str, float | int | str] = {}
+    """Its knobs; listed in brackets on the board."""
 
 
 class CostModelSpec(_Spec):
     """A registered cost model with knobs set; in a suite, a name alone means its defaults."""
 
     name: PluginName
+    """Name of a registered cost model."""
     parameters: dict[str, float | int | str] = {}
+    """Its knobs."""
 
 
 class LatencySpec(_Spec):
@@ -129,10 +143,15 @@ class LatencySpec(_Spec):
     """
 
     samples: int = Field(default=50, ge=1)
+    """Test samples timed at batch 1."""
     batch: int = Field(default=64, ge=2)
+    """Batch size of the throughput measurement."""
     batch_samples: int = Field(default=128, ge=0)
+    """Test samples of the throughput measurement; 0 disables it."""
     repetitions: int = Field(default=1, ge=1)
+    """How often each time is taken after a warm-up."""
     threads: int = Field(default=1, ge=1)
+    """Threads of the measurements."""
 
 
 class ShiftSpec(_Spec):
@@ -142,8 +161,11 @@ class ShiftSpec(_Spec):
     """
 
     corruptions: list[Corruption] = Field(["noise", "blur", "contrast", "drop"], min_length=1)
+    """Corruptions of the test data; one that does not apply to the data (`drop` for images) is skipped."""
     severities: list[Annotated[int, Field(ge=1, le=5)]] = Field([1, 2, 3, 4, 5], min_length=1)
+    """From 1 (mild) to 5."""
     samples: int = Field(default=2000, ge=1)
+    """Number of test samples, chosen by hash."""
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
@@ -166,18 +188,31 @@ class Suite(_Spec):
     """The specification of a board."""
 
     schema_: Literal["exitbench.suite/1"] = Field(alias="schema")
+    """Version of this format."""
     name: Name
+    """Name of the board."""
     title: str = ""
+    """One line for people."""
     seed: int = Field(0, ge=0)
+    """Seed of bootstrap draws and of the random baseline."""
     operating_points: list[str] = Field(min_length=1)
+    """Rules that choose thresholds on calibration data: `iso-accuracy:POINTS`, `budget:SHARE`, `risk:POINTS,LEVEL`."""
     cost_models: list[PluginName | CostModelSpec] = ["cmos45", "imc", "memory"]
-    first_layer: FirstLayer = "once"  # when it is charged under constant input: at t = 1, or at every timestep
+    """Cost models, by name or as a table with knobs."""
+    first_layer: FirstLayer = "once"
+    """When a first layer under constant input is charged: at t = 1, or at every timestep up to the exit."""
     resamples: int = Field(10_000, ge=100, le=100_000)
+    """Bootstrap draws of intervals and ranks."""
     latency: LatencySpec = LatencySpec()
-    limit_minutes: float | None = Field(default=None, gt=0)  # for a stage, and for a strategy on a workload
+    """How wall clock is measured."""
+    limit_minutes: float | None = Field(default=None, gt=0)
+    """Time limit for a stage and for a strategy on a workload; by default 1440 and 60."""
     workloads: Annotated[list[WorkloadSpec], Field(min_length=1), AfterValidator(_one_per_seed)]
+    """The networks."""
     strategies: list[StrategySpec] = Field(min_length=1)
+    """The exit strategies."""
     shift: ShiftSpec | None = None
+    """Corruptions of the test data under which the chosen policies are replayed; omit it for none."""
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

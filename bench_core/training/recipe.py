@@ -31,83 +31,80 @@ _LATER = frozenset(
 
 
 class RegularizerSpec(BaseModel):
-    """A regulariser that is added to the task's loss.
+    """A regulariser that is added to the task's loss."""
 
-    Attributes:
-        name: of a registered regulariser.
-        weight: factor of its term.
-        parameters: its knobs.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
     name: str = Field(min_length=1, max_length=64)
+    """Name of a registered regulariser."""
     weight: float = Field(gt=0, allow_inf_nan=False)
+    """Factor of its term in the loss."""
     parameters: dict[str, float | int | str] = {}
+    """Its knobs."""
 
 
 class Recipe(BaseModel):
-    """Stochastic gradient descent with momentum and a learning rate that falls to zero, over epochs or by the clock.
+    """Stochastic gradient descent with momentum and a learning rate that falls to zero, over epochs or by the clock."""
 
-    Attributes:
-        epochs, batch_size: determine the number of steps; an incomplete batch at the end of an epoch is dropped.
-        minutes: time budget. The learning rate follows the used share of it, or the share of the steps if that is
-            larger, so that training ends at rate zero when the time is up, in the middle of an epoch if necessary, and
-            after ``epochs`` at the latest. Time accumulates over interrupted runs; weights depend on the machine.
-        learning_rate, momentum, weight_decay: of SGD; the rate is highest after the warm-up.
-        nesterov: whether the momentum is Nesterov's.
-        schedule: how the rate falls, step by step: along half a ``cosine`` or ``linear``.
-        warmup: share of the training in which the rate rises linearly from zero.
-        decayed: which parameters have weight decay: ``all``, or ``weights`` of convolutions and linear layers only (not
-            normalisation, biases, thresholds).
-        average: decay per step of an exponential moving average of the weights, which is the result of training, with
-            re-estimated batch-norm statistics; 0 for none.
-        loss: see ``bench_core.training.losses``.
-        label_smoothing: share of the target that is spread evenly over all classes.
-        shift, flip: augmentation of the raw images: shifts of up to ``shift`` pixels, random mirroring; ``alternating``
-            mirrors an image in every other epoch, and half of the images in the first.
-        border: content that a shift moves in: ``zeros``, or the image's ``reflection``.
-        autoaugment, cutout: further augmentation: AutoAugment's policy for CIFAR, an erased square of this side in
-            pixels.
-        normalization: between synapses and neurons: ``bn``, ``tdbn`` or ``tebn`` (``bench_core.snn.normalization``).
-        neuron: of a directly trained network: ``lif`` or ``if`` (``bench_core.snn.neurons.NEURONS``).
-        surrogate: its gradient: ``triangle``, ``rectangle``, ``arctan`` or ``dspike`` (``bench_core.snn.surrogate``).
-        regularizer: added to the loss, or None.
-        precision: of the network's forward and backward pass: ``float32``, or ``bfloat16`` in operations for which
-            torch's autocast allows it. Weights, normalisation statistics, losses and regularisers stay float32 either
-            way.
-        compile: whether ``torch.compile`` speeds up the pass of an ANN that is to be converted, after about a minute of
-            compilation.
-        trunk: a recipe that is trained first; this one continues from its weights. Branches of one trunk share it.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
     epochs: int = Field(ge=1)
+    """Epochs of training."""
     minutes: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Time budget. The learning rate follows the used share of it, or the share of the steps if that is larger, so
+    that training ends at rate zero when the time is up, and after `epochs` at the latest. Time accumulates over
+    interrupted runs; the weights depend on the machine."""
     batch_size: int = Field(128, ge=2)
+    """Batch size; an incomplete batch at the end of an epoch is dropped."""
     learning_rate: float = Field(0.1, gt=0)
+    """Highest learning rate of SGD, reached after the warm-up."""
     momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of SGD."""
     weight_decay: float = Field(5e-4, ge=0)
+    """Weight decay of SGD."""
     nesterov: bool = False
+    """Whether the momentum is Nesterov's."""
     schedule: Literal["cosine", "linear"] = "cosine"
+    """How the learning rate falls, step by step: along half a cosine, or linearly."""
     warmup: float = Field(0.0, ge=0, lt=1)
+    """Share of the training in which the learning rate rises linearly from zero."""
     decayed: Literal["all", "weights"] = "all"
+    """Parameters with weight decay: all, or only weights of convolutions and linear layers (not normalisation,
+    biases, thresholds)."""
     average: float = Field(0.0, ge=0, lt=1)
+    """Decay per step of an exponential moving average of the weights, which is then the result, with batch-norm
+    statistics estimated anew; 0 for none."""
     loss: Literal["mean-cross-entropy", "tet", "accumulated-prefix"] = "mean-cross-entropy"
+    """Loss over timesteps (docs/methods.md)."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of the target that is spread evenly over all classes."""
     shift: int = Field(0, ge=0, le=8)
+    """Augmentation: shifts of up to this many pixels."""
     flip: bool | Literal["alternating"] = False
+    """Augmentation: random mirroring; `alternating` mirrors an image in every other epoch, and half of the images in
+    the first."""
     border: Literal["zeros", "reflection"] = "zeros"
+    """What a shift moves in: zeros, or the image's reflection."""
     autoaugment: bool = False
+    """Augmentation: AutoAugment's policy for CIFAR."""
     cutout: int = Field(0, ge=0, le=128)
+    """Augmentation: side in pixels of an erased square; 0 for none."""
     normalization: Literal["bn", "tdbn", "tebn"] = "bn"
+    """Normalisation between synapses and neurons."""
     neuron: Literal["lif", "if"] = "lif"
+    """Neuron of a directly trained network."""
     surrogate: Literal["triangle", "rectangle", "arctan", "dspike"] = "triangle"
+    """Surrogate gradient of a directly trained network."""
     regularizer: RegularizerSpec | None = None
+    """Regulariser added to the loss."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the forward and backward pass, bfloat16 wherever torch's autocast allows it; weights,
+    normalisation statistics, losses and regularisers stay float32."""
     compile: bool = False
+    """Whether to speed up the training of an ANN for conversion with `torch.compile`; compiling takes about a
+    minute."""
     trunk: "Trunk | None" = None
+    """A recipe to train first; training continues from its weights. Recipes with the same trunk share it."""
 
     @model_validator(mode="after")
     def _has_momentum_for_nesterov(self) -> Self:
@@ -137,14 +134,11 @@ class Recipe(BaseModel):
 
 
 class Trunk(Recipe):
-    """A recipe whose weights another recipe continues from.
-
-    Attributes:
-        timesteps: T that it is trained with; default that of the recipe that continues from it. Fewer timesteps make an
-            epoch proportionally cheaper: time inheritance training, Deng et al., ICLR 2022 (TET).
-    """
+    """A recipe whose weights another recipe continues from."""
 
     timesteps: int | None = Field(None, ge=1)
+    """T of this training (default: T of the workload); fewer timesteps make an epoch that much cheaper (time
+    inheritance training, Deng et al., ICLR 2022)."""
 
 
 Recipe.model_rebuild()
