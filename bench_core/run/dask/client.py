@@ -40,9 +40,15 @@ __all__ = [
 
 _BETWEEN_LOOKS = 0.05  # seconds
 _CONNECT = "10s"
-_TRIM, _TRIM_DEFAULT = "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_", 65536  # in Dask's settings
-_TTL, _TTL_DEFAULT = "distributed.scheduler.worker-ttl", "5 minutes"
-_LOST, _LOST_DEFAULT, _LOST_OURS = "distributed.deploy.lost-worker-timeout", "15s", "1 day"
+# Defaults of Dask that a local run undoes, and what takes their place; other values are the user's and stay.
+_UNDONE: dict[str, tuple[object, object]] = {
+    # Returning freed memory at once makes page faults half of a recording's time; None is glibc's adaptive rule.
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": (65536, None),
+    # Workers that are silent for minutes are killed, but code that holds the GIL is not at fault.
+    "distributed.scheduler.worker-ttl": ("5 minutes", None),
+    # A nanny whose new worker takes longer to start is dismissed for good.
+    "distributed.deploy.lost-worker-timeout": ("15s", "1 day"),
+}
 _START = 10.0  # seconds without a process that could become a worker
 _own_workers: "WeakKeyDictionary[Client, Callable[[], bool]]" = WeakKeyDictionary()  # whether more workers may appear
 
@@ -77,9 +83,7 @@ def local_workers(jobs: int) -> Iterator["Client"]:
     from distributed import Client, LocalCluster
 
     _quiet()
-    _let_workers_keep_memory()
-    _judge_silence_ourselves()
-    _await_slow_starts()
+    _undo_defaults()
     others = set(active_children())
     cluster = LocalCluster(
         n_workers=0,  # so that Ctrl-C finds a cluster to close, even during the start of its workers
@@ -108,31 +112,13 @@ def local_workers(jobs: int) -> Iterator["Client"]:
     cluster.close()
 
 
-def _let_workers_keep_memory() -> None:
-    """Undo Dask's default of returning freed memory at once, which makes page faults half of a recording's time.
-
-    Restores glibc's adaptive rule; a value set by the user is kept.
-    """
+def _undo_defaults() -> None:
+    """Replace Dask's defaults in ``_UNDONE``."""
     import dask
 
-    if dask.config.get(_TRIM, None) == _TRIM_DEFAULT:
-        dask.config.set({_TRIM: None})
-
-
-def _judge_silence_ourselves() -> None:
-    """Undo Dask's default of killing workers that are silent for minutes: code that holds the GIL is not at fault."""
-    import dask
-
-    if dask.config.get(_TTL, None) == _TTL_DEFAULT:
-        dask.config.set({_TTL: None})
-
-
-def _await_slow_starts() -> None:
-    """Undo Dask's default of permanently dismissing a nanny whose new worker takes more than seconds to start."""
-    import dask
-
-    if dask.config.get(_LOST, None) == _LOST_DEFAULT:
-        dask.config.set({_LOST: _LOST_OURS})
+    for setting, (default, ours) in _UNDONE.items():
+        if dask.config.get(setting, None) == default:
+            dask.config.set({setting: ours})
 
 
 def _await_worker(client: "Client", others: Set[BaseProcess]) -> None:
